@@ -1,0 +1,83 @@
+"""What a stage's TRL trainer is told: from our configuration to TRL's."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+
+CONFIG_CLASS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig", "grpo": "GRPOConfig"}
+
+NOT_FOR_THE_TRAINER = frozenset(
+    "model_name output_dir dataset_name revision dataset_revision dataset_config_name dataset_split eval_split"
+    " eval_fraction eval_samples max_samples dtype attn_implementation trainer_args".split()
+)
+"""Fields that choose the model or the data; all others have a namesake in TRL's configs."""
+
+OURS = {
+    "output_dir": "it is the stage's directory",
+    "resume_from_checkpoint": "a stage resumes from the newest checkpoint in its directory",
+    "report_to": "the environment variable REPORT_TO names the trackers",
+    "disable_tqdm": "progress is shown by the run's console",
+    "logging_nan_inf_filter": "a loss that is not a number must be seen, since it ends the stage",
+}
+"""Options that a recipe cannot set, with the reason."""
+
+
+def config_class(kind: str) -> Any:
+    """Return TRL's config class of a stage."""
+    import trl
+
+    return getattr(trl, CONFIG_CLASS[kind])
+
+
+def trainer_fields(config: TrainingConfig) -> dict[str, Any]:
+    """Return the trainer's options that have a field of their own and are set."""
+    names = [field.name for field in fields(config) if field.name not in NOT_FOR_THE_TRAINER]
+    return {name: value for name in names if (value := getattr(config, name)) is not None}
+
+
+def extra_fields(extra: GRPOExtraConfig | None) -> dict[str, Any]:
+    """Return GRPO's options that have a field of their own and are set."""
+    if extra is None:
+        return {}
+    values = {"num_generations": extra.num_generations, "max_completion_length": extra.max_completion_length}
+    weights = extra.reward_weights
+    return values if weights is None else values | {"reward_weights": [float(weight) for weight in weights]}
+
+
+def given(config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> dict[str, Any]:
+    """Return every option of the trainer that the recipe sets, wherever it sets it."""
+    return trainer_fields(config) | extra_fields(extra) | dict(config.trainer_args)
+
+
+def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Path) -> dict[str, Any]:
+    """Return the arguments of the stage's TRL config: the recipe's, and what the machine and the run decide."""
+    options = given(config, extra)
+    options.pop("model_init_kwargs", None)  # the stage loads the model itself, with these
+    target = training_device(options)
+    if target == "cpu":
+        options |= {"use_cpu": True, "use_liger_kernel": False}
+    elif "bf16" not in options and not options.get("fp16") and not _has_bf16(target):
+        options["bf16"] = False
+    batch_size = options.get("per_device_train_batch_size")
+    if batch_size is not None and batch_size % (extra.num_generations if extra else 1) == 0:
+        options.setdefault("per_device_eval_batch_size", batch_size)  # evaluation must not need more than training
+    return options | {"output_dir": str(stage_dir), "disable_tqdm": True, "logging_nan_inf_filter": False}
+
+
+def training_device(options: dict[str, Any]) -> str:
+    """Return where a trainer with these options trains: "cuda", "mps" or "cpu"."""
+    from utils.runtime import device
+
+    return "cpu" if options.get("use_cpu") else device()
+
+
+def _has_bf16(target: str) -> bool:
+    import torch
+
+    if target == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    return bool(is_torch_bf16_gpu_available())

@@ -1,0 +1,221 @@
+"""Everything that is wrong with a stage's configuration, found before anything starts and told at once."""
+
+import math
+import tempfile
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from algorithms import arguments, rewards
+from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
+from utils.errors import did_you_mean
+
+Rule = tuple[Callable[[Any], bool], str]
+
+ABOVE_0: Rule = (lambda value: value > 0, "above 0")
+AT_LEAST_0: Rule = (lambda value: value >= 0, "0 or more")
+AT_LEAST_1: Rule = (lambda value: value >= 1, "1 or more")
+AT_LEAST_2: Rule = (lambda value: value >= 2, "2 or more")
+NOT_EMPTY: Rule = (lambda value: value != "", "given")
+
+RULES: dict[str, Rule] = {
+    "model_name": NOT_EMPTY,
+    "output_dir": NOT_EMPTY,
+    "dataset_name": NOT_EMPTY,
+    "eval_fraction": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "eval_samples": AT_LEAST_1,
+    "max_samples": AT_LEAST_1,
+    "dtype": (lambda value: value in ("float32", "bfloat16", "float16", "auto"), "float32, bfloat16, float16 or auto"),
+    "learning_rate": ABOVE_0,
+    "num_train_epochs": ABOVE_0,
+    "max_steps": AT_LEAST_1,
+    "per_device_train_batch_size": AT_LEAST_1,
+    "per_device_eval_batch_size": AT_LEAST_1,
+    "gradient_accumulation_steps": AT_LEAST_1,
+    "max_length": AT_LEAST_1,
+    "warmup_steps": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "max_grad_norm": AT_LEAST_0,
+    "logging_steps": ABOVE_0,
+    "save_steps": ABOVE_0,
+    "save_total_limit": AT_LEAST_1,
+    "dataloader_num_workers": AT_LEAST_0,
+    "seed": (lambda value: 0 <= value < 2**32, "0 or more and less than 2**32"),
+    "beta": AT_LEAST_0,
+    "temperature": ABOVE_0,
+    "top_k": AT_LEAST_0,
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "num_iterations": AT_LEAST_1,
+    "num_generations": AT_LEAST_2,
+    "max_completion_length": AT_LEAST_1,
+}
+
+
+def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> list[str]:
+    """Return every problem of a stage's configuration, one line each; an empty list means that it can start.
+
+    `kind` is one of `KINDS`; `extra` belongs to GRPO. Models and data are not looked at: whether they exist is the
+    concern of whoever loads them.
+    """
+    if kind not in KINDS:
+        return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS)} Allowed: {', '.join(KINDS)}"]
+    extra = (extra or GRPOExtraConfig()) if kind == "grpo" else None
+    mistyped = _mistyped(config) | (_mistyped(extra) if extra else {})
+    problems = list(mistyped.values())
+    if "trainer_args" not in mistyped:
+        problems += [*_trainer_args(kind, config, extra), *_lacking_fields(kind, config)]
+        problems += _ranges(config, extra, mistyped)
+    if extra and not mistyped.keys() & {"reward_func", "reward_weights"}:
+        problems += rewards.problems(extra)
+    if not problems and extra:
+        problems = _groups(config, extra)
+    if not problems:
+        problems = _refused_by_trl(kind, config, extra)
+    return [f"{kind}: {problem}" for problem in problems]
+
+
+def _mistyped(config: TrainingConfig | GRPOExtraConfig) -> dict[str, str]:
+    """Return the fields whose value is of another type than declared, each with what is wrong."""
+    hints = get_type_hints(type(config))
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: problem for name, value in values.items() if (problem := _type_problem(name, value, hints[name]))}
+
+
+def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+    cls = arguments.config_class(kind)
+    hints = get_type_hints(cls)
+    own = arguments.trainer_fields(config) | arguments.extra_fields(extra)
+    elsewhere = {"reward_funcs": "reward_func of GRPOExtraConfig"} if extra else {}
+    problems = []
+    for name, value in config.trainer_args.items():
+        if name in arguments.OURS:
+            problems.append(f"trainer_args: {name} cannot be set: {arguments.OURS[name]}")
+        elif name in own:
+            problems.append(f"trainer_args: {name} = {value!r} is set twice, also as a field ({own[name]!r}): set one")
+        elif name in arguments.NOT_FOR_THE_TRAINER or name in elsewhere:
+            where = elsewhere.get(name, "field of TrainingConfig")
+            problems.append(f"trainer_args: {name} belongs outside trainer_args: it is a {where}")
+        elif name not in hints:
+            near = did_you_mean(name, hints)
+            problems.append(f"trainer_args: {name!r} is no option of TRL's {cls.__name__}{near}")
+        elif problem := _type_problem(name, value, hints[name]):
+            problems.append(f"trainer_args: {problem}")
+    loading = config.trainer_args.get("model_init_kwargs")
+    for name in ("dtype", "attn_implementation", "revision"):
+        if isinstance(loading, Mapping) and name in loading:
+            problems.append(f"trainer_args: model_init_kwargs: {name} is a field of TrainingConfig: set it there")
+    return problems
+
+
+def _lacking_fields(kind: str, config: TrainingConfig) -> list[str]:
+    cls = arguments.config_class(kind)
+    known = {field.name for field in fields(cls)}
+    return [
+        f"{name} = {value!r}: {kind} has no such option (TRL's {cls.__name__} lacks it); leave it out"
+        for name, value in arguments.trainer_fields(config).items()
+        if name not in known
+    ]
+
+
+def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, mistyped: Mapping[str, str]) -> list[str]:
+    values = {field.name: getattr(config, field.name) for field in fields(config)} | arguments.given(config, extra)
+    problems = []
+    for name, rule in RULES.items():
+        value = values.get(name)
+        if name not in mistyped and isinstance(value, int | float | str) and not _within(value, rule):
+            problems.append(f"{name} = {value!r}: must be {rule[1]}")
+    return problems
+
+
+def _within(value: int | float | str, rule: Rule) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    try:
+        return bool(rule[0](value))
+    except TypeError:  # a mistyped entry of trainer_args, which has been reported as such
+        return True
+
+
+def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
+    """A generation batch must hold whole groups. Batches that `trainer_args` shapes otherwise are TRL's to judge."""
+    options = arguments.given(config, extra)
+    if "generation_batch_size" in options or "steps_per_generation" in options:
+        return []
+    defaults = {field.name: field.default for field in fields(arguments.config_class("grpo"))}
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    rows, passes = (int(options.get(name, defaults[name])) for name in names)
+    groups = options["num_generations"]
+    if (rows * passes) % groups == 0:
+        return []
+    above = -(-rows * passes // groups) * groups
+    return [
+        f"per_device_train_batch_size × gradient_accumulation_steps = {rows} × {passes} = {rows * passes} completions "
+        f"a step: must be a multiple of num_generations = {groups}, such as {above}"
+    ]
+
+
+def _refused_by_trl(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+    """What only TRL's and transformers' own validation knows: names of optimizers, combinations of options."""
+    options = arguments.resolve(config, extra, Path(tempfile.gettempdir()) / "never-written")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TRL's own defaults; the stage's training.log gets them
+            arguments.config_class(kind)(**options)
+    except (ValueError, TypeError, KeyError, NotImplementedError, ImportError, OSError) as error:
+        return [" ".join(str(error).split())]
+    return []
+
+
+def _type_problem(name: str, value: Any, annotation: Any) -> str | None:
+    if matches(value, annotation):
+        return None
+    return f"{name} = {value!r}: must be {describe(annotation)}, not {type(value).__name__}"
+
+
+def matches(value: Any, annotation: Any) -> bool:
+    """Return whether `value` may be given where `annotation` stands.
+
+    An int is a float; a bool is neither; a name stands for a member of an enumeration, one string for a list of them.
+    """
+    if annotation is Any:
+        return True
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(matches(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin in (list, Sequence):
+        if isinstance(value, str):
+            return str in parts
+        return isinstance(value, list | tuple) and all(matches(item, part) for item in value for part in parts)
+    if origin is not None:
+        return isinstance(value, origin)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return isinstance(value, str)
+    return isinstance(value, annotation)
+
+
+def describe(annotation: Any) -> str:
+    """Return an annotation in words: `int or None`, `list of str`."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "None"
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(part) for part in parts))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (list, Sequence):
+        return f"list of {describe(parts[0])}"
+    if origin is not None:
+        return str(origin.__name__).lower().replace("dict", "mapping")
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(repr(member.value) for member in annotation)
+    return str(getattr(annotation, "__name__", annotation))

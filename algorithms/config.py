@@ -1,0 +1,156 @@
+"""The configuration of a stage: one dataclass for SFT, reward, DPO and GRPO, and what GRPO needs besides."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS = ("sft", "reward", "dpo", "grpo")
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """The output of an earlier stage of the same run, as the input of a later one: `StageOutput("sft")`."""
+
+    name: str
+    """Key of that stage in the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Model, data and training of one stage.
+
+    Names are those of transformers and TRL. None means the default of the stage's own TRL trainer. A field that this
+    trainer does not have (`packing` for DPO) is refused when set; anything else that it has goes in `trainer_args`.
+    """
+
+    model_name: str | StageOutput
+    """Model that the stage starts from: Hub id, local directory, or the output of an earlier stage."""
+
+    output_dir: str
+    """Name of the stage's directory inside the run directory."""
+
+    dataset_name: str
+    """Training rows: Hub id, local file or folder (.jsonl .json .csv .parquet .txt), or `made:NAME`."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+
+    dataset_revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
+
+    dataset_config_name: str | None = None
+    """Configuration (subset) of a Hub data set."""
+
+    dataset_split: str = "train"
+    """Split that is trained on."""
+
+    eval_split: str | None = None
+    """Split of held-out rows. None: `eval_fraction` of the training rows, chosen by a hash of their content."""
+
+    eval_fraction: float = 0.05
+    """Share of the rows held out when there is no `eval_split`."""
+
+    eval_samples: int = 256
+    """Most held-out rows that are used."""
+
+    max_samples: int | None = None
+    """Most training rows that are used. None: all."""
+
+    dtype: str | None = None
+    """Type of the weights: `float32` (default), `bfloat16`, `float16`, or `auto` for the type they were saved in."""
+
+    attn_implementation: str | None = None
+    """Attention kernel: `eager`, `sdpa`, `flash_attention_2`, … None: transformers chooses."""
+
+    learning_rate: float | None = None
+    """Peak learning rate."""
+
+    lr_scheduler_type: str | None = None
+    """Shape of the learning rate over the steps: `linear`, `cosine`, `constant`, …"""
+
+    warmup_steps: float | None = None
+    """Steps in which the learning rate rises from 0; below 1, that share of all steps."""
+
+    num_train_epochs: float | None = None
+    """Passes over the training rows."""
+
+    max_steps: int | None = None
+    """Optimizer steps. Where set, it overrides `num_train_epochs`."""
+
+    per_device_train_batch_size: int | None = None
+    """Rows of one forward and backward pass; for GRPO completions, not prompts."""
+
+    gradient_accumulation_steps: int | None = None
+    """Forward and backward passes in one optimizer step."""
+
+    max_length: int | None = None
+    """Longest sequence, in tokens. Longer ones are cut (SFT, DPO) or left out (reward)."""
+
+    packing: bool | None = None
+    """SFT: put several examples into one row of `max_length` tokens."""
+
+    beta: float | None = None
+    """DPO, GRPO: weight of staying near the reference model."""
+
+    weight_decay: float | None = None
+    """AdamW's decoupled weight decay."""
+
+    optim: str | None = None
+    """Optimizer, by the name transformers gives it: `adamw_torch`, `adamw_torch_8bit`, …"""
+
+    bf16: bool | None = None
+    """Autocast to bfloat16. None: TRL's default, on, except on a GPU that lacks it."""
+
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, about a quarter slower. TRL's default is on."""
+
+    use_liger_kernel: bool | None = None
+    """Liger's fused layer kernels. GPU only: on a CPU they stay off, and the run says so."""
+
+    dataloader_num_workers: int | None = None
+    """Processes that prepare batches. 0: the training process itself."""
+
+    logging_steps: float | None = None
+    """Optimizer steps between two lines of metrics; below 1, a share of all steps. The last step is always logged."""
+
+    save_steps: float | None = None
+    """Optimizer steps between two checkpoints; below 1, a share of all steps."""
+
+    save_total_limit: int | None = None
+    """Checkpoints that are kept. None: all."""
+
+    seed: int = 42
+    """Seed of new weights, of the order of the rows, and of sampling."""
+
+    trainer_args: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else that the stage's TRL config accepts, by its name there."""
+
+
+RewardSource = Callable[..., Sequence[float | None]] | str | StageOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOExtraConfig:
+    """What GRPO needs besides a TrainingConfig: rewards, and how much to sample."""
+
+    reward_func: RewardSource | Sequence[RewardSource] | None = None
+    """One reward or a list: a callable (TRL's convention), a built-in's name, `StageOutput("reward")`, a reward model's
+    directory or Hub id. None: TRL's maths accuracy, which reads the column `solution`."""
+
+    reward_weights: Sequence[float] | None = None
+    """Weight of each reward in the sum. None: all 1."""
+
+    num_generations: int = 4
+    """Completions sampled for each prompt, a group. At least 2: a completion is judged against its group."""
+
+    max_completion_length: int = 256
+    """Longest completion, in tokens."""
+
+    @property
+    def rewards(self) -> tuple[RewardSource, ...]:
+        """The rewards as a tuple, the default filled in."""
+        if self.reward_func is None:
+            return ("accuracy",)
+        if isinstance(self.reward_func, str | StageOutput) or callable(self.reward_func):
+            return (self.reward_func,)
+        return tuple(self.reward_func)

@@ -1,0 +1,33 @@
+"""Direct preference optimisation: prefer the chosen answers, near the reference (Rafailov et al., 2023)."""
+
+from pathlib import Path
+
+from algorithms.config import TrainingConfig
+
+
+def train(config: TrainingConfig, stage_dir: Path) -> Path:
+    """Train on pairs of a chosen and a rejected answer; return the checkpoint's directory.
+
+    The reference is the stage's own input, loaded a second time. `trainer_args` may name several losses and weights.
+
+    Raises:
+        StageFailed: most pairs are longer than `max_length`, or training did not work.
+    """
+    from trl import DPOTrainer
+
+    from algorithms import loading, supervision, training
+
+    data = training.rows(config, "dpo")
+    tokenizer = loading.tokenizer(config, data.train[0])
+    settings = training.trl_config("dpo", config, stage_dir)
+    trainer = DPOTrainer(
+        model=loading.language_model(config),
+        ref_model=loading.language_model(config),  # left out, TRL would load it by the name stored in the model
+        args=settings,
+        train_dataset=data.train,
+        eval_dataset=training.eval_rows(settings, data),
+        processing_class=tokenizer,
+    )
+    supervision.inspect_pairs(trainer, data.train, stage_dir)
+    shown = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    return training.fit(trainer, stage_dir, data, shown)

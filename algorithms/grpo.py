@@ -1,0 +1,64 @@
+"""Group relative policy optimisation: sample answers, reward them, prefer the better of a group (Shao et al., 2024)."""
+
+from pathlib import Path
+from typing import Any
+
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+
+__all__ = ["GRPOExtraConfig", "train"]
+
+
+def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None = None) -> Path:
+    """Train on prompts by the rewards of `extra`; return the checkpoint's directory.
+
+    Raises:
+        Refused: a reward needs a column that the data lacks, or a reward model cannot be used.
+        StageFailed: no group of completions ever differed in reward, or training did not work.
+    """
+    from trl import GRPOTrainer
+
+    from algorithms import loading, rewards, training
+    from utils.errors import Refused
+
+    extra = extra or GRPOExtraConfig()
+    data = training.rows(config, "grpo")
+    sources = [rewards.load(source) for source in extra.rewards]
+    functions = [function for function, _ in sources]
+    missing = rewards.missing_columns(functions, data.train.column_names)
+    if missing:
+        raise Refused("; ".join(missing))
+    settings = training.trl_config("grpo", config, stage_dir, extra)
+    if settings.beta and (config.revision or "model_init_kwargs" in config.trainer_args):
+        settings.model_init_kwargs = loading.options(config)  # TRL loads the reference model, by the policy's name
+    trainer = GRPOTrainer(
+        model=loading.language_model(config),
+        reward_funcs=functions,
+        reward_processing_classes=[tokenizer for _, tokenizer in sources],
+        args=settings,
+        train_dataset=data.train,
+        eval_dataset=training.eval_rows(settings, data),
+        processing_class=loading.tokenizer(config, data.train[0]),
+    )
+    shown = {"reward": "reward", "reward_std": "std", "completions/mean_length": "length"}
+    return training.fit(trainer, stage_dir, data, shown, judge_rewards)
+
+
+def judge_rewards(history: list[dict[str, Any]]) -> None:
+    """Look at what GRPO logged.
+
+    Raises:
+        StageFailed: in no step did the rewards of any group differ, so no step could teach anything.
+    """
+    from utils.errors import StageFailed
+
+    steps = [line for line in history if "frac_reward_zero_std" in line]
+    if not steps or any(line["frac_reward_zero_std"] < 1 for line in steps):
+        return
+    mean = sum(line["reward"] for line in steps) / len(steps)
+    clipped = sum(line["completions/clipped_ratio"] for line in steps) / len(steps)
+    raise StageFailed(
+        f"the rewards never varied within a group: mean reward {mean:.3g}, and {clipped:.0%} of the completions were"
+        " cut off at max_completion_length. Look at: whether the reward reads the right columns and the text;"
+        " whether completions have room to end; whether the task is out of reach (lowest reward always: more SFT, or"
+        " easier prompts) or already solved; num_generations, and temperature in trainer_args."
+    )

@@ -1,0 +1,25 @@
+"""What transformers and TRL keep private and we rely on, in one place; a test checks that it is still there."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+
+def load_finished(trainer: Any, checkpoint: Path) -> None:
+    """Bring a trainer to the state of its last checkpoint; `train` would take one step too many from there."""
+    from transformers import TrainerState
+
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def continue_token_count(trainer: Any, tokens: int) -> None:
+    """Make TRL's `num_tokens` go on from the checkpoint's count. GRPO's is part of the trainer state already."""
+    trainer._total_train_tokens = tokens
+
+
+def without_head_report() -> AbstractContextManager[None]:
+    """Keep quiet, while a language model becomes a reward model, that its new head is not in the checkpoint."""
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    return suppress_seqcls_warning()

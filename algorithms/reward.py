@@ -1,0 +1,32 @@
+"""Reward modelling: learn to score answers as people's preferences would (Bradley and Terry, 1952)."""
+
+from pathlib import Path
+
+from algorithms.config import TrainingConfig
+
+
+def train(config: TrainingConfig, stage_dir: Path) -> Path:
+    """Train on pairs of a chosen and a rejected answer; return the checkpoint's directory.
+
+    It loads with `AutoModelForSequenceClassification` and gives one score, read at the last token of the conversation.
+    Its head is new, from `config.seed`.
+
+    Raises:
+        StageFailed: most pairs are longer than `max_length`, or training did not work.
+    """
+    from trl import RewardTrainer
+
+    from algorithms import loading, supervision, training
+
+    data = training.rows(config, "reward")
+    tokenizer = loading.tokenizer(config, data.train[0])
+    settings = training.trl_config("reward", config, stage_dir)
+    trainer = RewardTrainer(
+        model=loading.reward_model(config, tokenizer.pad_token_id),
+        args=settings,
+        train_dataset=data.train,
+        eval_dataset=training.eval_rows(settings, data),
+        processing_class=tokenizer,
+    )
+    supervision.inspect_pairs(trainer, data.train, stage_dir)
+    return training.fit(trainer, stage_dir, data, {"loss": "loss", "accuracy": "accuracy"})

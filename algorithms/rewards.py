@@ -1,0 +1,148 @@
+"""Rewards for GRPO: the built-in functions by name, a recipe's own callables, and reward models.
+
+A reward function has TRL's convention: it takes `prompts, completions, completion_ids` and every column of the data as
+lists, one item a completion, and returns one number each, or None where it has nothing to say.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from algorithms.config import GRPOExtraConfig, RewardSource, StageOutput
+from utils.errors import Refused, did_you_mean
+
+Completion = str | Sequence[dict[str, Any]]
+RewardFunction = Callable[..., Sequence[float | None]]
+
+SUPPLIED = frozenset("prompts completions completion_ids trainer_state log_extra log_metric environments".split())
+"""What TRL passes to every reward function; its other parameters are columns of the data."""
+
+
+def text_of(completion: Completion) -> str:
+    """Return the text of a completion, which is a string, or messages if the prompt is a conversation."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(message["content"] or "" for message in completion)
+
+
+def exact_match(completions: Sequence[Completion], answer: Sequence[str], **_: Any) -> list[float]:
+    """Return 1 where the completion, less its `<think>` block and outer blanks, is `answer`; else 0.
+
+    >>> exact_match(["<think>3+4</think> 7", "It is 7"], answer=["7", "7"])
+    [1.0, 0.0]
+    """
+    said = (text_of(completion).rpartition("</think>")[2].strip() for completion in completions)
+    return [float(one == str(right).strip()) for one, right in zip(said, answer, strict=True)]
+
+
+def made_strict(
+    completions: Sequence[Completion], skill: Sequence[str], answer: Sequence[str], **_: Any
+) -> list[float]:
+    """Return 1 where a completion answers its made problem in the form that was taught, else 0."""
+    from data.world import verify
+
+    texts = map(text_of, completions)
+    return [float(verify.strict(*row)) for row in zip(texts, skill, answer, strict=True)]
+
+
+def made_flexible(
+    completions: Sequence[Completion], skill: Sequence[str], answer: Sequence[str], **_: Any
+) -> list[float]:
+    """Return 1 where a completion ends with the right answer to its made problem, in whatever form; else 0."""
+    from data.world import verify
+
+    texts = map(text_of, completions)
+    return [float(verify.flexible(*row)) for row in zip(texts, skill, answer, strict=True)]
+
+
+def _accuracy() -> RewardFunction:
+    from trl.rewards import accuracy_reward
+
+    return accuracy_reward
+
+
+def _think_format() -> RewardFunction:
+    from trl.rewards import think_format_reward
+
+    return think_format_reward
+
+
+BUILT_IN: dict[str, Callable[[], RewardFunction]] = {
+    "accuracy": _accuracy,
+    "think_format": _think_format,
+    "exact_match": lambda: exact_match,
+    "made_strict": lambda: made_strict,
+    "made_flexible": lambda: made_flexible,
+}
+"""Each built-in reward by its name; called, it gives the function. TRL is imported only then."""
+
+
+def problems(extra: GRPOExtraConfig) -> list[str]:
+    """Return what is wrong with the rewards and their weights, without loading any."""
+    found = []
+    if not extra.rewards:
+        found.append("reward_func is empty: name at least one reward")
+    for source in extra.rewards:
+        if isinstance(source, str) and source not in BUILT_IN and not Path(source).is_dir() and "/" not in source:
+            near = did_you_mean(source, BUILT_IN)
+            found.append(
+                f"reward_func {source!r} is no built-in reward{near} Built in: {', '.join(BUILT_IN)}. Also allowed: a "
+                "callable, StageOutput(name), a reward model's directory, a Hub id"
+            )
+    weights = extra.reward_weights
+    if weights is not None and len(weights) != len(extra.rewards):
+        found.append(f"reward_weights has {len(weights)} numbers for {len(extra.rewards)} rewards: give one for each")
+    return found
+
+
+def load(source: RewardSource) -> tuple[Any, Any]:
+    """Return a reward as TRL takes it: a function and None, or a reward model and its tokenizer."""
+    assert not isinstance(source, StageOutput), f"{source} must have become a directory by now"
+    if not isinstance(source, str):
+        return source, None
+    return (BUILT_IN[source](), None) if source in BUILT_IN else reward_model(source)
+
+
+def reward_model(path: str) -> tuple[Any, Any]:
+    """Return a reward model in the type it was saved in, and its tokenizer, so that padding changes no score.
+
+    The score is read at the last token that is not padding: padding stands on the right and has a token of its own.
+
+    Raises:
+        Refused: it does not give one score, or its tokenizer has no chat template or no padding token.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype="auto")
+    lacks = []
+    if model.config.num_labels != 1:
+        lacks.append(f"it gives {model.config.num_labels} scores instead of 1")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        lacks.append("its tokenizer has no padding token apart from the end-of-sequence token")
+    if tokenizer.chat_template is None:
+        lacks.append("its tokenizer has no chat template")
+    if lacks:
+        raise Refused(f"{path} cannot be a reward model here: {'; '.join(lacks)}. Train one with a `reward` stage.")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def missing_columns(functions: Iterable[Any], columns: Sequence[str]) -> list[str]:
+    """Return one line for each reward function that needs a column the data lacks."""
+    found = []
+    for function in functions:
+        if hasattr(function, "state_dict"):  # a reward model reads the text alone
+            continue
+        lacking = [name for name in _columns_of(function) if name not in columns]
+        if lacking:
+            name = getattr(function, "__name__", type(function).__name__)
+            found.append(f"the reward {name} needs {', '.join(lacking)}; the data has {', '.join(columns)}")
+    return found
+
+
+def _columns_of(function: Callable[..., Any]) -> list[str]:
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind in plain and p.default is p.empty and p.name not in SUPPLIED]

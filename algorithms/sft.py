@@ -1,0 +1,35 @@
+"""Supervised fine-tuning: learn to answer from examples of good answers."""
+
+from pathlib import Path
+
+from algorithms.config import TrainingConfig
+
+
+def train(config: TrainingConfig, stage_dir: Path) -> Path:
+    """Train on `messages`, on `prompt` and `completion`, or on `text` rows; return the checkpoint's directory.
+
+    Only the assistant's turns, or the completions, are learnt; of `text` every token is. A model without a chat
+    template gets the project's.
+
+    Raises:
+        StageFailed: most examples do not end within `max_length`, or training did not work.
+    """
+    from trl import SFTTrainer
+
+    from algorithms import loading, supervision, training
+
+    data = training.rows(config, "sft")
+    tokenizer = loading.tokenizer(config, data.train[0], gives_template=True)
+    trains_on, defaults = supervision.choose(tokenizer, data.train, config)
+    settings = training.trl_config("sft", config, stage_dir, **defaults)
+    held_out = training.eval_rows(settings, data)
+    rows = trains_on(data.train)
+    trainer = SFTTrainer(
+        model=loading.language_model(config),
+        args=settings,
+        train_dataset=rows,
+        eval_dataset=None if held_out is None else trains_on(held_out),
+        processing_class=tokenizer,
+    )
+    supervision.inspect(trainer, rows, stage_dir)
+    return training.fit(trainer, stage_dir, data, {"loss": "loss", "mean_token_accuracy": "accuracy"})

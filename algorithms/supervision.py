@@ -1,0 +1,138 @@
+"""What is learnt of each example: of SFT's the assistant's turns, and of every pair and answer its end."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from algorithms.config import TrainingConfig
+from utils.console import warn
+from utils.errors import StageFailed
+from utils.stage_log import StageLog
+
+INSPECTED = 2000  # most examples that are looked at
+MOST = 0.5  # share of examples without their end above which the stage fails
+MANY = 0.1  # and above which there is an alarm
+
+Rows = Any  # datasets.Dataset
+
+
+def choose(tokenizer: Any, rows: Rows, config: TrainingConfig) -> tuple[Callable[[Rows], Rows], dict[str, Any]]:
+    """Return how rows go to TRL, and TRL's options for them, so that no turn but the assistant's is learnt.
+
+    Conversations are masked by the template's `{% generation %}` marks. Where it has none, TRL knows marked twins of
+    published templates, used for the labels only: the saved template stays as it is. For any other template each
+    assistant turn becomes a completion to the turns before it.
+    """
+    from trl import is_conversational
+
+    if not is_conversational(rows[0]) or "assistant_only_loss" in config.trainer_args:
+        return lambda some: some, {}
+    if _can_mark(tokenizer):
+        return lambda some: some, {"assistant_only_loss": True}
+    warn("the chat template has no generation marks: each assistant turn becomes an example of its own")
+    return _one_row_a_turn, {}
+
+
+def _can_mark(tokenizer: Any) -> bool:
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    if has_generation_markers(tokenizer.chat_template):
+        return True
+    try:
+        return get_training_chat_template(tokenizer) is not None
+    except ValueError:
+        return False
+
+
+def _one_row_a_turn(rows: Rows) -> Rows:
+    """Return `prompt`, `completion` rows, one for each assistant turn that is to be learnt."""
+    from datasets import Features
+
+    kept = [name for name in ("tools", "chat_template_kwargs") if name in rows.column_names]
+
+    def split(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {name: [] for name in ("prompt", "completion", *kept)}
+        for index in range(len(next(iter(batch.values())))):
+            given = batch["prompt"][index] if "prompt" in batch else []
+            turns = given + (batch["completion"] if "prompt" in batch else batch["messages"])[index]
+            for position in range(len(given), len(turns)):
+                if turns[position]["role"] == "assistant":
+                    out["prompt"].append(turns[:position])
+                    out["completion"].append([turns[position]])
+                    for name in kept:
+                        out[name].append(batch[name][index])
+        return out
+
+    turns = rows.features["prompt" if "prompt" in rows.column_names else "messages"]
+    features = Features({"prompt": turns, "completion": turns} | {name: rows.features[name] for name in kept})
+    return rows.map(split, batched=True, remove_columns=rows.column_names, features=features)
+
+
+def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
+    """Check that examples supervise the EOS that ends an answer, and write one to training.log, marked.
+
+    `rows` are those that TRL was given: it drops the ones of which `max_length` leaves nothing to learn.
+
+    Raises:
+        StageFailed: most do not, so the model would not learn to stop.
+    """
+    if len(trainer.train_dataset) == 0 or (trainer.args.packing and trainer.args.packing_strategy == "wrapped"):
+        return  # `fit` reports the one; the other cuts texts anywhere, by design
+    tokenizer = trainer.processing_class
+    _show(tokenizer, trainer.train_dataset[0], stage_dir)
+    examples = list(_labels(trainer.train_dataset))
+    dropped = 0 if trainer.args.packing else len(rows) - len(trainer.train_dataset)
+    open_ended = dropped + sum(tokenizer.eos_token_id not in labels for labels in examples)
+    number = dropped + len(examples)
+    _judge(
+        open_ended / number,
+        f"{open_ended} of {number} examples do not supervise the EOS {tokenizer.eos_token!r}: they are cut off at"
+        f" max_length = {trainer.args.max_length}, or the chat template ends an answer with another token",
+        stage_dir,
+    )
+
+
+def inspect_pairs(trainer: Any, rows: Rows, stage_dir: Path) -> None:
+    """Check that pairs fit into `max_length`, beyond which TRL cuts answers off (DPO) or drops the pair (reward).
+
+    Raises:
+        StageFailed: most do not.
+    """
+    kept, limit = trainer.train_dataset, trainer.args.max_length
+    if limit is None or len(kept) == 0:  # `fit` reports the latter
+        return
+    long = len(rows) - len(kept)
+    for row in kept.select(range(min(len(kept), INSPECTED))):
+        answers = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        long += len(row.get("prompt_ids") or []) + answers > limit
+    looked_at = len(rows) - len(kept) + min(len(kept), INSPECTED)
+    _judge(long / looked_at, f"{long} of {looked_at} pairs are longer than max_length = {limit}", stage_dir)
+
+
+def _judge(share: float, message: str, stage_dir: Path) -> None:
+    if share > MOST:
+        raise StageFailed(f"{message}. Too little would be learnt of how answers end: raise max_length.")
+    if share > MANY:
+        StageLog(stage_dir).alarm(0, "cut_off_examples", message)
+
+
+def _labels(dataset: Rows) -> Iterator[list[int]]:
+    """Yield the labels of single examples, taken out of packed rows."""
+    for row in dataset.select(range(min(len(dataset), INSPECTED))):
+        start = 0
+        for length in row.get("seq_lengths") or [len(row["labels"])]:
+            yield row["labels"][start : start + length]
+            start += length
+
+
+def _show(tokenizer: Any, row: dict[str, Any], stage_dir: Path) -> None:
+    """Write an example to training.log as the model sees it; what it learns stands between ⟦ and ⟧."""
+    parts, learnt = [], False
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        if (label != -100) != learnt:
+            parts.append("⟧" if learnt else "⟦")
+            learnt = not learnt
+        parts.append(tokenizer.decode([token]))
+    text = "".join(parts) + ("⟧" if learnt else "")
+    with (stage_dir / "training.log").open("a", encoding="utf-8") as file:
+        file.write(f"A training example, what is learnt between ⟦ and ⟧:\n{text}\n")

@@ -1,0 +1,166 @@
+"""What all stages share: load the rows, configure TRL, train from where it stopped, judge, save."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from algorithms import arguments, overrides
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+from algorithms.watch import Watch
+from data.sources import StageData, load
+from utils import runtime, trackers
+from utils.console import warn
+from utils.errors import StageFailed
+from utils.stage_log import StageLog
+
+SAMPLED = 4096  # elements of each weight tensor that are compared before and after
+LEAST_CHANGED = 0.01  # share of them that must differ; AdamW moves nearly all, rounding leaves those near 0
+
+History = list[dict[str, Any]]
+"""The trainer's log, one mapping a logged step, since the stage's first step."""
+
+
+def rows(config: TrainingConfig, kind: str) -> StageData:
+    """Return the stage's training rows, and the held-out ones, in TRL's columns."""
+    return load(
+        config.dataset_name,
+        kind,
+        split=config.dataset_split,
+        config_name=config.dataset_config_name,
+        revision=config.dataset_revision,
+        eval_split=config.eval_split,
+        eval_fraction=config.eval_fraction,
+        eval_samples=config.eval_samples,
+        max_samples=config.max_samples,
+        seed=config.seed,
+    )
+
+
+def trl_config(
+    kind: str, config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None = None, **defaults: Any
+) -> Any:
+    """Return the TRL config of a stage; `defaults` are ours, for what the recipe leaves open."""
+    options = defaults | arguments.resolve(config, extra, stage_dir) | {"report_to": trackers.report_to()}
+    if config.use_liger_kernel and not options["use_liger_kernel"]:
+        warn("use_liger_kernel is off: Liger's kernels need a GPU")
+    return arguments.config_class(kind)(**options)
+
+
+def eval_rows(settings: Any, data: StageData) -> Any:
+    """Return the held-out rows if the recipe asks TRL to evaluate while it trains (`eval_strategy`), else None."""
+    return data.eval if settings.eval_strategy != "no" else None
+
+
+def fit(
+    trainer: Any,
+    stage_dir: Path,
+    data: StageData,
+    shown: Mapping[str, str],
+    judge: Callable[[History], None] = lambda history: None,
+) -> Path:
+    """Train, from the newest checkpoint in `stage_dir` if there is one, and save the result there.
+
+    `shown` are the metrics for the progress bar, TRL's key to the name shown. `judge` looks at what was logged and
+    raises StageFailed.
+
+    Raises:
+        StageFailed: no row is left to train on, the loss was not a number, all gradients were 0, or the weights are
+            what they were before.
+    """
+    log = StageLog(stage_dir)
+    if len(trainer.train_dataset) == 0:
+        raise StageFailed("no training row is left: each is longer than max_length, or holds nothing to learn")
+    log.info(data=data.info)
+    before = _sample_weights(trainer.model)
+    _train(trainer, stage_dir, log, shown)
+    history: History = trainer.state.log_history
+    if trainer.state.global_step == 0:
+        raise StageFailed(f"no step was taken: {len(trainer.train_dataset)} rows do not fill one batch")
+    judge(history)
+    _judge_gradients(history)
+    _judge_weights(before, _sample_weights(trainer.model))
+    _save(trainer, stage_dir)
+    tokens = next((line["num_tokens"] for line in reversed(history) if "num_tokens" in line), 0)
+    steps = trainer.state.global_step
+    log.info(steps=steps, tokens=int(tokens), peak_memory_bytes=runtime.peak_memory_bytes())
+    log.event("TRAIN_END", f"{steps} steps, {int(tokens)} tokens")
+    return stage_dir
+
+
+def newest_checkpoint(stage_dir: Path) -> Path | None:
+    """Return the checkpoint with the most steps; one without trainer_state.json was not finished and does not count."""
+    whole = [path.parent for path in stage_dir.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str]) -> None:
+    from transformers import PrinterCallback
+
+    checkpoint = newest_checkpoint(stage_dir)
+    if checkpoint is not None and _resume(trainer, checkpoint, log):
+        return
+    trackers.shield(trainer)
+    trainer.remove_callback(PrinterCallback)
+    watch = Watch(log, stage_dir.name, shown)
+    trainer.add_callback(watch)
+    parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        watch.close()
+
+
+def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
+    """Bring the record, and the trainer, back to a checkpoint; True if training had ended there."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    log.cut_back(state["global_step"])
+    log.event("RESUME", f"from {checkpoint.name} of {state['max_steps']} steps")
+    counts = [line["num_tokens"] for line in state["log_history"] if "num_tokens" in line]
+    overrides.continue_token_count(trainer, int(counts[-1]) if counts else 0)
+    if state["global_step"] < state["max_steps"]:
+        return False
+    overrides.load_finished(trainer, checkpoint)
+    return True
+
+
+def _sample_weights(model: Any) -> dict[str, Any]:
+    """Return up to `SAMPLED` evenly spaced elements of each trainable tensor: enough to see that training moved it."""
+    sample = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            flat = weight.detach().flatten()
+            sample[name] = flat[:: max(1, flat.numel() // SAMPLED)].cpu().clone()
+    return sample
+
+
+def _judge_weights(before: dict[str, Any], after: dict[str, Any]) -> None:
+    import torch
+
+    broken = [name for name, values in after.items() if not bool(torch.isfinite(values).all())]
+    if broken:
+        raise StageFailed(f"weights are no longer numbers, such as {broken[0]}: lower learning_rate")
+    changed = sum(int((before[name] != values).sum()) for name, values in after.items())
+    if changed < LEAST_CHANGED * sum(values.numel() for values in after.values()):
+        raise StageFailed(
+            f"training changed fewer than {LEAST_CHANGED * 100:g} % of the weights. Small updates round away, above all"
+            " in bfloat16: use dtype='float32', or a higher learning_rate"
+        )
+
+
+def _judge_gradients(history: History) -> None:
+    norms = [line["grad_norm"] for line in history if "grad_norm" in line]
+    if norms and not any(norms):
+        raise StageFailed(
+            f"the gradient was 0 in all {len(norms)} logged steps: nothing was learnt. Is any token supervised, and"
+            " does any pair or group of the data differ?"
+        )
+
+
+def _save(trainer: Any, stage_dir: Path) -> None:
+    """Save the model as it is to be used: generating with a cache, and without the pickle that the Trainer adds."""
+    trainer.model.config.use_cache = True  # training turns it off
+    trainer.model.save_pretrained(stage_dir)
+    trainer.processing_class.save_pretrained(stage_dir)
+    (stage_dir / "README.md").unlink(missing_ok=True)  # TRL's model card, written with each checkpoint

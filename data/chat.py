@@ -1,0 +1,209 @@
+"""The one chat rendering: what SFT, reward, DPO, GRPO, evaluation and chat show the model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from utils.console import warn
+from utils.errors import Refused
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+Message = Mapping[str, Any]
+
+CHAT_TEMPLATE = """\
+{%- set system_first = messages and messages[0].role == 'system' %}
+{%- if tools or system_first %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if system_first %}
+        {{- messages[0].content }}
+    {%- endif %}
+    {%- if tools %}
+        {{- '\\n\\n<tools>' if system_first else '<tools>' }}
+        {%- for tool in tools %}
+            {{- '\\n' + tool | tojson }}
+        {%- endfor %}
+        {{- '\\n</tools>' }}
+    {%- endif %}
+    {{- eos_token + '\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {{- '<|im_start|>assistant\\n' }}
+        {%- generation %}
+        {{- message.content or '' }}
+        {%- for tool_call in message.tool_calls or [] %}
+            {%- set call = tool_call.function or tool_call %}
+            {{- '\\n<tool_call>\\n' if message.content or not loop.first else '<tool_call>\\n' }}
+            {{- '{"name": ' + call.name | tojson + ', "arguments": ' }}
+            {{- call.arguments if call.arguments is string else call.arguments | tojson }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- eos_token }}
+        {%- endgeneration %}
+        {{- '\\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response>' + eos_token + '\\n' }}
+    {%- elif message.role == 'user' or (message.role == 'system' and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + eos_token + '\\n' }}
+    {%- elif message.role != 'system' %}
+        {{- raise_exception("role " + message.role | tojson + " is none of system, user, assistant, tool") }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+"""ChatML. A turn ends with the tokenizer's own EOS, which an assistant turn supervises. Each message renders by itself,
+so that a longer conversation always starts with the text of a shorter one."""
+
+PAD_TOKENS = (
+    "<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|vision_pad|>",
+)  # fmt: skip
+"""Tokens that vocabularies have for padding, or that no text of ours contains."""
+SPARE_WORDS = ("reserved", "unused", "extra_id", "dummy")
+
+TURN_END = "<|im_end|>"
+PROBE = "8b1e"
+"""A text that no template contains."""
+
+
+def prepare_tokenizer(tokenizer: "PreTrainedTokenizerBase", *, template: Literal["give", "need"]) -> None:
+    """Make `tokenizer` fit for chat: a template, an EOS that is what its assistant turns end with, a pad apart from it.
+
+    `give` sets the project's template where there is none, `need` refuses. Changes the tokenizer in place, and says
+    what it changed.
+
+    Raises:
+        Refused: there is no template and one is needed, or no token can end a turn or pad.
+    """
+    if tokenizer.chat_template is None:
+        if template == "need":
+            raise Refused(
+                "this model has no chat template, which this stage needs: train it with the sft stage first, which "
+                "gives it one, or name a chat model."
+            )
+        if TURN_END in tokenizer.get_vocab():
+            tokenizer.eos_token = TURN_END
+        if tokenizer.eos_token is None:
+            raise Refused(
+                "this tokenizer has no EOS token to end a turn with: set `eos_token` in tokenizer_config.json."
+            )
+        tokenizer.chat_template = ("{{- bos_token }}" if adds_bos(tokenizer) else "") + CHAT_TEMPLATE
+        warn(f"the model had no chat template: it gets the project's own; turns end with {tokenizer.eos_token!r}.")
+    align_eos(tokenizer)
+    separate_pad_from_eos(tokenizer)
+
+
+def align_eos(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Make the token that the template ends an assistant turn with the EOS: base models often name another one.
+
+    Without it a chat-tuned base model generates past the end of its turn.
+    """
+    rendered = render(tokenizer, [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}])
+    after = tokenizer(rendered.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # The second token counts too: some tokenizers mark the start of any text with a space.
+    ends = [token for token in tokenizer.convert_ids_to_tokens(after[:2]) if token in special]
+    if ends and ends[0] != tokenizer.eos_token:
+        warn(f"EOS becomes {ends[0]!r}, with which the chat template ends a turn (it was {tokenizer.eos_token!r}).")
+        tokenizer.eos_token = ends[0]
+
+
+def separate_pad_from_eos(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Give a tokenizer whose pad is missing, or its EOS, another pad out of its own vocabulary.
+
+    Where padding is masked, a pad that is also EOS hides the EOS from training, and the model never learns to stop.
+
+    Raises:
+        Refused: the vocabulary has no token to spare.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    vocabulary = tokenizer.get_vocab()
+    special = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    spare = [token for token in special if any(word in token.lower() for word in SPARE_WORDS)]
+    candidates = [*(token for token in PAD_TOKENS if token in vocabulary), tokenizer.unk_token, *spare]
+    taken = {None, tokenizer.eos_token, tokenizer.bos_token if adds_bos(tokenizer) else None}
+    free = [token for token in candidates if token not in taken]
+    if free:
+        warn(f"padding with {free[0]!r}, apart from EOS (pad was {tokenizer.pad_token!r}).")
+        tokenizer.pad_token = free[0]
+        return
+    raise Refused(
+        f"this tokenizer has no token to pad with apart from its EOS {tokenizer.eos_token!r}: add one with "
+        "tokenizer.add_special_tokens({'pad_token': '<pad>'}), resize the model's embeddings, and save both."
+    )
+
+
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Return whether the tokenizer itself puts its BOS before plain text."""
+    return tokenizer.bos_token_id is not None and tokenizer(PROBE)["input_ids"][0] == tokenizer.bos_token_id
+
+
+def render(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | str | None = None,
+    add_generation_prompt: bool = False,
+) -> str:
+    """Return the conversation as the text that the model sees; `tools` are JSON schemas, or their JSON.
+
+    The text holds every special token that belongs to it, BOS too: tokenize it with `add_special_tokens=False`, or use
+    `encode`.
+    """
+    if isinstance(tools, str):
+        tools = json.loads(tools)
+    text = tokenizer.apply_chat_template(
+        list(messages), tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False
+    )
+    return str(text)
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str | Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | str | None = None,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """Return the token ids of a prompt: a conversation through the template, a string as plain text; never two BOS.
+
+    `tools` and `add_generation_prompt` are for conversations.
+    """
+    if not isinstance(prompt, str):
+        text = render(tokenizer, prompt, tools, add_generation_prompt)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    has_bos = tokenizer.bos_token is not None and adds_bos(tokenizer) and prompt.startswith(tokenizer.bos_token)
+    return list(tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"])
+
+
+def check_tools_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -> None:
+    """Refuse rows with tools or tool calls when the tokenizer's template leaves them out, as simple templates do.
+
+    Raises:
+        Refused: training would never see the tools.
+    """
+    columns = [name for name in ("prompt", "messages", "completion", "chosen", "rejected") if name in rows.column_names]
+
+    def calls(row: Mapping[str, Any]) -> bool:
+        turns = (turn for name in columns if isinstance(row[name], list) for turn in row[name])
+        return bool(row.get("tools")) or any(turn.get("tool_calls") for turn in turns)
+
+    number = next((number for number, row in enumerate(rows, 1) if calls(row)), None)
+    if number is None:
+        return
+    from jinja2 import TemplateError
+
+    call = {"type": "function", "function": {"name": PROBE, "arguments": {}}}
+    calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    try:
+        shown = PROBE in render(tokenizer, [{"role": "user", "content": "?"}, calling])
+    except TemplateError:
+        shown = False
+    if not shown:
+        raise Refused(
+            f"row {number} has tools, and this model's chat template leaves tool calls out: remove the rows with "
+            "tools, or name a model whose template renders them, as Qwen2.5's does."
+        )

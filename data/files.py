@@ -1,0 +1,182 @@
+"""Local data files: .jsonl .json .csv .parquet .txt, one file or a folder of one kind of them, as a Dataset."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Json, Value, concatenate_datasets
+
+from utils.errors import Refused
+
+Row = dict[str, Any]
+
+SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)")
+SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
+
+
+def read_path(path: Path, split: str) -> Dataset:
+    """Return the rows of a file or folder, in order.
+
+    In a folder whose file names tell splits (`train.jsonl`, `zen_test.jsonl`), `split` chooses; a single file, or a
+    folder whose names tell none, is all `train`. CSV values stay text. Text files give one `text` row a paragraph.
+
+    Raises:
+        Refused: nothing that can be read, a file that is not what its suffix says, or no such split.
+    """
+    files = _files_of(path, split)
+    suffix = files[0].suffix
+    if suffix == ".parquet":
+        parts = [_parquet(file) for file in files]
+        for file, part in zip(files, parts, strict=True):
+            if part.features != parts[0].features:
+                raise Refused(f"{file} has other columns or types than {files[0]}: name one file, not the folder.")
+        return concatenate_datasets(parts)
+    rows: list[Row] = []
+    for file in files:
+        read = list(READERS[suffix](file))
+        if not read:
+            raise Refused(f"{file} has no rows. Check that it was written completely.")
+        if rows and set(read[0]) != set(rows[0]):
+            raise Refused(
+                f"{file} has columns {', '.join(read[0])}, but {files[0].name} has {', '.join(rows[0])}: "
+                f"name one of the files instead of the folder {path}."
+            )
+        rows += read
+    return from_rows(rows, str(path))
+
+
+def from_rows(rows: list[Row], name: str) -> Dataset:
+    """Return rows as a Dataset that gives back exactly their values; objects and lists are stored as JSON.
+
+    Raises:
+        Refused: a column holds values of different kinds.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    features = Features({column: _feature(column, rows, name) for column in columns})
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns}, features=features)
+
+
+def _feature(column: str, rows: list[Row], name: str) -> Any:
+    kinds: dict[type, int] = {}
+    for number, row in enumerate(rows, 1):
+        kinds.setdefault(type(row.get(column)), number)
+    kinds.pop(type(None), None)
+    if set(kinds) <= {dict, list} and kinds:
+        return Json()
+    if set(kinds) == {int, float}:
+        return Value("float64")
+    if len(kinds) > 1:
+        said = ", ".join(f"{kind.__name__} in row {number}" for kind, number in kinds.items())
+        raise Refused(f"{name}: column {column!r} holds values of different kinds ({said}). Make them all one kind.")
+    return Value(SCALARS[next(iter(kinds), str)])
+
+
+def _files_of(path: Path, split: str) -> list[Path]:
+    accepted = " ".join((*READERS, ".parquet"))
+    if path.is_file():
+        if path.suffix not in (*READERS, ".parquet"):
+            raise Refused(f"{path} has suffix {path.suffix!r}; data files are {accepted}.")
+        if split != "train":
+            raise Refused(
+                f"{path} is a single file, which has only the split 'train', not {split!r}: put train{path.suffix} and "
+                f"{split}{path.suffix} into one folder, and name the folder."
+            )
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in (*READERS, ".parquet"))
+    if not files:
+        raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
+    named = {file: match[1] for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
+    if named:
+        files = [file for file, found in named.items() if _same_split(found, split)]
+    if not files or (not named and split != "train"):
+        found = sorted(set(named.values())) or ["train"]
+        raise Refused(f"{path} has no split {split!r}; it has {', '.join(found)} (by the names of its files).")
+    if len({file.suffix for file in files}) > 1:
+        raise Refused(f"{path} mixes {', '.join(sorted({file.suffix for file in files}))}: name one file, or one kind.")
+    return files
+
+
+def _same_split(one: str, other: str) -> bool:
+    aliases = {"valid": "validation", "val": "validation", "dev": "validation"}
+    return aliases.get(one, one) == aliases.get(other, other)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise Refused(f"{file}, line {line}: not UTF-8 text ({error.reason}). Is it really {file.suffix}?") from None
+
+
+def _jsonl(file: Path) -> Iterator[Row]:
+    for number, line in enumerate(_read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg}, column {error.colno}"
+            raise Refused(f"{file}, line {number}: not valid JSON ({reason}): {line[:60]!r}") from None
+        if not isinstance(row, dict):
+            hint = " A file that is one JSON list is named .json." if number == 1 and isinstance(row, list) else ""
+            raise Refused(f"{file}, line {number}: each line is one JSON object, not {line[:60]!r}.{hint}")
+        yield row
+
+
+def _json(file: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(_read_text(file))
+    except json.JSONDecodeError as error:
+        hint = " A file with one JSON object a line is named .jsonl." if error.msg == "Extra data" else ""
+        reason = f"{error.msg}, column {error.colno}"
+        raise Refused(f"{file}, line {error.lineno}: not valid JSON ({reason}).{hint}") from None
+    if not isinstance(rows, list):
+        raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise Refused(
+                f"{file}, item {number} of the list: an object with the row's columns is needed, not {row!r}."
+            )
+        yield row
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                fields = len(reader.fieldnames or [])
+                raise Refused(f"{file}, line {reader.line_num}: not the {fields} fields that the header names.")
+            yield row
+    except csv.Error as error:
+        raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
+
+
+def _paragraphs(file: Path) -> Iterator[Row]:
+    for paragraph in re.split(r"\n\s*\n", _read_text(file)):
+        if paragraph.strip():
+            yield {"text": paragraph.strip("\n")}
+
+
+def _parquet(file: Path) -> Dataset:
+    try:
+        rows = Dataset.from_parquet(str(file))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Refused(f"{file} cannot be read as Parquet ({error}). Is it really Parquet, and complete?") from None
+    if len(rows) == 0:
+        raise Refused(f"{file} has no rows. Check that it was written completely.")
+    return rows
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".txt": _paragraphs,
+}

@@ -1,0 +1,155 @@
+"""The layouts that data come in, and their conversion to the columns that a stage's TRL trainer takes.
+
+    pretrain      text
+    sft           messages | conversations -> messages
+                  prompt, completion | instruction, output | question, answer | problem, solution -> prompt, completion
+                  text
+    reward, dpo   conversations, chosen, rejected | prompt, chosen, rejected | instruction, chosen, rejected
+                  | question, chosen, rejected | chosen, rejected -> prompt, chosen, rejected
+    grpo          prompt | question | problem | instruction | messages | conversations
+                  -> prompt as messages, and every other column for the reward functions
+
+The first whose columns are there is taken. Turns are `role, content` (OpenAI) or `from, value` (ShareGPT, with
+`function_call` and `observation`). `instruction` takes an `input` below it, `system` becomes the system turn, `tools`
+stay beside the conversation. Plain strings in TRL's own `prompt, completion` and `prompt, chosen, rejected` stay plain
+text, as in TRL; a plain GRPO prompt becomes one user turn. `chosen, rejected` without a prompt share one: their common
+turns, or the common text up to its last space.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Json, List, Value
+
+from data.converters import LAYOUTS, Layout, Row
+from data.messages import Malformed, says_nothing, without_padding
+from utils.errors import Refused
+
+STAGES = ("pretrain", "sft", "reward", "dpo", "grpo")
+SHAPES: dict[type, str] = {str: "plain text", list: "messages"}
+UNSEEN = {
+    "chosen", "rejected", "completion", "completions", "completion_ids", "prompts", "messages", "conversations",
+    "tools", "image", "images", "trainer_state", "log_extra", "log_metric",
+}  # fmt: skip
+"""Columns that GRPO's reward functions are not given: the trainer uses the names itself, or they hold answers."""
+
+
+def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
+    """Return `rows` with the columns of `stage`; rows that can teach nothing are left out.
+
+    Left out are rows with an empty text, prompt or completion, and pairs whose chosen equals their rejected: the caller
+    sees how many by the length. `name` is for messages.
+
+    Raises:
+        Refused: the columns are no layout of the stage, or a row is not what the first row is.
+    """
+    assert stage in STAGES, stage
+    columns, convert = find_layout(rows.column_names, stage, name)
+    nested = {column for column, feature in rows.features.items() if not isinstance(feature, Value)}
+    padded = {column for column in nested if "Json(" not in str(rows.features[column])}
+
+    def converted(row: Row, number: int) -> Row:
+        clean = {column: without_padding(value) if column in padded else value for column, value in row.items()}
+        try:
+            return convert(clean)
+        except Malformed as error:
+            raise Refused(f"{name}, row {number}: {error} (read as {', '.join(columns)}, for {stage}).") from None
+
+    every = (converted(row, number) for number, row in enumerate(rows, 1))
+    first = next((row for row in every if not teaches_nothing(row)), None)
+    if first is None:
+        raise Refused(f"{name}: each of its {len(rows)} rows is empty, or has a chosen equal to its rejected.")
+    kinds = {column: type(value) for column, value in first.items() if column not in ("tools", "margin")}
+    kept = {column: rows.features[column] for column in _kept(rows.column_names, stage) if column not in first}
+    features = Features({**{column: _feature(column, value) for column, value in first.items()}, **kept})
+
+    def batch(values: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {column: [] for column in features}
+        for place, index in enumerate(indices):
+            row = converted({column: column_values[place] for column, column_values in values.items()}, index + 1)
+            if teaches_nothing(row):
+                continue
+            for column, kind in kinds.items():
+                if type(row[column]) is not kind:
+                    raise Refused(
+                        f"{name}, row {index + 1}: {column} is {SHAPES[type(row[column])]}, while the first rows have "
+                        f"{SHAPES[kind]}. Use one form in all rows."
+                    )
+            for column in out:
+                out[column].append(row[column] if column in first else values[column][place])
+        return out
+
+    return rows.map(
+        batch,
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=features,
+        new_fingerprint=_cache_key(rows, stage),
+    )
+
+
+def find_layout(columns: list[str], stage: str, name: str = "the data") -> Layout:
+    """Return the first layout of `stage` whose columns are there.
+
+    Raises:
+        Refused: none is; says what was found and what is accepted.
+    """
+    accepted = LAYOUTS[stage]
+    found = set(columns)
+    if "label" in found and stage in ("sft", "reward", "dpo") and not {"chosen", "rejected"} <= found:
+        raise Refused(
+            f"{name} has a label for each completion (unpaired preferences, columns {', '.join(columns)}), which "
+            f"{stage} cannot use: reward and dpo need chosen and rejected answers to one prompt; for sft keep the good "
+            "rows and remove `label`."
+        )
+    # A conversation beside its two next answers ends with the question: not what sft trains on.
+    unanswered = {"conversations"} if stage == "sft" and {"chosen", "rejected"} <= found else set()
+    for needed, convert in accepted:
+        if found - unanswered >= set(needed):
+            return needed, convert
+    names = {column for needed, _ in accepted for column in needed} - found
+    near = {column: get_close_matches(column, names, n=1, cutoff=0.8) for column in columns}
+    meant = "".join(f" ({column!r} may be meant as {match[0]!r})" for column, match in near.items() if match)
+    raise Refused(
+        f"{name} has columns {', '.join(columns)}{meant}. For {stage} it needs one of: "
+        f"{' | '.join(', '.join(needed) for needed, _ in accepted)}. Rename its columns, or choose another data set."
+    )
+
+
+def teaches_nothing(row: Mapping[str, Any]) -> bool:
+    """Return whether a converted row has an empty part, or two equal sides."""
+    if "text" in row:
+        return not row["text"].strip()
+    if "messages" in row:
+        return says_nothing(row["messages"])
+    if not (row["prompt"].strip() if isinstance(row["prompt"], str) else row["prompt"]) and "completion" not in row:
+        return True
+    sides = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
+    if any(not side.strip() if isinstance(side, str) else says_nothing(side) for side in sides):
+        return True
+    return "chosen" in row and row["chosen"] == row["rejected"]
+
+
+def _kept(columns: list[str], stage: str) -> list[str]:
+    return [column for column in columns if column not in UNSEEN] if stage == "grpo" else []
+
+
+def _feature(column: str, value: object) -> Any:
+    if column == "margin":
+        return Value("float32")
+    # Json keeps each message and schema as it is: a struct would give every message the keys of all others.
+    return Value("string") if isinstance(value, str) else List(Json())
+
+
+def _cache_key(rows: Dataset, stage: str) -> str:
+    """Return the key under which datasets caches the converted rows, and what trainers make of them.
+
+    Its own takes longer to compute than most conversions do, and would not change with the functions called here.
+    """
+    sources = (Path(__file__).with_name(name) for name in ("layouts.py", "converters.py", "messages.py"))
+    code = b"".join(source.read_bytes() for source in sources)
+    return sha256(f"{rows._fingerprint} {stage} ".encode() + code).hexdigest()[:32]

@@ -1,0 +1,128 @@
+"""Turns of a conversation, in the dialects that data sets use, as the messages that chat templates take."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Message = dict[str, Any]
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+
+
+class Malformed(ValueError):
+    """A value that is not what its column should hold. The caller adds the row's number."""
+
+
+def conversation(value: object) -> list[Message]:
+    """Return a list of turns, or a single turn, as messages with `role`, `content` and where they call `tool_calls`.
+
+    Raises:
+        Malformed: it is no conversation.
+    """
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise Malformed(f"a list of messages was expected, not {_short(value)}")
+    return [_message(turn) for turn in value]
+
+
+def user_turn(text: str) -> list[Message]:
+    """Return a plain prompt as the conversation that asks it."""
+    return [{"role": "user", "content": text}]
+
+
+def assistant_turn(text: str) -> list[Message]:
+    """Return a plain answer as the turn that gives it."""
+    return [{"role": "assistant", "content": text}]
+
+
+def tool_schemas(value: object) -> list[dict[str, Any]] | None:
+    """Return tools as OpenAI function schemas, given as a list or as JSON, bare or wrapped; None if there are none.
+
+    Raises:
+        Malformed: it is no list of schemas.
+    """
+    if isinstance(value, str) and value.strip():
+        value = _parsed(value, "tools")
+    if not value:
+        return None
+    listed = value if isinstance(value, list) else []
+    tools = [_parsed(tool, "tools") if isinstance(tool, str) else tool for tool in listed]
+    if not tools or not all(isinstance(tool, Mapping) for tool in tools):
+        raise Malformed(f"tools are a list of function schemas, not {_short(value)}")
+    return [dict(tool) if "function" in tool else {"type": "function", "function": dict(tool)} for tool in tools]
+
+
+def says_nothing(messages: list[Message]) -> bool:
+    """Return whether no assistant turn has text or a call: there is nothing to learn from it."""
+    spoken = (message for message in messages if message["role"] == "assistant")
+    return not any(message["content"].strip() or message.get("tool_calls") for message in spoken)
+
+
+def without_padding(value: Any) -> Any:
+    """Drop the None entries that Arrow adds so that every struct of a column has the same keys."""
+    if isinstance(value, dict):
+        return {key: without_padding(item) for key, item in value.items() if item is not None}
+    return [without_padding(item) for item in value] if isinstance(value, list) else value
+
+
+def _message(turn: object) -> Message:
+    if not isinstance(turn, Mapping):
+        raise Malformed(f"a message is an object with role and content (or from and value), not {_short(turn)}")
+    said = turn.get("role", turn.get("from"))
+    role = ROLES.get(said) if isinstance(said, str) else None
+    if role is None:
+        raise Malformed(f"the role {said!r} is none of {', '.join(ROLES)}")
+    content = turn.get("content", turn.get("value"))
+    if said == "function_call":
+        return {"role": role, "content": "", "tool_calls": _tool_calls(content)}
+    calls = turn.get("tool_calls")
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        raise Malformed(f"the content of a {said} message is text, not {_short(content)}")
+    message: Message = {"role": role, "content": content}
+    if calls:
+        message["tool_calls"] = _tool_calls(calls)
+    if turn.get("name"):
+        message["name"] = turn["name"]
+    return message
+
+
+def _tool_calls(value: object) -> list[dict[str, Any]]:
+    """Return calls, given as objects or as JSON, one or several, in OpenAI's form with the arguments as an object."""
+    value = _parsed(value, "a function call") if isinstance(value, str) else value
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise Malformed(f"a function call has a name and arguments, not {_short(call)}")
+        arguments = function.get("arguments") or {}
+        if isinstance(arguments, str):
+            arguments = _parsed(arguments, "a function call's arguments")
+        calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
+    return calls
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Malformed(f"{what} should be JSON, not {_short(text)} ({error.msg})") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,218 @@
+"""Load a stage's data: local files, a Hub id or `made:NAME`, in the stage's layout, with its held-out side."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from ssl import SSLError
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from datasets import Dataset
+
+from data.files import from_rows, read_path
+from data.layouts import to_layout
+from data.splits import key_of, normalised, position, two_sides
+from utils.errors import Refused, did_you_mean
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+FILE_NAME = re.compile(r".*\.(jsonl|json|csv|parquet|txt)")
+PROBE_TIMEOUT_S = 5.0
+OFFLINE_ADVICE = "With a network, run once with --download; without one, name a local file or made data."
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage trains and is measured on; no problem is on both sides."""
+
+    train: Dataset
+    eval: Dataset
+    info: dict[str, Any]
+    """`name`; `fingerprint`: sha256 of the rows used; `train_rows`, `eval_rows`; `dropped`: rows that teach nothing
+    (empty, chosen equal to rejected), and training rows whose problem is in the published eval split."""
+
+
+def load(
+    dataset_name: str,
+    stage: str,
+    *,
+    split: str = "train",
+    config_name: str | None = None,
+    revision: str | None = None,
+    eval_split: str | None = None,
+    eval_fraction: float = 0.05,
+    eval_samples: int = 256,
+    max_samples: int | None = None,
+    seed: int = 42,
+) -> StageData:
+    """Load `dataset_name` for `stage`, at most `max_samples` rows to train on and `eval_samples` held-out ones.
+
+    The held-out side is `eval_split` if that is named, the generator's own for made data, else the share
+    `eval_fraction` of problems by their hash (see data/splits.py); held-out rows beyond `eval_samples` are not used at
+    all. Rows are taken in the source's order. `seed` is for made data.
+
+    Raises:
+        Refused: the data cannot be had, cannot be read, do not suit the stage, or leave one side empty.
+    """
+    if not 0 < eval_fraction < 1 or eval_samples < 1 or (max_samples is not None and max_samples < 1):
+        raise Refused(
+            f"eval_fraction={eval_fraction}, eval_samples={eval_samples}, max_samples={max_samples}: the fraction lies "
+            "between 0 and 1, the numbers of rows are at least 1 (max_samples may be None)."
+        )
+    if dataset_name.startswith("made:"):
+        sources = [_made(dataset_name, "train", max_samples, seed), _made(dataset_name, "eval", eval_samples, seed)]
+    else:
+        splits = [split] if eval_split is None else [split, eval_split]
+        sources = [_read(dataset_name, each, config_name, revision) for each in splits]
+    if max_samples is not None:
+        # Enough of a long source for both sides, so that a few rows of it do not cost the conversion of all.
+        both_sides = max(max_samples / (1 - eval_fraction), eval_samples / eval_fraction)
+        sources[0] = _first(sources[0], 100 + int(1.2 * (both_sides if len(sources) == 1 else max_samples)))
+    converted = [to_layout(rows, stage, name=dataset_name) for rows in sources]
+    if len(converted) == 2:
+        train, held = _held_apart(*converted)
+    else:
+        train, held = _held_by_hash(converted[0], eval_fraction, dataset_name)
+    dropped = sum(map(len, sources)) - len(train) - len(held)
+    train, held = _first(train, max_samples or len(train)), _first(held, eval_samples)
+    if len(train) == 0:
+        raise Refused(f"{dataset_name} leaves no row to train on: all its problems are held out. Hold out fewer.")
+    info = {
+        "name": dataset_name,
+        "fingerprint": fingerprint(train, held),
+        "train_rows": len(train),
+        "eval_rows": len(held),
+        "dropped": dropped,
+    }
+    return StageData(train, held, info)
+
+
+def fingerprint(*parts: Dataset) -> str:
+    """Return the sha256 of the rows' content, in order, and of which part they are in."""
+    digest = sha256()
+    for part in parts:
+        for row in part:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+        digest.update(b"\x00")
+    return digest.hexdigest()
+
+
+def _first(rows: Dataset, count: int) -> Dataset:
+    return rows.select(range(min(len(rows), count)))
+
+
+def _keys(rows: Dataset) -> list[str]:
+    columns = [column for column in ("prompt", "messages", "text") if column in rows.column_names]
+    return [normalised(key_of(row)) for row in rows.select_columns(columns)]
+
+
+def _held_apart(train: Dataset, held: Dataset) -> tuple[Dataset, Dataset]:
+    """Return both sides as they came, less the training rows whose problem is held out too."""
+    taken = set(_keys(held))
+    return train.select([index for index, key in enumerate(_keys(train)) if key not in taken]), held
+
+
+def _held_by_hash(rows: Dataset, fraction: float, name: str) -> tuple[Dataset, Dataset]:
+    keys = _keys(rows)
+    train, held = two_sides(keys, fraction)
+    if not held:
+        nearest = min(position(key) for key in keys)
+        raise Refused(
+            f"{name}: eval_fraction={fraction} holds out none of its {len(keys)} rows, so nothing could be measured. "
+            f"From eval_fraction={math.floor(nearest * 1000 + 1) / 1000} on it holds out one; or name an eval_split."
+        )
+    return rows.select(train), rows.select(held)
+
+
+def _made(dataset_name: str, side: str, count: int | None, seed: int) -> Dataset:
+    from data import world
+
+    name = dataset_name.removeprefix("made:")
+    if name not in world.DEFAULT_ROWS:
+        made = [f"made:{known}" for known in sorted(world.DEFAULT_ROWS)]
+        raise Refused(f"there is no {dataset_name!r}{did_you_mean(dataset_name, made)} Made data: {', '.join(made)}.")
+    return from_rows(world.rows(name, side, count, seed), dataset_name)
+
+
+def _read(dataset_name: str, split: str, config_name: str | None, revision: str | None) -> Dataset:
+    path = Path(dataset_name).expanduser()
+    if path.exists():
+        if config_name or revision:
+            raise Refused(f"{dataset_name} is a local path, which has no configurations or revisions: leave them out.")
+        return read_path(path, split)
+    if FILE_NAME.fullmatch(dataset_name) or not HUB_ID.fullmatch(dataset_name):
+        raise Refused(
+            f"there is no data set {dataset_name!r}{did_you_mean(dataset_name, _near(path)) or '.'} Data are a local "
+            f"file or folder (looked in {path.parent.resolve()}), a Hub id as owner/name, or made:NAME."
+        )
+    return _from_hub(dataset_name, split, config_name, revision)
+
+
+def _near(path: Path) -> list[str]:
+    """Return names that may have been meant: what lies where `path` was looked for, and made data."""
+    from data import world
+
+    beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
+    return [*beside, *(f"made:{name}" for name in world.DEFAULT_ROWS)]
+
+
+def _from_hub(name: str, split: str, config_name: str | None, revision: str | None) -> Dataset:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    online = hub_is_reachable()
+    try:
+        with _offline(not online):
+            rows = load_dataset(name, config_name, split=split, revision=revision)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = str(error).strip().split("\n")[0]
+        asked = f"split {split!r}, configuration {config_name!r}, revision {revision!r}"
+        if online:
+            raise Refused(f"data set {name!r} cannot be loaded from the Hub: {reason} ({asked}).") from None
+        raise Refused(
+            f"data set {name!r} ({asked}) is not on this machine, and the Hub cannot be reached: {reason}. "
+            f"{OFFLINE_ADVICE}"
+        ) from None
+    found = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    if not online and revision is not None and revision not in found:
+        raise Refused(
+            f"data set {name!r} is on this machine as {', '.join(sorted(found))}, not as revision {revision!r}, and "
+            f"the Hub cannot be reached. {OFFLINE_ADVICE}"
+        )
+    return rows
+
+
+def hub_is_reachable() -> bool:
+    """Return whether the Hub answers within seconds; False in offline mode.
+
+    Asked first, because the libraries retry for half a minute before they look into their cache.
+    """
+    from datasets import config
+
+    if config.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(config.HF_ENDPOINT, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
+    except HTTPError:
+        return True
+    except OSError as error:
+        return isinstance(getattr(error, "reason", error), SSLError)  # it answered: what is wrong, the libraries tell
+    return True
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Make datasets look only into its cache."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = wanted or before
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

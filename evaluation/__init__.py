@@ -1,0 +1,7 @@
+"""Held-out tasks, scored before and after each stage on the same examples. Importing this loads no model library."""
+
+from evaluation.choose import tasks_for
+from evaluation.compare import evaluate_stage
+from evaluation.table import result_table
+
+__all__ = ["evaluate_stage", "result_table", "tasks_for"]

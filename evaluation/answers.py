@@ -1,0 +1,75 @@
+"""Tasks that score a policy's own answers to held-out prompts: do they end, and what are they worth?"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from evaluation.checkpoint import Checkpoint
+from evaluation.encode import Row
+from evaluation.task import PromptTask, Scores, ending_scores, scattered
+
+RewardFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Answers(PromptTask):
+    """Greedy answers to held-out prompts: do they end by themselves, and how long are they?"""
+
+    name: ClassVar[str] = "answers"
+    headline: ClassVar[tuple[str, ...]] = ("stop_rate",)
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `stop_rate` and `completion_tokens`."""
+        return ending_scores(self.completions(checkpoint))
+
+
+@dataclass(frozen=True)
+class Rewards(PromptTask):
+    """Greedy answers to held-out prompts, judged by verifiable reward functions of TRL's convention."""
+
+    functions: Mapping[str, RewardFunction] = field(default_factory=dict)
+    """Reward functions by name; they are given the rows' columns."""
+    name: ClassVar[str] = "rewards"
+    headline: ClassVar[tuple[str, ...]] = ("stop_rate",)
+    kept: ClassVar[bool] = False  # a function may change and keep its name; the completions are kept
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return each function's reward under its name, `stop_rate` and `completion_tokens`."""
+        completions = self.completions(checkpoint)
+        said = {index: completion.text for index, completion in enumerate(completions) if completion is not None}
+        rows = [self.held_out.rows[index] for index in said]
+        scores: Scores = {}
+        for name, function in self.functions.items():
+            rewards = call_reward(function, rows, list(said.values()))
+            scores[name] = scattered(dict(zip(said, rewards, strict=True)), len(completions))
+        return scores | ending_scores(completions)
+
+
+def call_reward(function: RewardFunction, rows: Sequence[Row], texts: Sequence[str]) -> list[float | None]:
+    """Return what a reward function of TRL's convention gives for `texts` as completions of the rows' prompts.
+
+    Raises:
+        ValueError: it does not return one reward a completion.
+    """
+    from transformers import TrainerState
+
+    if not texts:
+        return []
+    prompts = [row["prompt"] for row in rows]
+    talk = not isinstance(prompts[0], str)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    rewards = function(
+        prompts=prompts,
+        completions=[[{"role": "assistant", "content": text}] for text in texts] if talk else list(texts),
+        completion_ids=[[] for _ in texts],
+        trainer_state=TrainerState(),
+        log_extra=lambda *_: None,
+        log_metric=lambda *_: None,
+        **columns,
+    )
+    rewards = list(asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards)
+    if len(rewards) != len(texts):
+        raise ValueError(f"a reward function returned {len(rewards)} rewards for {len(texts)} completions")
+    return [None if reward is None else float(reward) for reward in rewards]

@@ -1,0 +1,206 @@
+"""A saved model under evaluation: loaded when first needed, its results kept so that none is computed twice."""
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.chat import encode
+from utils.errors import Refused
+from utils.files import jsonable, read_json, replace_text, weights_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from evaluation.generate import Completion
+
+CACHE_FILE = "evaluation_scores.json"
+MAX_TOKENS = 2048
+"""Longer sequences are not evaluated, even by a model that could take them."""
+
+
+class Impossible(Exception):
+    """A task that this checkpoint cannot be given; the message says why. Reported in the result, never passed over."""
+
+
+class ScoreCache:
+    """Per-example results of evaluations, kept in a stage's directory under keys that name weights, data and task."""
+
+    def __init__(self, directory: Path, also_read: Iterable[Path] = ()) -> None:
+        self.file = directory / CACHE_FILE
+        self._new: dict[str, Any] = _read(self.file)
+        self._known = dict(self._new)
+        for other in also_read:
+            self._known |= _read(other / CACHE_FILE)
+
+    def get(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the result under `key`, computed and written if it is not there yet."""
+        if key not in self._known:
+            self._known[key] = self._new[key] = jsonable(compute())
+            replace_text(self.file, json.dumps(self._new, ensure_ascii=False, allow_nan=False))
+        return self._known[key]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return dict(read_json(file)) if file.exists() else {}
+
+
+class Checkpoint:
+    """The model in `directory`, or of that Hub id, read through `tokenizer`.
+
+    A stage's input and output are read through the output's tokenizer, so that both see the same tokens: the input of
+    SFT may have no chat template yet.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        tokenizer: "PreTrainedTokenizerBase",
+        cache: ScoreCache,
+        load: "Callable[[Path | str], PreTrainedModel] | None" = None,
+        kind: str = "policy",
+    ) -> None:
+        self.directory, self.tokenizer, self.cache, self.kind = directory, tokenizer, cache, kind
+        self._load = load or load_policy
+
+    @cached_property
+    def model(self) -> "PreTrainedModel":
+        """The model, on the device where it is evaluated."""
+        return self._load(self.directory)
+
+    def release(self) -> None:
+        """Free the model's memory; it is loaded again if it is needed again."""
+        if self.__dict__.pop("model", None) is not None:
+            import torch
+
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    @cached_property
+    def identity(self) -> str:
+        """What results belong to: the weights, how they are read, and the tokenizer."""
+        local = Path(self.directory).is_dir()
+        weights = weights_sha256(Path(self.directory)) if local else str(self.directory)
+        tokens = self.tokenizer
+        vocabulary = sorted(tokens.get_vocab().items())
+        reading = [self.kind, tokens.chat_template, tokens.eos_token, tokens.pad_token, vocabulary]
+        return f"{weights[:16]}-{fingerprint(reading)}"
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills batches."""
+        pad: int = self.tokenizer.pad_token_id
+        return pad
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Longest sequence that it is evaluated on, in tokens."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return min(limit or MAX_TOKENS, MAX_TOKENS)
+
+    def remembered(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` returns for these weights, as JSON would give it back; computed once."""
+        return self.cache.get(f"{key}@{self.identity}", compute)
+
+    def complete(self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int) -> "list[Completion | None]":
+        """Return the greedy completion of each (prompt, tools); None where the prompt leaves no room for one.
+
+        Raises:
+            Impossible: a prompt is a conversation and there is no chat template.
+        """
+        from evaluation.generate import Completion, complete
+
+        def compute() -> list[Completion | None]:
+            ids = [self.encode(prompt, tools) for prompt, tools in prompts]
+            fits = [i for i, prompt in enumerate(ids) if prompt and len(prompt) + max_new_tokens <= self.max_tokens]
+            done = complete(self.model, self.tokenizer, [ids[i] for i in fits], max_new_tokens)
+            by_index = dict(zip(fits, done, strict=True))
+            return [by_index.get(i) for i in range(len(ids))]
+
+        key = f"completions-{fingerprint([prompts, max_new_tokens])}"
+        return [None if item is None else Completion(*item) for item in self.remembered(key, compute)]
+
+    def encode(self, prompt: Any, tools: Any = None) -> list[int]:
+        """Return the ids of a prompt.
+
+        Raises:
+            Impossible: it is a conversation and there is no chat template.
+        """
+        self.need_template(prompt)
+        return encode(self.tokenizer, prompt, tools)
+
+    def need_template(self, conversation: Any) -> None:
+        """Raise Impossible if a conversation is to be shown without a chat template."""
+        if not isinstance(conversation, str) and self.tokenizer.chat_template is None:
+            raise Impossible("the model has no chat template")
+
+
+def fingerprint(value: Any) -> str:
+    """Return a short SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(jsonable(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer saved with a model, with a pad to fill batches with.
+
+    Raises:
+        Refused: it has none, and no token to spare for it.
+    """
+    from transformers import AutoTokenizer
+
+    from data.chat import separate_pad_from_eos
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    separate_pad_from_eos(tokenizer)
+    return tokenizer
+
+
+def load_policy(directory: Path | str) -> "PreTrainedModel":
+    """Return the language model in `directory`, in float32 on a CPU, elsewhere in the type it was saved in."""
+    from transformers import AutoModelForCausalLM
+
+    return _ready(AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype()))
+
+
+def load_reward_model(directory: Path | str, pad_token_id: int) -> "PreTrainedModel":
+    """Return the reward model in `directory`.
+
+    Raises:
+        Refused: it does not give one score.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=_dtype())
+    if model.config.num_labels != 1:
+        raise Refused(f"{directory} gives {model.config.num_labels} scores instead of 1: it is no reward model.")
+    model.config.get_text_config().pad_token_id = pad_token_id  # the score is read at the last other token
+    return _ready(model)
+
+
+def load_untrained_reward_model(directory: Path | str, pad_token_id: int, seed: int) -> "PreTrainedModel":
+    """Return what reward training starts from: the model in `directory` with a new scoring head, drawn with `seed`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=_dtype())
+    model.config.get_text_config().pad_token_id = pad_token_id
+    return _ready(model)
+
+
+def _dtype() -> str:
+    from utils.runtime import device
+
+    return "float32" if device() == "cpu" else "auto"
+
+
+def _ready(model: Any) -> "PreTrainedModel":
+    from utils.runtime import device
+
+    ready: PreTrainedModel = model.to(device()).eval().requires_grad_(False)
+    return ready

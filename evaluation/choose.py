@@ -1,0 +1,126 @@
+"""Which tasks each stage of a recipe is measured on."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from data.world import rows as made_rows
+from evaluation.answers import Answers, Rewards
+from evaluation.encode import Row, prompt_of
+from evaluation.skills import Skills
+from evaluation.task import HeldOut, Task
+from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
+
+ANSWERED_PROMPTS = 64
+"""Held-out prompts of a user's SFT or DPO data that are answered for the stop rate."""
+REWARDED_PROMPTS = 128
+"""Held-out prompts of a user's GRPO data that are answered and judged."""
+POLICY_PAIRS = 300
+"""Held-out pairs that a policy is scored on; a reward model is scored on all."""
+ANSWER_TOKENS = 128
+SKILL_TOKENS = 96
+"""Tokens for one turn on a made problem; the taught solutions need fewer."""
+MADE_SEED = 0
+"""One for all runs, so that all are measured on the same problems."""
+
+
+class DataConfig(Protocol):
+    """What of a stage's configuration decides its held-out rows."""
+
+    @property
+    def dataset_name(self) -> str: ...
+    @property
+    def dataset_split(self) -> str: ...
+    @property
+    def dataset_config_name(self) -> str | None: ...
+    @property
+    def dataset_revision(self) -> str | None: ...
+    @property
+    def eval_split(self) -> str | None: ...
+    @property
+    def eval_fraction(self) -> float: ...
+    @property
+    def eval_samples(self) -> int: ...
+    @property
+    def max_samples(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def tasks_for(
+    configs: Mapping[str, DataConfig],
+    grpo_extra: Any = None,
+    reward_functions: Mapping[str, Callable[..., Any]] | None = None,
+) -> dict[str, list[Task]]:
+    """Return the tasks of each stage kind in `configs`; their rows are loaded only when a task is scored.
+
+    Pretraining is measured on its documents, the later policy stages on the run's demonstrations, and all of them on the
+    made problems if any stage uses made chat data; a stage on other data also answers prompts of its own.
+    `reward_functions` are GRPO's verifiable rewards by name, `grpo_extra` gives the length of its completions.
+    """
+    held_out = {kind: HeldOut(partial(held_out_rows, config, kind)) for kind, config in configs.items()}
+    made = {kind for kind, config in configs.items() if config.dataset_name.startswith("made:")}
+    max_completion_length = getattr(grpo_extra, "max_completion_length", None)
+    shared: list[Task] = []
+    if made - {"pretrain"}:
+        problems = HeldOut(partial(made_rows, "prompts", "eval", None, MADE_SEED))
+        in_made_grpo = max_completion_length if "grpo" in made else None
+        shared.append(Skills(problems, in_made_grpo or SKILL_TOKENS))
+    tasks: dict[str, list[Task]] = {}
+    for kind in configs:
+        if kind == "reward":
+            tasks[kind] = [RewardPairs(held_out[kind])]
+            continue
+        tasks[kind] = list(shared)
+        if kind == "pretrain":
+            tasks[kind].append(LanguageModelling(held_out[kind]))
+        if "sft" in configs and kind != "pretrain":
+            tasks[kind].append(Demonstrations(held_out["sft"]))
+        if kind == "dpo":
+            tasks[kind].append(Preferences(HeldOut(partial(_first, held_out[kind], POLICY_PAIRS))))
+        if kind in ("sft", "dpo") and kind not in made:
+            prompts = HeldOut(partial(_prompts, held_out[kind], ANSWERED_PROMPTS))
+            tasks[kind].append(Answers(prompts, ANSWER_TOKENS))
+        if kind == "grpo":
+            tasks[kind] += _reward_tasks(
+                held_out[kind], kind in made, max_completion_length or ANSWER_TOKENS, reward_functions or {}
+            )
+    return tasks
+
+
+def held_out_rows(config: DataConfig, kind: str) -> list[Row]:
+    """Return a stage's held-out rows in its layout: of made data the world's own number, else `eval_samples`."""
+    if config.dataset_name.startswith("made:"):
+        return list(made_rows(config.dataset_name.removeprefix("made:"), "eval", None, MADE_SEED))
+    from data.sources import load
+
+    data = load(
+        config.dataset_name,
+        kind,
+        split=config.dataset_split,
+        config_name=config.dataset_config_name,
+        revision=config.dataset_revision,
+        eval_split=config.eval_split,
+        eval_fraction=config.eval_fraction,
+        eval_samples=config.eval_samples,
+        max_samples=config.max_samples,
+        seed=config.seed,
+    )
+    return list(data.eval)
+
+
+def _reward_tasks(
+    held_out: HeldOut, is_made: bool, max_new_tokens: int, functions: Mapping[str, Callable[..., Any]]
+) -> list[Task]:
+    if not is_made:
+        return [Rewards(HeldOut(partial(_prompts, held_out, REWARDED_PROMPTS)), max_new_tokens, functions)]
+    own = {name: function for name, function in functions.items() if not name.startswith("made_")}
+    return [Rewards(held_out, max_new_tokens, own)] if own else []  # the skills are what the made_ rewards are about
+
+
+def _first(held_out: HeldOut, count: int) -> list[Row]:
+    return held_out.rows[:count]
+
+
+def _prompts(held_out: HeldOut, count: int) -> list[Row]:
+    return [row for row in held_out.rows if prompt_of(row) is not None][:count]

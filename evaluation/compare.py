@@ -1,0 +1,181 @@
+"""A stage's output against its input: the same examples before and after, with the interval of the difference."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.chat import encode
+from evaluation.checkpoint import (
+    Checkpoint,
+    Impossible,
+    ScoreCache,
+    fingerprint,
+    load_reward_model,
+    load_tokenizer,
+    load_untrained_reward_model,
+)
+from evaluation.encode import completion, prompt_of
+from evaluation.paired import paired_difference
+from evaluation.task import PromptTask, Scores, Task, scattered
+from evaluation.tasks import rewards_of
+from utils.console import progress
+
+JUDGED_ANSWERS = 300
+"""Answers of one policy that a reward model is asked about."""
+
+Result = dict[str, Any]
+"""`{task, metric, n, before, after, ci95}`; also `reason` where there is one for a null."""
+
+
+def evaluate_stage(
+    kind: str,
+    input_dir: Path | str | None,
+    output_dir: Path,
+    tasks: Sequence[Task],
+    reward_model: Path | str | None = None,
+    seed: int = 42,
+) -> list[Result]:
+    """Score a stage's input and output on the stage's tasks, and return what changed.
+
+    `kind` is the stage's kind. `input_dir` is what it started from, None for random weights; a reward stage is compared
+    with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before and after
+    are judged by it too. Scores are kept in `output_dir`; those that the input's own evaluation left in `input_dir` are
+    taken over.
+    """
+    cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
+    before, after = _checkpoints(kind, input_dir, output_dir, cache, seed)
+    sides = [after] if before is None else [after, before]
+    scores: list[list[Scores | str]] = []
+    with progress(f"evaluating {output_dir.name}", len(tasks) * len(sides)) as bar:
+        for number, side in enumerate(sides):
+            scores.append([])
+            for task in tasks:
+                scores[-1].append(_attempt(task, side))
+                bar.update(number * len(tasks) + len(scores[-1]))
+            side.release()  # two models at once may be more than the memory holds
+        results = []
+        for index, task in enumerate(tasks):
+            results += compare(task, None if before is None else scores[1][index], scores[0][index])
+        answered = next((task for task in tasks if isinstance(task, PromptTask)), None)
+        if reward_model is not None and before is not None and answered is not None:
+            results += judged_by_reward_model(answered, before, after, Path(reward_model), cache)
+    return results
+
+
+def _checkpoints(
+    kind: str, input_dir: Path | str | None, output_dir: Path, cache: ScoreCache, seed: int
+) -> tuple[Checkpoint | None, Checkpoint]:
+    tokenizer = load_tokenizer(output_dir)
+    if kind != "reward":
+        before = None if input_dir is None else Checkpoint(input_dir, tokenizer, cache)
+        return before, Checkpoint(output_dir, tokenizer, cache)
+    assert input_dir is not None, "a reward model starts from a language model"
+    pad = tokenizer.pad_token_id
+    after = Checkpoint(output_dir, tokenizer, cache, lambda path: load_reward_model(path, pad), "reward model")
+    untrained = Checkpoint(
+        input_dir, tokenizer, cache, lambda path: load_untrained_reward_model(path, pad, seed), f"head of seed {seed}"
+    )
+    return untrained, after
+
+
+def _attempt(task: Task, checkpoint: Checkpoint) -> Scores | str:
+    """Return the scores, or the reason why there are none."""
+    try:
+        return task.scores(checkpoint)
+    except Impossible as impossible:
+        return str(impossible)
+
+
+def compare(task: Task, before: Scores | str | None, after: Scores | str) -> list[Result]:
+    """Return one result a metric. A string in place of scores is the reason why there are none."""
+    if isinstance(after, str):
+        return [_result(task.name, metric, [], None, None, after) for metric in task.headline]
+    results = []
+    for metric, values in after.items():
+        if isinstance(before, dict) and metric in before:
+            results.append(_difference(task.name, metric, before[metric], values))
+        else:
+            counted = [value for value in values if value is not None]
+            reason = f"before: {before}" if isinstance(before, str) else None
+            results.append(_result(task.name, metric, counted, None, _mean(counted), reason))
+    for loss in [result for result in results if (task.name, result["metric"]) == ("documents", "loss")]:
+        sides = {side: _perplexity(loss[side]) for side in ("before", "after")}
+        results.append({**loss, "metric": "perplexity", **sides, "ci95": None})
+    return results
+
+
+def judged_by_reward_model(
+    task: PromptTask, before: Checkpoint, after: Checkpoint, reward_model: Path, cache: ScoreCache
+) -> list[Result]:
+    """Return how a reward model scores both policies' answers, and on which share of prompts it prefers `after`'s.
+
+    `prefers_after` counts a tie as ½, and is compared with ½, chance.
+    """
+    tokenizer = load_tokenizer(reward_model)
+    pad = tokenizer.pad_token_id
+    judge = Checkpoint(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad), "reward model")
+    try:
+        earlier, later = (_judged(judge, task, policy) for policy in (before, after))
+    except Impossible as impossible:
+        return [_result("reward_model", "prefers_after", [], None, None, str(impossible))]
+    finally:
+        judge.release()
+    preferred = [
+        None if one is None or other is None else 0.5 + 0.5 * ((other > one) - (other < one))
+        for one, other in zip(earlier, later, strict=True)
+    ]
+    return [
+        _difference("reward_model", "reward", earlier, later),
+        _difference("reward_model", "prefers_after", [0.5] * len(preferred), preferred),
+    ]
+
+
+def _judged(judge: Checkpoint, task: PromptTask, policy: Checkpoint) -> list[float | None]:
+    """Return the reward of the policy's answer to each row, prompt and answer rendered as the judge was trained on."""
+    said = task.completions(policy)
+    sequences = {}
+    for index, (row, answer) in enumerate(zip(task.held_out.rows, said, strict=True)):
+        asked = prompt_of(row)
+        if asked is None or answer is None or len(sequences) == JUDGED_ANSWERS:
+            continue
+        prompt, tools = asked
+        judge.need_template(prompt)
+        if isinstance(prompt, str):
+            sequences[index] = completion(judge.tokenizer, prompt, answer.text).input_ids
+        else:
+            turns = [*prompt, {"role": "assistant", "content": answer.text}]
+            sequences[index] = encode(judge.tokenizer, turns, tools, add_generation_prompt=False)
+    ids = list(sequences.values())
+    rewards = judge.remembered(f"judged-{fingerprint(ids)}", lambda: rewards_of(judge, ids))
+    return scattered(dict(zip(sequences, rewards, strict=True)), len(said))
+
+
+def _difference(task: str, metric: str, before: Sequence[float | None], after: Sequence[float | None]) -> Result:
+    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    if not pairs:
+        return _result(task, metric, [], None, None, "no example could be scored on both sides")
+    earlier, later = [b for b, _ in pairs], [a for _, a in pairs]
+    _, low, high = paired_difference(earlier, later)
+    result = _result(task, metric, later, _mean(earlier), _mean(later))
+    return result | {"ci95": [low, high] if math.isfinite(low) and math.isfinite(high) else None}
+
+
+def _result(
+    task: str,
+    metric: str,
+    values: Sequence[float],
+    before: float | None,
+    after: float | None,
+    reason: str | None = None,
+) -> Result:
+    result = {"task": task, "metric": metric, "n": len(values), "before": before, "after": after, "ci95": None}
+    return result | ({"reason": reason} if reason else {})
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _perplexity(loss: float | None) -> float | None:
+    return math.exp(loss) if loss is not None and loss < 700 else None

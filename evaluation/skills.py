@@ -1,0 +1,62 @@
+"""The made world's skills: exact match on fresh problems, the calculator in a real loop of two turns."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from data.world import tools, verify
+from evaluation.checkpoint import Checkpoint
+from evaluation.task import PromptTask, Scores, by_group, ending_scores
+
+if TYPE_CHECKING:
+    from evaluation.generate import Completion
+
+
+@dataclass(frozen=True)
+class Skills(PromptTask):
+    """Greedy answers to held-out problems (rows with `prompt, skill, answer`).
+
+    A calculator problem is solved when the call is right, and the answer after the tool's response.
+    """
+
+    name: ClassVar[str] = "skills"
+    headline: ClassVar[tuple[str, ...]] = ("strict", "flexible", "stop_rate")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `strict` (the form that was taught) and `flexible` (the right answer), over all and for each skill.
+
+        `stop_rate` and `completion_tokens` are of the first turn.
+        """
+        rows = self.held_out.rows
+        first = self.completions(checkpoint)
+        second = self._after_tool(checkpoint, first)
+        scores: Scores = {"strict": [], "flexible": []}
+        for index, (row, said) in enumerate(zip(rows, first, strict=True)):
+            skill, answer, then = row["skill"], row["answer"], second.get(index)
+            for metric, is_right in (("strict", verify.strict), ("flexible", verify.flexible)):
+                if said is None:
+                    scores[metric].append(None)
+                elif then is not None:
+                    called = metric == "flexible" or is_right(said.text, skill, answer)
+                    scores[metric].append(float(called and is_right(then.text, "calculator_answer", answer)))
+                elif skill == "calculator":  # nothing valid was called, but the answer may have been said
+                    right = metric == "flexible" and is_right(said.text, "calculator_answer", answer)
+                    scores[metric].append(float(right))
+                else:
+                    scores[metric].append(float(is_right(said.text, skill, answer)))
+        skills = [row["skill"] for row in rows]
+        for metric in ("strict", "flexible"):
+            scores |= by_group(metric, scores[metric], skills)
+        return scores | ending_scores(first)
+
+    def _after_tool(self, checkpoint: Checkpoint, first: "list[Completion | None]") -> "dict[int, Completion]":
+        """Run the calls of the first turn, and return what is said after each that the tool answered, by row."""
+        prompts = {}
+        for index, (row, said) in enumerate(zip(self.held_out.rows, first, strict=True)):
+            response = tools.respond(said.text) if said is not None and row["skill"] == "calculator" else None
+            if said is not None and response is not None:
+                turns = [{"role": "assistant", "content": said.text}, {"role": "tool", "content": response}]
+                prompts[index] = ([*row["prompt"], *turns], None)
+        if not prompts:
+            return {}
+        then = checkpoint.complete(list(prompts.values()), self.max_new_tokens)
+        return {index: said for index, said in zip(prompts, then, strict=True) if said is not None}

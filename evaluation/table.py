@@ -1,0 +1,74 @@
+"""The result table of a run: what each stage changed, and whether that is more than noise."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from evaluation.metrics import SHOWN, verdict
+
+COLOURS = {"better": "green", "worse": "red", "no evidence": "dim"}
+Result = Mapping[str, Any]
+
+
+def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of stages in run order, each with `name`, `evaluation` and perhaps `kind`, if its name is none.
+
+    Shows the results that matter for the kind of stage; fits 100 columns. Reasons for missing figures stand below it.
+    """
+    table = Table(
+        title="Held-out results", title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for header in ("stage", "measure"):
+        table.add_column(header, no_wrap=True)
+    for header in ("n", "before → after", "difference, 95 %"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    reasons: dict[str, None] = {}
+    for stage in stages:
+        name = str(stage["name"])
+        rows = list(shown(str(stage.get("kind", name)), stage.get("evaluation") or []))
+        for index, (label, result) in enumerate(rows):
+            mark = verdict(result["metric"], result["ci95"])
+            if result.get("reason"):
+                mark = mark or "see below"
+                reasons[f"{name}, {label.strip()}: {result['reason']}"] = None
+            change = f"{number(result['before'])} → {number(result['after'])}"
+            style = COLOURS.get(mark, "none")
+            table.add_row(
+                escape(name) if index == 0 else "", escape(label), str(result["n"]), change, escape(difference(result)),
+                f"[{style}]{mark}[/]", end_section=index == len(rows) - 1,
+            )  # fmt: skip
+    table.caption = "\n".join(map(escape, reasons)) or None
+    return table
+
+
+def shown(kind: str, results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
+    """Yield what matters for a kind of stage, in order, each with its name; everything for an unknown kind."""
+    if kind not in SHOWN:
+        yield from ((f"{result['task']} {result['metric']}", result) for result in results)
+        return
+    for pattern, label in SHOWN[kind].items():
+        start, star, _ = pattern.partition("*")
+        for result in results:
+            name = f"{result['task']} {result['metric']}"
+            if name == pattern or (star and name.startswith(start)):
+                yield label.replace("*", name.removeprefix(start).replace("_", " ")), result
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Return a value to three places, fewer where it is large; a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.1f}"
+
+
+def difference(result: Result) -> str:
+    """Return `after - before` with its interval, or a dash."""
+    before, after, interval = result["before"], result["after"], result["ci95"]
+    if before is None or after is None or interval is None:
+        return "–"
+    change, low, high = (number(value, "+") for value in (after - before, *interval))
+    return f"{change} [{low}, {high}]"

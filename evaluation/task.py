@@ -1,0 +1,116 @@
+"""What a task is: held-out rows, and the scores that a checkpoint gets on each of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from evaluation.checkpoint import Checkpoint, Impossible, fingerprint
+from evaluation.encode import Row, prompt_of
+from utils.files import jsonable
+
+if TYPE_CHECKING:
+    from evaluation.generate import Completion
+
+Scores = dict[str, list[float | None]]
+"""For each metric one number a row, in the rows' order; None where the metric does not apply."""
+
+
+class HeldOut:
+    """Held-out rows, loaded when first needed."""
+
+    def __init__(self, rows: Sequence[Row] | Callable[[], Iterable[Row]]) -> None:
+        self._rows = rows
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows, the same at every call."""
+        return list(self._rows() if callable(self._rows) else self._rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the rows' content."""
+        return fingerprint(self.rows)
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A set of held-out examples and the way to score them."""
+
+    held_out: HeldOut
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Rises when a score changes its meaning."""
+    headline: ClassVar[tuple[str, ...]]
+    """The metrics that are reported as null when the task is impossible for a checkpoint."""
+    kept: ClassVar[bool] = True
+    """Whether rows, options and weights decide the scores, so that they may be kept."""
+
+    @abstractmethod
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return each metric's scores, one a row.
+
+        Raises:
+            Impossible: the checkpoint cannot be given the task.
+        """
+
+    def scores(self, checkpoint: Checkpoint) -> Scores:
+        """Return `score(checkpoint)`, computed once for the same weights, rows, options and version."""
+        if not self.held_out.rows:
+            raise Impossible("there are no held-out examples")
+        if not self.kept:
+            fresh: Scores = jsonable(self.score(checkpoint))  # NaN becomes None, as in what is kept
+            return fresh
+        options = {name: value for name, value in vars(self).items() if name != "held_out"}
+        key = f"{self.name}-v{self.version}-{self.held_out.fingerprint}-{fingerprint(options)}"
+        scores: Scores = checkpoint.remembered(key, lambda: self.score(checkpoint))
+        return scores
+
+
+@dataclass(frozen=True)
+class PromptTask(Task):
+    """A task whose rows are prompts, which the checkpoint completes greedily."""
+
+    max_new_tokens: int = 128
+    """Tokens after which a completion is cut off."""
+
+    def completions(self, checkpoint: Checkpoint) -> "list[Completion | None]":
+        """Return the completion of each row's prompt; None where there is no prompt, or no room after it."""
+        asked = [prompt_of(row) for row in self.held_out.rows]
+        done = iter(checkpoint.complete([prompt for prompt in asked if prompt is not None], self.max_new_tokens))
+        return [None if prompt is None else next(done) for prompt in asked]
+
+
+def ending_scores(completions: "Sequence[Completion | None]") -> Scores:
+    """Return `stop_rate`, whether each completion ended by itself, and `completion_tokens`."""
+    return {
+        "stop_rate": [None if c is None else float(c.stopped) for c in completions],
+        "completion_tokens": [None if c is None else float(c.n_tokens) for c in completions],
+    }
+
+
+def by_group(metric: str, values: Sequence[float | None], groups: Sequence[str | None]) -> Scores:
+    """Return `metric/GROUP` for each group: the values of its rows, None for the others."""
+    return {
+        f"{metric}/{group}": [value if of == group else None for value, of in zip(values, groups, strict=True)]
+        for group in sorted({group for group in groups if group is not None})
+    }
+
+
+def scattered(values: Mapping[int, float | None], length: int) -> list[float | None]:
+    """Return a list of `length` with the values at their indices, None elsewhere."""
+    return [values.get(index) for index in range(length)]
+
+
+def weighted(sums: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
+    """Return one score an example such that their plain mean is sum(sums) / sum(sizes); None where the size is 0.
+
+    A document's share of the loss grows with its length, and yet documents, not tokens, are the independent examples.
+
+    >>> weighted([2.0, 6.0], [1, 3])
+    [1.0, 3.0]
+    """
+    counted = [size for size in sizes if size]
+    mean_size = sum(counted) / len(counted) if counted else 1.0
+    return [total / mean_size if size else None for total, size in zip(sums, sizes, strict=True)]

@@ -1,0 +1,125 @@
+"""Tasks that score given text: held-out documents, demonstrations and preference pairs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from evaluation.checkpoint import Checkpoint
+from evaluation.encode import Example, Row, completion, demonstration, document
+from evaluation.task import Scores, Task, by_group, scattered, weighted
+
+if TYPE_CHECKING:
+    from evaluation.likelihood import Likelihood
+
+
+@dataclass(frozen=True)
+class LanguageModelling(Task):
+    """Documents (rows with `text`): how well each token is predicted, from a document's second on."""
+
+    name: ClassVar[str] = "documents"
+    headline: ClassVar[tuple[str, ...]] = ("loss", "bits_per_byte")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `loss` (nats a token), `accuracy` and `bits_per_byte`; their means weigh documents by length."""
+        limit = checkpoint.max_tokens
+        examples = [document(checkpoint.tokenizer, row["text"], limit) for row in self.held_out.rows]
+        found = _likelihoods(checkpoint, [example for example, _ in examples])
+        bits = [likelihood.nll / math.log(2) for likelihood in found]
+        return _token_scores(found) | {"bits_per_byte": weighted(bits, [n_bytes for _, n_bytes in examples])}
+
+
+@dataclass(frozen=True)
+class Demonstrations(Task):
+    """SFT rows (`messages`, `prompt, completion` or `text`): how well what the assistant should say is predicted."""
+
+    name: ClassVar[str] = "demonstrations"
+    headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `loss` (nats a token) and `accuracy` over completion tokens, the end of each turn included."""
+        rows = self.held_out.rows
+        for row in rows:
+            checkpoint.need_template(row.get("messages", row.get("prompt", "")))
+        return _token_scores(_likelihoods(checkpoint, [demonstration(checkpoint.tokenizer, row) for row in rows]))
+
+
+@dataclass(frozen=True)
+class Preferences(Task):
+    """Pairs (`prompt, chosen, rejected`) under a policy: is the chosen answer likelier than the rejected one?"""
+
+    name: ClassVar[str] = "preferences"
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "chosen_logp", "rejected_logp")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `accuracy`, `margin`, `chosen_logp`, `rejected_logp`: log-probabilities of whole answers, in nats."""
+        rows = self.held_out.rows
+        found = _likelihoods(checkpoint, pair_examples(checkpoint, rows))
+        logps = [-likelihood.nll if likelihood.tokens else None for likelihood in found]
+        return _pair_scores(logps[: len(rows)], logps[len(rows) :], rows, "logp")
+
+
+@dataclass(frozen=True)
+class RewardPairs(Task):
+    """Pairs (`prompt, chosen, rejected`) under a reward model: does the chosen answer score higher?"""
+
+    name: ClassVar[str] = "pairs"
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `accuracy`, also for each `kind` of rejection, `margin`, `chosen_reward` and `rejected_reward`."""
+        rows = self.held_out.rows
+        rewards = rewards_of(checkpoint, [example.input_ids for example in pair_examples(checkpoint, rows)])
+        return _pair_scores(rewards[: len(rows)], rewards[len(rows) :], rows, "reward")
+
+
+def pair_examples(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Example]:
+    """Return every row's chosen side, then every row's rejected side."""
+    for row in rows:
+        checkpoint.need_template(row["prompt"])
+    return [
+        completion(checkpoint.tokenizer, row["prompt"], row[side], row.get("tools"))
+        for side in ("chosen", "rejected")
+        for row in rows
+    ]
+
+
+def rewards_of(checkpoint: Checkpoint, sequences: Sequence[list[int]]) -> list[float | None]:
+    """Return the reward model's score of each sequence; None for one that is longer than the model can take."""
+    from evaluation.likelihood import reward_scores
+
+    fits = [i for i, ids in enumerate(sequences) if len(ids) <= checkpoint.max_tokens]
+    scores = reward_scores(checkpoint.model, [sequences[i] for i in fits], checkpoint.pad_token_id)
+    return scattered(dict(zip(fits, scores, strict=True)), len(sequences))
+
+
+def _likelihoods(checkpoint: Checkpoint, examples: Sequence[Example]) -> "list[Likelihood]":
+    """Return the examples' likelihoods; no token counts of an example that is longer than the model can take."""
+    from evaluation.likelihood import Likelihood, likelihoods
+
+    fits = [i for i, example in enumerate(examples) if len(example.input_ids) <= checkpoint.max_tokens]
+    found = likelihoods(checkpoint.model, [examples[i] for i in fits], checkpoint.pad_token_id)
+    by_index = dict(zip(fits, found, strict=True))
+    return [by_index.get(i, Likelihood(0.0, 0, 0)) for i in range(len(examples))]
+
+
+def _token_scores(likelihoods: "Sequence[Likelihood]") -> Scores:
+    tokens = [likelihood.tokens for likelihood in likelihoods]
+    return {
+        "loss": weighted([likelihood.nll for likelihood in likelihoods], tokens),
+        "accuracy": weighted([float(likelihood.correct) for likelihood in likelihoods], tokens),
+    }
+
+
+def _pair_scores(
+    chosen: Sequence[float | None], rejected: Sequence[float | None], rows: Sequence[Row], unit: str
+) -> Scores:
+    margins = [None if c is None or r is None else c - r for c, r in zip(chosen, rejected, strict=True)]
+    accuracy = [None if margin is None else float(margin > 0) for margin in margins]
+    return {
+        "accuracy": accuracy,
+        "margin": margins,
+        f"chosen_{unit}": list(chosen),
+        f"rejected_{unit}": list(rejected),
+        **by_group("accuracy", accuracy, [row.get("kind") for row in rows]),
+    }

@@ -1,0 +1,246 @@
+"""Run a recipe's stages in order: check, resolve inputs, train, evaluate, stop on failure, resume."""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
+import preflight
+import screen
+from algorithms.config import GRPOExtraConfig, StageOutput
+from preflight import Config, Fetched, Stage
+from recipes import name_of
+from run_record import changes_since, finished_outputs, open_record, recorded, trainer_options
+from utils.console import console, tee
+from utils.errors import Interrupted, Refused, StageFailed, plain_endings
+from utils.files import weight_files, weights_sha256
+from utils.quiet import quiet_libraries
+from utils.run_directory import RunInfo, create, find, lock
+from utils.runtime import now, reset_peak_memory
+from utils.stage_log import StageLog
+from utils.trackers import stage_environment
+
+__all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]
+
+
+def run_pipeline(
+    configs: Mapping[str, Config],
+    grpo_extra: GRPOExtraConfig | None = None,
+    *,
+    recipe: str | None = None,
+    runs_dir: Path | str = "runs",
+    stages: Sequence[str] | None = None,
+    from_run: str | None = None,
+    resume: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Run the stages of `configs` in their order, and return the run directory.
+
+    `stages` runs only some; their inputs then come from the run `from_run`. `resume` continues a run by its id, or the
+    `latest` unfinished one; `force` lets it go on where the recipe has changed, and records that. `recipe` is what
+    `--resume` loads the recipe by, the calling script unless given. What the caller passes is not changed.
+
+    Raises:
+        Refused: the run cannot start as asked; nothing has been created.
+        StageFailed: a stage failed; the later ones did not run, the earlier ones are kept.
+        Interrupted: it was stopped by Ctrl-C or SIGTERM, and can be resumed.
+    """
+    plain_endings()
+    runs_dir = Path(runs_dir)
+    with quiet_libraries(None):
+        outputs = finished_outputs(find(runs_dir, from_run)) if from_run else {}
+        chosen = preflight.stages_of(configs, grpo_extra, stages, outputs)
+        earlier = find(runs_dir, resume) if resume else None
+        changes = changes_since(earlier, chosen, force) if earlier else []
+        fetched = preflight.fetch(chosen)
+    run_dir = earlier.run_dir if earlier else create(runs_dir)
+    with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
+        info = RunInfo(run_dir)
+        open_record(info, chosen, recipe or _calling_script(), changes)
+        console().print(screen.header(info.read(), run_dir))
+        try:
+            _run_stages(Run(info, chosen, fetched, outputs))
+        except KeyboardInterrupt as error:
+            info.set(status="interrupted", finished_at=now())
+            stopped = Interrupted(f"interrupted. Continue with:\n  {screen.resume_command(run_dir)}")
+            console().print_to_copies(str(stopped))
+            raise stopped from error
+        except StageFailed:
+            info.set(status="failed", finished_at=now())
+            raise
+        info.set(status="passed", finished_at=now())
+        records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
+        console().print(*screen.results(info.read(), records), sep="\n")
+    return run_dir
+
+
+def _calling_script() -> str | None:
+    """Return the script that is being run, as `--recipe` takes it; None if that would not find `configs` there."""
+    script = sys.modules["__main__"]
+    path = getattr(script, "__file__", None)
+    return name_of(Path(path).resolve()) if path and hasattr(script, "configs") else None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM stop the run as Ctrl-C does."""
+    process = os.getpid()
+
+    def stop(*_: object) -> None:
+        if os.getpid() != process:  # a worker that inherited the handler: its end is the ordinary one
+            os._exit(143)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Run:
+    """A run under way: its record, its stages, and where each model that they name lies."""
+
+    def __init__(self, info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path]) -> None:
+        self.info, self.stages, self.fetched = info, stages, fetched
+        self.outputs = dict(outputs)  # grows as stages finish
+        self.tasks = _tasks(stages)
+
+    def path_of(self, model: str | StageOutput) -> Path:
+        """Return the directory of a model that a stage names."""
+        return self.outputs[model.name] if isinstance(model, StageOutput) else self.fetched.models[model]
+
+
+def _run_stages(run: Run) -> None:
+    for stage in run.stages:
+        stage_dir = run.info.run_dir / stage.config.output_dir
+        if StageLog(stage_dir).read_info().get("status") != "passed":
+            _run_stage(run, stage, stage_dir)
+        run.outputs[stage.kind] = stage_dir
+
+
+def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
+    """Train and measure one stage, and record how it ended."""
+    stage_dir.mkdir(exist_ok=True)
+    log, started = StageLog(stage_dir), time.monotonic()
+    before_s = log.read_info().get("duration_s") or 0.0
+    reset_peak_memory()
+    with (
+        tee(stage_dir / "console_output.log"),
+        stage_environment(run.info.run_dir.name, stage.kind, stage_dir),
+        quiet_libraries(stage_dir / "training.log"),
+    ):
+        ended: BaseException | None = None
+        try:
+            _begin(run, stage, log)
+            _train(run, stage, stage_dir, log)
+            _measure(run, stage, stage_dir, log)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  _end raises it again
+            ended = error
+        _end(run, stage, log, round(before_s + time.monotonic() - started, 3), ended)
+
+
+def _begin(run: Run, stage: Stage, log: StageLog) -> None:
+    resolved = stage.with_paths(run.path_of)
+    source = None
+    if stage.model is not None:
+        path = Path(resolved.config.model_name)
+        source = {"ref": screen.reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
+    config = recorded(stage) | ({"trainer": trainer_options(resolved)} if stage.model is not None else {})
+    log.open(name=stage.kind, status="running", config=config, input=source, error=None)
+    run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
+    log.event("STAGE_START", f"{stage.kind} from {source['ref'] if source else 'random weights'}")
+    console().print(screen.stage(stage, run.fetched.data[stage.kind]))
+
+
+def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
+    """Train into `stage_dir`; if an interrupted run had finished training, what it wrote is taken as it is."""
+    done = log.read_info().get("output")
+    if done and weight_files(stage_dir) and weights_sha256(stage_dir) == done["sha256"]:
+        log.event("RESUME", "training had ended: evaluating what it wrote")
+        return
+    checkpoint = _train_function(stage)(stage.with_paths(run.path_of), stage_dir)
+    log.info(output={"path": str(checkpoint), "sha256": weights_sha256(checkpoint)})
+
+
+def _train_function(stage: Stage) -> Any:
+    """Return the stage's `train`, as a function of the stage and its directory."""
+    import pretrain
+    from algorithms import dpo, grpo, reward, sft
+
+    if stage.kind == "grpo":
+        return lambda given, directory: grpo.train(given.config, directory, given.extra)
+    modules: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward": reward, "dpo": dpo}
+    return lambda given, directory: modules[stage.kind].train(given.config, directory)
+
+
+def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
+    """Score the stage's input and output on the same held-out examples."""
+    from evaluation import evaluate_stage
+
+    source = log.read_info()["input"]
+    results = evaluate_stage(
+        stage.kind,
+        Path(source["path"]) if source else None,
+        stage_dir,
+        run.tasks[stage.kind],
+        reward_model=run.outputs.get("reward"),
+        seed=stage.config.seed,
+    )
+    log.info(evaluation=results)
+
+
+def _tasks(stages: list[Stage]) -> dict[str, Any]:
+    from algorithms import rewards
+    from evaluation import tasks_for
+
+    extra = next((stage.extra for stage in stages if stage.extra is not None), None)
+    functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not preflight.is_reward_model(one)]
+    by_name = {getattr(function, "__name__", type(function).__name__): function for function in functions}
+    return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
+
+
+def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseException | None) -> None:
+    """Record the end of a stage in both records, and raise what ended it unless it passed."""
+    _free_memory()
+    status = "passed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = _reason(error, log) if status == "failed" else None
+    log.info(status=status, duration_s=duration_s, error=reason)
+    run.info.set_stage(stage.kind, status=status, duration_s=duration_s)
+    if reason is not None:
+        log.event("STAGE_FAILED", reason)
+        failed = StageFailed(f"stage {stage.kind} failed: {reason}\nIts files: {log.info_file.parent}")
+        console().print_to_copies(str(failed))
+        raise failed from error
+    if error is not None:
+        raise error
+    console().print(f"{stage.kind} passed in {duration_s:.1f} s", style="green")
+
+
+def _reason(error: BaseException | None, log: StageLog) -> str:
+    """Return why a stage failed. What was not foreseen does not explain itself: its traceback goes to training.log."""
+    if isinstance(error, StageFailed | Refused):
+        return str(error)
+    training_log = log.info_file.parent / "training.log"
+    with training_log.open("a", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    return f"{type(error).__name__}: {error} (traceback in {training_log.name})"
+
+
+def _free_memory() -> None:
+    """Give the memory of a finished stage back, so that the next one has all of it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

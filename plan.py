@@ -1,0 +1,184 @@
+"""What a recipe needs, stage by stage: its input, rows, steps, parameters and disk. Trains nothing, writes no file."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+import screen
+from algorithms.config import StageOutput
+from preflight import Stage, load_data, missing
+from utils import hub
+from utils.errors import Refused
+from utils.files import weight_files
+
+WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
+OPTIMIZER_STATES = 2  # of AdamW: the running means of the gradient and of its square, one number each a weight
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one stage needs. None: not known before its data or its model are on this machine."""
+
+    stage: Stage
+    train_rows: int | None
+    eval_rows: int | None
+    steps: int | None
+    parameters: int | None
+    disk_bytes: int | None
+
+
+def plan(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bool = False) -> list[Needs]:
+    """Return what each stage needs. `outputs` are directories of an earlier run's stages.
+
+    Data on the Hub are not downloaded, only asked for their size, unless `check_data`: then every row is read.
+
+    Raises:
+        Refused: with everything that cannot be had or cannot be read.
+    """
+    problems = missing(stages)
+    needs: list[Needs] = []
+    parameters: dict[str, int | None] = {}
+    for stage in stages if not problems else ():
+        try:
+            train_rows, eval_rows = _rows(stage, check_data)
+        except Refused as error:
+            problems.append(f"{stage.kind}: {error}")
+            continue
+        steps = _steps(stage, train_rows)
+        parameters[stage.kind] = _parameters(stage, parameters, outputs)
+        disk_bytes = _disk_bytes(stage, steps, parameters[stage.kind])
+        needs.append(Needs(stage, train_rows, eval_rows, steps, parameters[stage.kind], disk_bytes))
+    if problems:
+        raise Refused("\n".join(["the run could not start:", *(f"- {problem}" for problem in problems)]))
+    return needs
+
+
+def plan_table(name: str, needs: Sequence[Needs], runs_dir: Path) -> Table:
+    """Return the plan as a table, with the disk that the run takes and the disk there is."""
+    table = Table(title=f"Plan of {name}", title_justify="left", caption_justify="left", pad_edge=False)
+    for column in ("stage", "starts from", "data"):
+        table.add_column(column, overflow="fold")
+    for column in ("train rows", "eval rows", "steps", "parameters", "disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for need in needs:
+        model = need.stage.model
+        table.add_row(
+            need.stage.kind,
+            escape("random weights" if model is None else screen.reference(model)),
+            escape(need.stage.config.dataset_name),
+            *(_count(number) for number in (need.train_rows, need.eval_rows, need.steps, need.parameters)),
+            _size(need.disk_bytes),
+        )
+    known = sum(need.disk_bytes or 0 for need in needs)
+    existing = next(path for path in (runs_dir.resolve(), *runs_dir.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    table.caption = f"Disk: {_size(known)} at most, of {_size(free)} free" + (" – TOO LITTLE" if known > free else "")
+    return table
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "?"
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def _rows(stage: Stage, check_data: bool) -> tuple[int | None, int | None]:
+    """Return the rows to train on and held out; of data on the Hub, unread, what their description says."""
+    config = stage.config
+    if check_data or not hub.is_dataset_id(config.dataset_name) or hub.has_dataset(config.dataset_name):
+        info = load_data(stage).info
+        return info["train_rows"], info["eval_rows"]
+    sizes = hub.split_sizes(config.dataset_name, config.dataset_config_name, config.dataset_revision)
+    rows = sizes.get(config.dataset_split)
+    if rows is None:
+        return None, None
+    if config.eval_split is not None:
+        held_out = sizes.get(config.eval_split)
+    else:
+        held_out = round(rows * config.eval_fraction)
+        rows -= held_out
+    return min(rows, config.max_samples or rows), min(held_out or 0, config.eval_samples)
+
+
+def _steps(stage: Stage, rows: int | None) -> int | None:
+    """Return the optimizer steps of a stage: those it sets, or what the Trainer makes of rows, batch and epochs.
+
+    With packing, rows share sequences, and this is an upper bound.
+    """
+    if stage.model is None:
+        return int(stage.config.max_steps)
+    args = _trainer_args(stage)
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    if rows is None:
+        return None
+    batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    batches = math.ceil(rows / batch)
+    if stage.kind == "grpo":  # whole generation batches of G completions a prompt, each used num_iterations times
+        prompts = args.generation_batch_size // args.num_generations
+        batches = rows // prompts * args.num_iterations * args.steps_per_generation
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / accumulation), 1))
+
+
+def _trainer_args(stage: Stage) -> Any:
+    from algorithms import arguments
+
+    return arguments.config_class(stage.kind)(**arguments.resolve(stage.config, stage.extra, Path("never-written")))
+
+
+def _parameters(stage: Stage, so_far: Mapping[str, int | None], outputs: Mapping[str, Path]) -> int | None:
+    """Return the number of weights: of the stage's input, or of the model that pretraining makes."""
+    model = stage.model
+    if model is None:
+        from pretrain.model import parameter_count
+
+        return parameter_count(stage.config, stage.config.vocab_size)
+    if isinstance(model, StageOutput):
+        return so_far[model.name] if model.name in so_far else _count_weights(outputs[model.name])
+    directory = hub.local_model(model, stage.config.revision)
+    if directory is not None:
+        return _count_weights(directory)
+    described = hub.model_on_hub(model, stage.config.revision).safetensors
+    return None if described is None else int(described.total)
+
+
+def _count_weights(directory: Path) -> int | None:
+    """Return the number of weights by the headers of the safetensors files; None for an older format."""
+    total = 0
+    for path in weight_files(directory):
+        if path.suffix != ".safetensors":
+            return None
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+        total += sum(reduce(mul, shape, 1) for shape in shapes)
+    return total
+
+
+def _disk_bytes(stage: Stage, steps: int | None, parameters: int | None) -> int | None:
+    """Return the disk that a stage takes at most: its output, and the checkpoints it keeps with AdamW's states."""
+    if parameters is None or steps is None:
+        return None
+    config: Any = stage.config if stage.model is None else _trainer_args(stage)
+    number = WEIGHT_BYTES.get(getattr(stage.config, "dtype", None), 4)
+    weights = number * parameters
+    if getattr(config, "save_strategy", "steps") == "no":
+        return weights
+    every = config.save_steps if config.save_steps >= 1 else config.save_steps * steps
+    checkpoints = math.ceil(steps / every)
+    kept = min(checkpoints, config.save_total_limit or checkpoints)
+    state = 1 if "8bit" in str(getattr(config, "optim", "")) else number
+    return weights + kept * (weights + OPTIMIZER_STATES * state * parameters)

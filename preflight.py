@@ -1,0 +1,272 @@
+"""What is settled before a run starts: is the recipe sound, can its models and data be had, do they fit together."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, get_type_hints
+
+from algorithms.config import KINDS as ALGORITHMS
+from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
+from pretrain import PretrainConfig
+from utils import hub, trackers
+from utils.console import console
+from utils.errors import Refused, did_you_mean
+
+if TYPE_CHECKING:
+    from data.sources import StageData
+
+Config = TrainingConfig | PretrainConfig
+
+KINDS = ("pretrain", *ALGORITHMS)
+RESERVED = ("run_info.json", "console_output.log", "report.html", "evaluation_scores.json")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run, as the recipe has it."""
+
+    kind: str
+    config: Any
+    extra: GRPOExtraConfig | None = None
+    """GRPO's rewards and sampling; None for every other kind."""
+
+    @property
+    def model(self) -> str | StageOutput | None:
+        """What the stage starts from; None for pretraining."""
+        return self.config.model_name if isinstance(self.config, TrainingConfig) else None
+
+    @property
+    def reward_models(self) -> list[str | StageOutput]:
+        """The reward models that GRPO uses; its other rewards are functions."""
+        return [one for one in (self.extra.rewards if self.extra else ()) if is_reward_model(one)]
+
+    def hub_models(self) -> Iterator[tuple[str, str | None]]:
+        """Yield name and revision of each model that no stage makes."""
+        if isinstance(self.model, str):
+            yield self.model, self.config.revision
+        yield from ((name, None) for name in self.reward_models if isinstance(name, str))
+
+    def with_paths(self, path_of: Callable[[str | StageOutput], Path]) -> "Stage":
+        """Return the stage with every model replaced by its directory."""
+        if self.model is None:
+            return self
+        config = replace(self.config, model_name=str(path_of(self.model)), revision=None)
+        if self.extra is None:
+            return replace(self, config=config)
+        rewards = [str(path_of(one)) if is_reward_model(one) else one for one in self.extra.rewards]
+        return replace(self, config=config, extra=replace(self.extra, reward_func=rewards))
+
+
+def is_reward_model(reward: Any) -> TypeGuard[str | StageOutput]:
+    """Tell whether one of GRPO's rewards is a model, not a function or the name of a built-in one."""
+    from algorithms.rewards import BUILT_IN
+
+    return isinstance(reward, StageOutput) or (isinstance(reward, str) and reward not in BUILT_IN)
+
+
+def stages_of(
+    configs: Mapping[str, Config],
+    grpo_extra: GRPOExtraConfig | None = None,
+    only: Sequence[str] | None = None,
+    outputs: Mapping[str, Path] | None = None,
+) -> list[Stage]:
+    """Return the stages to run, in order: those named in `only`, or all. `outputs` are stages of an earlier run.
+
+    Raises:
+        Refused: with every problem of the recipe.
+    """
+    problems = [*_shape(configs, grpo_extra), *_choice(configs, only)]
+    stages: list[Stage] = []
+    if not problems:
+        extra = {"grpo": grpo_extra or GRPOExtraConfig()}
+        chosen = [kind for kind in configs if only is None or kind in only]
+        stages = [Stage(kind, configs[kind], extra.get(kind)) for kind in chosen]
+        problems += _directories(stages)
+        problems += _inputs(stages, list(configs), outputs or {})
+        for stage in stages:
+            problems += _config_problems(stage)
+    try:
+        trackers.requested()
+    except Refused as error:
+        problems.append(str(error))
+    if problems:
+        raise Refused("\n".join(["the recipe cannot run:", *(f"- {problem}" for problem in dict.fromkeys(problems))]))
+    return stages
+
+
+def _shape(configs: Any, extra: Any) -> Iterator[str]:
+    if not isinstance(configs, Mapping) or not configs:
+        yield f"it has no stages: give a dict with one or more of {', '.join(KINDS)}; given: {configs!r}"
+        return
+    for position, (kind, config) in enumerate(configs.items()):
+        wanted: type = PretrainConfig if kind == "pretrain" else TrainingConfig
+        if kind not in KINDS:
+            near = did_you_mean(str(kind), KINDS)
+            yield f"{kind!r} is no kind of stage{near or '.'} Allowed: {', '.join(KINDS)}"
+        elif not isinstance(config, wanted):
+            yield f"{kind}: must be a {wanted.__name__}; given: {config!r}"
+        if kind == "pretrain" and position:
+            yield "pretrain: must be the first stage, since it starts from nothing"
+    if not isinstance(extra, GRPOExtraConfig | None):
+        yield f"grpo_extra: must be a GRPOExtraConfig; given: {extra!r}"
+    elif extra is not None and "grpo" not in configs:
+        yield "grpo_extra: nothing reads it, since the recipe has no grpo stage"
+
+
+def _choice(configs: Any, only: Sequence[str] | None) -> Iterator[str]:
+    for name in only or ():
+        if isinstance(configs, Mapping) and name not in configs:
+            near = did_you_mean(name, configs)
+            yield f"--stages {name}: the recipe has no such stage{near or '.'} It has: {', '.join(configs)}"
+    if only is not None and not only:
+        yield "--stages names no stage"
+
+
+def _directories(stages: list[Stage]) -> Iterator[str]:
+    taken: dict[str, str] = {}
+    for stage in stages:
+        name = stage.config.output_dir
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+ -]*", name) or name in RESERVED:
+            yield f"{stage.kind}: output_dir = {name!r}: must be the plain name of a directory inside the run's"
+            continue
+        other = taken.setdefault(name.casefold(), stage.kind)
+        if other != stage.kind:
+            yield f"{stage.kind}: output_dir = {name!r} is in use by {other}: each stage needs its own"
+
+
+def _inputs(stages: list[Stage], order: list[str], outputs: Mapping[str, Path]) -> Iterator[str]:
+    """Every StageOutput must name a stage of the right sort that runs earlier, or that ran in the earlier run."""
+    chosen = [stage.kind for stage in stages]
+    for stage in stages:
+        wanted = [("model_name", stage.model, False), *(("reward_func", one, True) for one in stage.reward_models)]
+        for field, ref, is_reward in wanted:
+            if not isinstance(ref, StageOutput):
+                continue
+            said = f'{stage.kind}: {field} = StageOutput("{ref.name}")'
+            if ref.name not in order:
+                near = did_you_mean(ref.name, order)
+                yield f"{said}: the recipe has no such stage{near or '.'} It has: {', '.join(order)}"
+            elif order.index(ref.name) >= order.index(stage.kind):
+                yield f"{said}: that stage does not run before {stage.kind}; move it up, or name an earlier one"
+            elif ref.name not in chosen and ref.name not in outputs:
+                ran = f"; that run has: {', '.join(outputs)}" if outputs else ""
+                yield f"{said} has not run: add {ref.name} to --stages, or name a run that has it with --from{ran}"
+            elif is_reward != (ref.name == "reward"):
+                yield f"{said}: must be {'the reward stage' if is_reward else 'a language model, not a reward model'}"
+
+
+def _config_problems(stage: Stage) -> list[str]:
+    from algorithms.checks import check, describe, matches
+
+    if isinstance(stage.config, TrainingConfig):
+        return check(stage.kind, stage.config, stage.extra)
+    hints = get_type_hints(PretrainConfig)
+    values = {field.name: getattr(stage.config, field.name) for field in fields(stage.config)}
+    return [
+        f"pretrain: {name} = {value!r}: must be {describe(hints[name])}, not {type(value).__name__}"
+        for name, value in values.items()
+        if not matches(value, hints[name])
+    ]
+
+
+def missing(stages: Sequence[Stage]) -> list[str]:
+    """Return what cannot be had, of the models and data on the Hub that the stages name. Downloads nothing."""
+    problems: list[str] = []
+    absent: dict[str, Callable[[], Any]] = {}  # what is not on this machine, and how the Hub is asked about it
+    for stage in stages:
+        for name, revision in stage.hub_models():
+            try:
+                if hub.local_model(name, revision) is None:
+                    absent[f"model {name!r}"] = partial(hub.model_on_hub, name, revision)
+            except Refused as error:
+                problems.append(f"{stage.kind}: {error}")
+        name = stage.config.dataset_name
+        if hub.is_dataset_id(name) and not hub.has_dataset(name):
+            absent[f"data set {name!r}"] = partial(hub.dataset_on_hub, name, stage.config.dataset_revision)
+    reason = hub.unreachable() if absent else None
+    if reason:
+        return [*problems, f"{reason}, and these are not on this machine: {', '.join(absent)}. {hub.GET_IT}"]
+    for look_up in absent.values():
+        try:
+            look_up()
+        except Refused as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What the stages need, on this machine."""
+
+    models: dict[str, Path]
+    """The directory of each model that no stage makes, by the name the recipe has for it."""
+    data: dict[str, dict[str, Any]]
+    """`StageData.info` of each stage's data, by kind."""
+
+
+def fetch(stages: Sequence[Stage]) -> Fetched:
+    """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
+
+    Raises:
+        Refused: with everything that cannot be had, cannot be read, or does not fit together.
+    """
+    problems = missing(stages)
+    models: dict[str, Path] = {}
+    data: dict[str, dict[str, Any]] = {}
+    if not problems:
+        for stage in stages:
+            try:
+                for name, revision in stage.hub_models():
+                    models[name] = hub.local_model(name, revision) or _download(name, revision)
+                if hub.is_dataset_id(stage.config.dataset_name):
+                    console().print(f"reading {stage.config.dataset_name}", markup=False)
+                rows = load_data(stage)
+                data[stage.kind] = rows.info
+                _fit_together(stage, rows, models)
+            except Refused as error:
+                problems.append(f"{stage.kind}: {error}")
+    if problems:
+        raise Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in dict.fromkeys(problems))]))
+    return Fetched(models, data)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    console().print(f"downloading {name}", markup=False)
+    return hub.download_model(name, revision)
+
+
+def load_data(stage: Stage) -> "StageData":
+    """Return the stage's rows as its trainer will see them."""
+    from data.sources import load
+
+    config = stage.config
+    return load(
+        config.dataset_name,
+        stage.kind,
+        split=config.dataset_split,
+        config_name=config.dataset_config_name,
+        revision=config.dataset_revision,
+        eval_split=config.eval_split,
+        eval_fraction=config.eval_fraction,
+        eval_samples=config.eval_samples,
+        max_samples=config.max_samples,
+        seed=config.seed,
+    )
+
+
+def _fit_together(stage: Stage, rows: "StageData", models: Mapping[str, Path]) -> None:
+    """Refuse now what the stage would refuse later: a model without the chat template, a reward without its column."""
+    if isinstance(stage.model, str) and stage.kind != "sft":  # SFT gives a template to a model that has none
+        from algorithms.loading import tokenizer
+
+        config = replace(stage.config, model_name=str(models[stage.model]), revision=None)
+        tokenizer(config, rows.train[0])
+    if stage.extra is not None:
+        from algorithms import rewards
+
+        functions = [rewards.load(one)[0] for one in stage.extra.rewards if not is_reward_model(one)]
+        lacking = rewards.missing_columns(functions, rows.train.column_names)
+        if lacking:
+            raise Refused("; ".join(lacking))

@@ -1,0 +1,77 @@
+"""What a pretraining run is: the model's shape, its tokenizer, its data and its optimization."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pretraining of a Qwen3 from random weights; names as in transformers where they have one."""
+
+    output_dir: str
+    """Directory of the stage within the run directory."""
+    dataset_name: str
+    """Rows with a `text` column: `made:documents`, a local file or folder, or a Hub id."""
+    dataset_split: str = "train"
+    """The split to train on."""
+    dataset_config_name: str | None = None
+    """The data set's configuration on the Hub."""
+    dataset_revision: str | None = None
+    """Commit, tag or branch of the data set on the Hub."""
+    eval_split: str | None = None
+    """A published split to hold out; None holds documents out by their hash."""
+    eval_fraction: float = 0.05
+    """Share of documents held out by hash when there is no eval_split."""
+    eval_samples: int = 256
+    """Held-out documents to evaluate on, at most."""
+    max_samples: int | None = None
+    """Documents to train on, at most; None takes all."""
+
+    vocab_size: int = 1024
+    """Pieces of the tokenizer that is trained for the run."""
+    tokenizer_samples: int = 5_000
+    """Documents that the tokenizer is trained on, at most."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    intermediate_size: int = 336
+    """Width of the gated MLP."""
+    num_hidden_layers: int = 4
+    """Decoder layers."""
+    num_attention_heads: int = 4
+    """Attention heads of a layer."""
+    max_position_embeddings: int = 512
+    """Longest sequence that any stage may show the model, in tokens."""
+    attn_implementation: str | None = None
+    """transformers' attention; None is eager on a CPU, where it is fastest for small models, else sdpa."""
+
+    max_length: int = 128
+    """Row length in tokens: whole documents are packed into it, longer ones are cut."""
+    max_steps: int = 600
+    """Optimizer steps; the data are repeated when they run out."""
+    per_device_train_batch_size: int = 16
+    """Rows in a step."""
+    muon_learning_rate: float = 0.02
+    """Peak rate of Muon, for the hidden matrices; the orthogonal update has a root mean square near 1/sqrt(width)."""
+    learning_rate: float = 3e-3
+    """Peak rate of AdamW for head and norms."""
+    embedding_learning_rate: float = 0.1
+    """Peak rate of AdamW for the embedding, whose entries start with unit variance."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of both optimizers."""
+    warmup_steps: int = 20
+    """Steps of linear warmup."""
+    decay_fraction: float = 0.4
+    """Share of the steps, at the end, over which the rate falls linearly to zero."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which the gradient is scaled down."""
+    bf16: bool | None = None
+    """Autocast to bfloat16; None where the device computes in it natively."""
+    logging_steps: int = 10
+    """Steps between two logged lines."""
+    eval_steps: int = 100
+    """Steps between two evaluations on the held-out documents; the last step is always one."""
+    save_steps: int = 100
+    """Steps between two checkpoints."""
+    save_total_limit: int = 1
+    """Checkpoints kept."""
+    seed: int = 42
+    """Of the weights, the order of the data, and made data."""

@@ -1,0 +1,114 @@
+"""Train the tokenizer: SentencePiece BPE with byte fallback, digits apart, the chat's tags reserved.
+
+One training gives two files with the same ids: `tokenizer.model`, which SentencePiece and llama.cpp read, and
+`tokenizer.json` for tokenizers and transformers.
+"""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+UNK, BOS, END_OF_TEXT, TURN_START, TURN_END = "<unk>", "<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TAGS = (
+    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>",
+)  # fmt: skip
+"""Ordinary added tokens: a decoder that skips special tokens must keep these, or no reward sees them."""
+
+MODEL_FILE = "tokenizer.model"
+SPACE = "\u2581"
+"""SentencePiece's visible space."""
+
+
+def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Train on the lines of `texts` and return the serialized SentencePiece model, of exactly `vocab_size` pieces.
+
+    Raises:
+        ValueError: the text is too small or the size out of range, with SentencePiece's own reason.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts for line in text.split("\n") if line),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            max_sentence_length=1 << 16,
+            num_threads=1,  # the order in which threads count decides between pieces of one frequency
+            unk_id=0,
+            bos_id=1,
+            eos_id=-1,
+            pad_id=-1,
+            control_symbols=[END_OF_TEXT, TURN_START, TURN_END],
+            user_defined_symbols=[*TAGS, "\n"],
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"a tokenizer of {vocab_size} pieces cannot be trained on this text: {error}") from error
+    return model.getvalue()
+
+
+def merges_of(pieces: dict[str, int], first_merge: int) -> list[tuple[str, str]]:
+    """Return the merges that build each piece from two others, in the order in which SentencePiece prefers them.
+
+    `pieces` maps a piece to its id; ids from `first_merge` on are merges in order of preference. Every split of a piece
+    is listed, since SentencePiece joins any two neighbours whose concatenation is a piece.
+    """
+    merges = []
+    for piece in sorted((p for p, i in pieces.items() if i >= first_merge and len(p) > 1), key=pieces.__getitem__):
+        splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        known = [(left, right) for left, right in splits if left in pieces and right in pieces]
+        merges += sorted(known, key=lambda pair: (pieces[pair[0]], pieces[pair[1]]))
+    return merges
+
+
+def fast_tokenizer(serialized: bytes) -> "PreTrainedTokenizerFast":
+    """Return the transformers tokenizer with the ids of the serialized SentencePiece model."""
+    import sentencepiece
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
+    pieces = {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
+    first_merge = 1 + max(i for i in pieces.values() if processor.is_byte(i))
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=pieces, merges=merges_of(pieces, first_merge), unk_token=UNK, fuse_unk=True, byte_fallback=True
+        )
+    )
+    # Splitting before each space changes no id, because no piece has a space inside, and lets the words be cached.
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(SPACE, behavior="merged_with_next")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, normalized=False) for t in (UNK, BOS, END_OF_TEXT, TURN_START, TURN_END)]
+    )
+    tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in (*TAGS, "\n")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=UNK,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[TURN_START],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> "PreTrainedTokenizerFast":
+    """Train a tokenizer on `texts`, save both of its files in `directory`, and return it."""
+    serialized = train_sentencepiece(texts, vocab_size)
+    tokenizer = fast_tokenizer(serialized)
+    tokenizer.save_pretrained(directory)
+    (directory / MODEL_FILE).write_bytes(serialized)
+    return tokenizer

@@ -1,0 +1,123 @@
+"""Recipes: one file is one run. Here they are found, and loaded by path, since their names may have dots."""
+
+import ast
+import importlib.util
+import re
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from algorithms.config import GRPOExtraConfig
+from utils.errors import Refused, did_you_mean
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a recipe file says."""
+
+    name: str
+    """The name of a recipe that comes with sixgig, or the path of a file; either loads it again."""
+    configs: dict[str, Any]
+    """The stages by kind, in the order of the run, as the file has them: not checked yet."""
+    grpo_extra: GRPOExtraConfig | None = None
+    """What GRPO needs besides."""
+
+
+def shipped() -> dict[str, str]:
+    """Return the recipes that come with sixgig: name → first line of the file's docstring. Runs none of them."""
+    found = {}
+    for path in sorted(HERE.glob("*.py")):
+        if path.name != "__init__.py":
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            found[path.stem] = docstring.partition("\n")[0]
+    return found
+
+
+def load(name_or_file: str) -> Recipe:
+    """Load a recipe by the name of a shipped one or by its file.
+
+    Raises:
+        Refused: there is none, it raises, or it defines no `configs`.
+    """
+    path, name = _locate(name_or_file)
+    module = _run(path)
+    configs = getattr(module, "configs", None)
+    if not isinstance(configs, Mapping) or not configs:
+        given = "none" if configs is None else repr(configs)
+        raise Refused(f"{path} has no stages: it must define `configs`, a dict of stages by kind; given: {given}")
+    extra = getattr(module, "grpo_extra", None)
+    if not isinstance(extra, GRPOExtraConfig | None):
+        raise Refused(f"{path}: grpo_extra must be a GRPOExtraConfig; given: {extra!r}")
+    return Recipe(name=name, configs=dict(configs), grpo_extra=extra)
+
+
+def _locate(name_or_file: str) -> tuple[Path, str]:
+    """Return the recipe's file, and the name that finds it again from any directory."""
+    given = Path(name_or_file).expanduser()
+    if given.is_file():
+        path = given.resolve()
+    elif name_or_file in shipped():
+        path = HERE / f"{name_or_file}.py"
+    else:
+        names = shipped()
+        near = did_you_mean(name_or_file, names)
+        raise Refused(
+            f"no recipe {name_or_file!r}{near or '.'} Give a recipe's file or one of: {', '.join(names)} (see --list)"
+        )
+    return path, name_of(path)
+
+
+def name_of(path: Path) -> str:
+    """Return what finds a recipe's file again from any directory: the name of a shipped one, or the path."""
+    return path.stem if path.parent == HERE else str(path)
+
+
+def _run(path: Path) -> types.ModuleType:
+    """Execute a recipe file as a module, with its own directory importable as when Python runs it as a script."""
+    name = "recipe_" + re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise Refused(f"{path} is no Python file: a recipe's name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a reward function defined there can then be found by what inspects it
+    sys.path.insert(0, str(path.parent))
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # loading leaves nothing beside the file
+    try:
+        spec.loader.exec_module(module)
+    except Refused:
+        raise
+    except (Exception, SystemExit) as error:  # whatever it raises, it is the recipe's fault
+        raise Refused(f"the recipe {path} cannot be loaded: {_fault(error, path)}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+        sys.dont_write_bytecode = writes_bytecode
+    return module
+
+
+def _fault(error: BaseException, path: Path) -> str:
+    """Say what a recipe raised and in which line; for an unknown field also the nearest right one."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    line, traceback = None, error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    text = f"{type(error).__name__}: {error}"
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown:
+        text = f"{unknown[1]} has no field {unknown[2]!r}{did_you_mean(unknown[2], _field_names(unknown[1]))}"
+    return text if line is None else f"line {line}: {text}"
+
+
+def _field_names(class_name: str) -> list[str]:
+    from algorithms.config import TrainingConfig
+    from pretrain import PretrainConfig
+
+    classes = {cls.__name__: cls for cls in (TrainingConfig, PretrainConfig, GRPOExtraConfig)}
+    return [field.name for field in fields(classes[class_name])] if class_name in classes else []

@@ -1,0 +1,104 @@
+"""What a run looks like on the console: its header, a panel for each stage, the results, and how to go on."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from algorithms.config import StageOutput
+from preflight import Stage
+
+SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
+
+
+def reference(model: str | StageOutput) -> str:
+    """Return how a recipe names a model."""
+    return f'StageOutput("{model.name}")' if isinstance(model, StageOutput) else model
+
+
+def reward(source: Any) -> str:
+    """Return how a recipe names a reward."""
+    if isinstance(source, str | StageOutput):
+        return reference(source)
+    return str(getattr(source, "__name__", type(source).__name__))
+
+
+def header(record: Mapping[str, Any], run_dir: Path) -> RenderableType:
+    """Return the panel that opens a run."""
+    hardware = record["hardware"]
+    memory = f"{hardware['memory_bytes'] / 2**30:.1f} GiB memory"
+    machine = [f"{hardware['cpu']}, {hardware['cpu_cores']} cores, {memory}"]
+    machine += [f"{gpu['name']}, {gpu['memory_bytes'] / 2**30:.1f} GiB" for gpu in hardware["gpus"]]
+    known = record["versions"]
+    rows = {
+        "recipe": record["recipe"] or "run_pipeline",
+        "stages": " → ".join(entry["name"] for entry in record["stages"]),
+        "seed": "each stage its own" if record["seed"] is None else str(record["seed"]),
+        "files": _relative(run_dir),
+        "device": hardware["device"],
+        "machine": "\n".join(machine),
+        "versions": ", ".join(f"{name} {known[name]}" for name in SHOWN_VERSIONS if name in known),
+    }
+    return Panel(_pairs(rows), title=f"run {record['run_id']}", title_align="left", border_style="blue")
+
+
+def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
+    """Return the panel that opens a stage: what the recipe sets, where it starts, its data."""
+    config = stage.config
+    defaults = {field.name: field.default for field in fields(config)}
+    apart = {"model_name", "output_dir", "dataset_name"}
+    changed = [
+        f"{name}={value!r}"
+        for name in defaults
+        if name not in apart and (value := getattr(config, name)) != defaults[name] and value != {}
+    ]
+    rows = {
+        "starts from": "random weights" if stage.model is None else reference(stage.model),
+        "data": f"{data['name']}: {data['train_rows']} rows to train on, {data['eval_rows']} held out"
+        + (f", {data['dropped']} dropped" if data["dropped"] else ""),
+        "settings": ", ".join(changed) or "the defaults",
+    }
+    if stage.extra is not None:
+        weights = stage.extra.reward_weights or [1.0] * len(stage.extra.rewards)
+        named = zip(stage.extra.rewards, weights, strict=True)
+        rows["rewards"] = ", ".join(f"{reward(one)} × {weight:g}" for one, weight in named)
+        rows["samples"] = f"{stage.extra.num_generations} a prompt, at most {stage.extra.max_completion_length} tokens"
+    return Panel(_pairs(rows), title=stage.kind, title_align="left", border_style="cyan")
+
+
+def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Return what closes a run that passed: the table of its measurements, and the time each stage took."""
+    from evaluation import result_table
+
+    took = ", ".join(f"{entry['name']} {entry['duration_s']:.1f} s" for entry in record["stages"])
+    return [result_table(stages), Group("", f"run {record['run_id']} passed: {took}")]
+
+
+def resume_command(run_dir: Path) -> str:
+    """Return the command that continues a run, as it must be typed in the working directory."""
+    script = _relative(Path(__file__).resolve().parent / "run_all.py")
+    words = ["python", script, "--resume", run_dir.name]
+    if run_dir.parent != Path("runs").resolve():
+        words += ["--runs-dir", _relative(run_dir.parent)]
+    return shlex.join(words)
+
+
+def _relative(path: Path) -> str:
+    inside = os.path.relpath(path)
+    return str(path) if inside.startswith("..") else inside
+
+
+def _pairs(rows: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return table

@@ -1,0 +1,33 @@
+"""The private parts of transformers and TRL that we rely on are there, and take what we pass."""
+
+import inspect
+
+
+def test_the_trainer_loads_weights_from_a_checkpoint_by_path() -> None:
+    from transformers import Trainer
+
+    parameters = list(inspect.signature(Trainer._load_from_checkpoint).parameters)
+    assert parameters[:2] == ["self", "resume_from_checkpoint"]
+
+
+def test_trls_trainers_count_tokens_in_the_attribute_that_a_resume_sets() -> None:
+    from trl import DPOTrainer, RewardTrainer, SFTTrainer
+
+    for trainer in (SFTTrainer, RewardTrainer, DPOTrainer):
+        assert "self._total_train_tokens +=" in inspect.getsource(trainer)
+        assert '["num_tokens"] = [self._total_train_tokens]' in inspect.getsource(trainer)
+
+
+def test_trl_can_keep_quiet_about_a_new_head() -> None:
+    from algorithms.overrides import without_head_report
+
+    with without_head_report():
+        pass
+
+
+def test_trl_keeps_the_helpers_that_mark_templates() -> None:
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    assert has_generation_markers("{% generation %}{% endgeneration %}")
+    assert not has_generation_markers("{{ messages }}")
+    assert next(iter(inspect.signature(get_training_chat_template).parameters)) == "processing_class"

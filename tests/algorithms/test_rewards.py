@@ -1,0 +1,59 @@
+"""The built-in rewards, and how rewards of every kind are found and checked."""
+
+from typing import Any
+
+import pytest
+
+from algorithms import rewards
+from algorithms.config import GRPOExtraConfig
+
+
+def chat(*texts: str) -> list[list[dict[str, str]]]:
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def test_exact_match_reads_what_follows_the_thoughts_of_strings_and_of_messages() -> None:
+    texts = ("<think>3+4=7</think>\n7", "7 ", "77", "it is 7")
+    assert rewards.exact_match(texts, answer=["7"] * 4) == [1.0, 1.0, 0.0, 0.0]
+    assert rewards.exact_match(chat(*texts), answer=["7"] * 4) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_made_rewards_ask_the_made_worlds_verifier() -> None:
+    texts = chat("<think>3+4=7</think>\nAnswer: 7", "The answer is 7", "Answer: 8")
+    columns: dict[str, Any] = {"skill": ["arithmetic"] * 3, "answer": ["7"] * 3}
+    assert rewards.made_strict(texts, **columns) == [1.0, 0.0, 0.0]
+    assert rewards.made_flexible(texts, **columns) == [1.0, 1.0, 0.0]
+
+
+def test_the_default_reward_is_math_verifys_accuracy() -> None:
+    (source,) = GRPOExtraConfig().rewards
+    function, tokenizer = rewards.load(source)
+    assert tokenizer is None
+    assert function(chat(r"\boxed{\frac{1}{2}}", r"\boxed{3}"), solution=["$0.5$", "$4$"]) == [1.0, 0.0]
+
+
+def test_think_format_wants_one_closed_block_first() -> None:
+    function, _ = rewards.load("think_format")
+    assert function(chat("<think>so</think> 7", "7")) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", rewards.BUILT_IN)
+def test_every_built_in_loads(name: str) -> None:
+    assert callable(rewards.load(name)[0])
+
+
+def test_a_reward_whose_column_is_missing_is_told() -> None:
+    def sized(completions: list[Any], size: list[int], unit: str = "m", **_: Any) -> list[float]:
+        return [0.0 for _ in size]
+
+    (line,) = rewards.missing_columns([sized, rewards.exact_match], ["prompt", "answer"])
+    assert line == "the reward sized needs size; the data has prompt, answer"
+
+
+def test_a_callable_object_is_a_reward() -> None:
+    class Long:
+        def __call__(self, completions: list[Any], goal: list[int], **_: Any) -> list[float]:
+            return [0.0 for _ in goal]
+
+    (line,) = rewards.missing_columns([Long()], ["prompt"])
+    assert line == "the reward Long needs goal; the data has prompt"

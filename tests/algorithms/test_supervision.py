@@ -1,0 +1,169 @@
+"""Which tokens SFT learns, for each layout and for templates with and without generation marks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algorithms import TrainingConfig, dpo, reward, sft
+from utils.errors import StageFailed
+
+Configure = Callable[..., TrainingConfig]
+
+TURNS = [
+    {"role": "user", "content": "say red"},
+    {"role": "assistant", "content": "red"},
+    {"role": "user", "content": "and blue"},
+    {"role": "assistant", "content": "blue"},
+]
+
+UNMARKED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
+    """Return a function that starts an SFT stage and gives what it would learn: the supervised text of each example."""
+    from algorithms import training
+
+    def texts(rows: list[dict[str, Any]], config: TrainingConfig) -> list[str]:
+        found: list[str] = []
+
+        def collect(trainer: Any, *_: Any) -> Path:
+            for row in trainer.train_dataset:
+                kept = [label for label in row["labels"] if label != -100]
+                found.append(trainer.processing_class.decode(kept))
+            return tmp_path
+
+        monkeypatch.setattr(training, "fit", collect)
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        from dataclasses import replace
+
+        sft.train(replace(config, dataset_name=str(data), eval_fraction=0.3), tmp_path)
+        return sorted(set(found))
+
+    return texts
+
+
+def ask(count: int) -> list[dict[str, Any]]:
+    """Conversations that differ, so that some are held out."""
+    return [{"messages": [{"role": "user", "content": f"say red {n}"}, *TURNS[1:]]} for n in range(count)]
+
+
+def test_marked_templates_learn_the_assistants_turns_with_their_eos(
+    configure: Configure, learnt: Callable[..., list[str]]
+) -> None:
+    assert learnt(ask(10), configure("sft")) == ["red<|im_end|>blue<|im_end|>"]
+
+
+def test_of_a_conversation_split_in_two_only_the_completion_is_learnt(
+    configure: Configure, learnt: Callable[..., list[str]]
+) -> None:
+    rows = [{"prompt": row["messages"][:3], "completion": row["messages"][3:]} for row in ask(10)]
+    assert learnt(rows, configure("sft")) == ["blue<|im_end|>"]
+
+
+def test_unmarked_templates_learn_each_assistant_turn_and_no_user_turn(
+    configure: Configure, learnt: Callable[..., list[str]], base_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    tokenizer.chat_template = UNMARKED
+    AutoModelForCausalLM.from_pretrained(base_dir).save_pretrained(tmp_path / "foreign")
+    tokenizer.save_pretrained(tmp_path / "foreign")
+    config = configure("sft", model_name=str(tmp_path / "foreign"))
+    assert learnt(ask(10), config) == ["blue<|im_end|>\n", "red<|im_end|>\n"]
+    split = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for row in ask(10)]
+    assert learnt(split, config) == ["blue<|im_end|>\n", "red<|im_end|>\n"]
+
+
+@pytest.mark.shared
+def test_qwens_template_is_marked_by_trl_for_the_labels_and_saved_as_it_was(
+    configure: Configure, learnt: Callable[..., list[str]], shared: Path, base_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "fixtures/tokenizers/qwen2.5")
+    model = AutoModelForCausalLM.from_pretrained(base_dir)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "qwen")
+    tokenizer.save_pretrained(tmp_path / "qwen")
+    before = tokenizer.chat_template
+    assert "generation" not in before.replace("add_generation_prompt", "")
+    # TRL's twin of this template counts the line breaks around an answer as the assistant's too.
+    config = configure("sft", model_name=str(tmp_path / "qwen"))
+    assert learnt(ask(10), config) == ["\nred<|im_end|>\n\nblue<|im_end|>\n"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "qwen").chat_template == before
+
+
+def test_prompt_and_completion_learn_the_completion_only(
+    configure: Configure, learnt: Callable[..., list[str]]
+) -> None:
+    plain = [{"prompt": f"say {n} ", "completion": "red"} for n in range(10)]
+    assert learnt(plain, configure("sft")) == ["red<|im_end|>"]
+
+
+def test_text_is_learnt_whole_and_ends_with_eos(configure: Configure, learnt: Callable[..., list[str]]) -> None:
+    texts = learnt([{"text": f"say {n}"} for n in range(10)], configure("sft"))
+    assert texts
+    assert all(text.startswith("say ") and text.endswith("<|im_end|>") for text in texts)
+
+
+def test_a_model_without_a_template_gets_the_projects(
+    configure: Configure, learnt: Callable[..., list[str]], base_dir: Path
+) -> None:
+    assert learnt(ask(10), configure("sft", model_name=str(base_dir))) == ["red<|im_end|>blue<|im_end|>"]
+
+
+def test_examples_cut_off_before_their_end_fail_the_stage(configure: Configure, stage_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    config = configure("sft")
+    tokenizer = AutoTokenizer.from_pretrained(str(config.model_name))
+    whole = tokenizer.apply_chat_template([*TURNS[:1], {"role": "assistant", "content": "red"}])["input_ids"]
+    config = configure("sft", max_length=len(whole) - 2)  # without the EOS and the line break after it
+    with pytest.raises(StageFailed, match=r"98 of 98 examples do not supervise the EOS.*max_length = \d+"):
+        sft.train(config, stage_dir)
+
+
+def test_packed_examples_are_inspected_one_by_one(configure: Configure, stage_dir: Path) -> None:
+    sft.train(configure("sft", packing=True, max_length=64, max_steps=1, attn_implementation="eager"), stage_dir)
+    info = json.loads((stage_dir / "stage_info.json").read_text())
+    assert not info.get("alarms")
+
+
+def test_no_row_left_fails_the_stage(configure: Configure, stage_dir: Path) -> None:
+    with pytest.raises(StageFailed, match="no training row is left"):
+        sft.train(configure("sft", max_length=3), stage_dir)
+
+
+def test_the_log_shows_an_example_with_what_is_learnt_marked(configure: Configure, stage_dir: Path) -> None:
+    sft.train(configure("sft", max_steps=1), stage_dir)
+    assert "<|im_start|>assistant\n⟦red red<|im_end|>⟧" in (stage_dir / "training.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", [reward, dpo])
+def test_pairs_beyond_max_length_raise_an_alarm_and_most_of_them_fail_the_stage(
+    stage: Any, configure: Configure, stage_dir: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    kind = stage.__name__.rpartition(".")[2]
+    config = configure(kind)
+    tokenizer = AutoTokenizer.from_pretrained(str(config.model_name))
+    rows = [json.loads(line) for line in Path(config.dataset_name).read_text().splitlines()]
+    both = [
+        [tokenizer.apply_chat_template(row["prompt"] + row[side]) for side in ("chosen", "rejected")] for row in rows
+    ]
+    lengths = sorted(max(len(side["input_ids"]) for side in pair) for pair in both)
+    stage.train(configure(kind, max_length=lengths[75], max_steps=1), stage_dir)
+    (alarm,) = json.loads((stage_dir / "stage_info.json").read_text())["alarms"]
+    assert alarm["name"] == "cut_off_examples"
+    with pytest.raises(StageFailed, match=r"\d+ of 98 pairs are longer than max_length"):
+        stage.train(configure(kind, max_length=lengths[20]), stage_dir)

@@ -1,0 +1,22 @@
+"""What all tests share: the fixtures directory beside the checkout, a quiet environment, no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the libraries; a test that needs the network unsets it itself
+for tracker_key in ("REPORT_TO", "WANDB_API_KEY", "WANDB_MODE"):
+    os.environ.pop(tracker_key, None)
+
+import cache_config  # noqa: E402, F401  sets the rest of the environment before a Hugging Face library is imported
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The directory of fixtures beside the checkout; a user's clone has none, and the test is skipped."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the fixtures in {SHARED}, which a clone of the project alone does not have")
+    return SHARED

@@ -1,0 +1,231 @@
+"""Every accepted layout becomes its stage's columns; everything else is refused with what was found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, Features, Json
+
+from data.files import from_rows, read_path
+from data.layouts import to_layout
+from utils.errors import Refused
+
+Row = dict[str, Any]
+
+USER = [{"role": "user", "content": "2 + 2?"}]
+FOUR = [{"role": "assistant", "content": "4"}]
+FIVE = [{"role": "assistant", "content": "5"}]
+SYSTEM = [{"role": "system", "content": "Add."}]
+PAIR = {"prompt": USER, "chosen": FOUR, "rejected": FIVE}
+SHAREGPT = [{"from": "human", "value": "2 + 2?"}]
+GPT = {"from": "gpt"}
+ADD = {"name": "add"}
+
+
+def convert(stage: str, *rows: Row) -> list[Row]:
+    return list(to_layout(from_rows(list(rows), "rows"), stage))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "Hello.", "id": 3}, {"text": "Hello."}),
+        ({"messages": USER + FOUR, "source": "x"}, {"messages": USER + FOUR}),
+        ({"messages": USER + FOUR, "prompt": "2 + 2?"}, {"messages": USER + FOUR}),
+        (
+            {"conversations": [*SHAREGPT, {"from": "gpt", "value": "4"}], "system": "Add.", "tools": "[]"},
+            {"messages": SYSTEM + USER + FOUR, "tools": None},
+        ),
+        ({"prompt": "2 + 2 =", "completion": " 4"}, {"prompt": "2 + 2 =", "completion": " 4"}),
+        ({"prompt": USER, "completion": FOUR}, {"prompt": USER, "completion": FOUR}),
+        ({"prompt": "2 + 2?", "completion": FOUR}, {"prompt": USER, "completion": FOUR}),
+        ({"instruction": "2 + 2?", "input": "", "output": "4"}, {"prompt": USER, "completion": FOUR}),
+        (
+            {"instruction": "Add.", "input": "2, 2", "output": "4", "chosen": "4", "rejected": "5"},
+            {"prompt": [{"role": "user", "content": "Add.\n\n2, 2"}], "completion": FOUR},
+        ),
+        ({"question": "2 + 2?", "answer": "4"}, {"prompt": USER, "completion": FOUR}),
+        ({"problem": "2 + 2?", "solution": "4"}, {"prompt": USER, "completion": FOUR}),
+    ],
+)
+def test_sft_layouts(row: Row, expected: Row) -> None:
+    assert convert("sft", row) == [expected]
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (PAIR, PAIR),
+        ({**PAIR, "prompt": "2 + 2?", "chosen": "4"}, PAIR),
+        ({"prompt": "2 =", "chosen": " 4", "rejected": " 5"}, {"prompt": "2 =", "chosen": " 4", "rejected": " 5"}),
+        ({"chosen": USER + FOUR, "rejected": USER + FIVE}, PAIR),
+        ({"prompt": "2 + 2?", "chosen": USER + FOUR, "rejected": USER + FIVE, "messages": USER + FOUR}, PAIR),
+        ({"chosen": "a cat", "rejected": "a car"}, {"prompt": "a", "chosen": " cat", "rejected": " car"}),
+        ({"instruction": "2 + 2?", "output": "4", "chosen": "4", "rejected": "5"}, PAIR),
+        ({"system": "Add.", "question": "2 + 2?", "chosen": "4", "rejected": "5"}, {**PAIR, "prompt": SYSTEM + USER}),
+        ({"conversations": SHAREGPT, "chosen": GPT | {"value": "4"}, "rejected": GPT | {"value": "5"}}, PAIR),
+        ({**PAIR, "tools": '[{"name": "add"}]'}, {**PAIR, "tools": [{"type": "function", "function": ADD}]}),
+        ({**PAIR, "margin": 1.5, "score_chosen": 9.0}, {**PAIR, "margin": 1.5}),
+    ],
+)
+def test_preference_layouts(stage: str, row: Row, expected: Row) -> None:
+    assert convert(stage, row) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "2 + 2?"}, {"prompt": USER}),
+        ({"prompt": USER, "answer": "4", "nums": [2, 2]}, {"prompt": USER, "answer": "4", "nums": [2, 2]}),
+        ({**PAIR, "label": True}, {"prompt": USER, "label": True}),
+        ({"messages": USER + FOUR}, {"prompt": USER}),
+        ({"messages": SYSTEM + USER}, {"prompt": SYSTEM + USER}),
+        (
+            {"question": "2 + 2?", "answer": "Count.\n#### 4"},
+            {"prompt": USER, "solution": "4", "question": "2 + 2?", "answer": "Count.\n#### 4"},
+        ),
+        ({"problem": "2 + 2?", "solution": "$4$"}, {"prompt": USER, "problem": "2 + 2?", "solution": "$4$"}),
+    ],
+)
+def test_grpo_layouts_keep_the_columns_that_rewards_read(row: Row, expected: Row) -> None:
+    assert convert("grpo", row) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "message"),
+    [
+        ("pretrain", {"messages": USER}, "has columns messages. For pretrain it needs one of: text"),
+        ("sft", {"mesages": USER}, r"\('mesages' may be meant as 'messages'\)"),
+        ("sft", {"conversations": SHAREGPT, "chosen": "4", "rejected": "5"}, "needs one of"),
+        ("sft", {"messages": USER + FOUR, "label": True}, "unpaired.*which sft cannot use"),
+        ("dpo", {"prompt": "2 + 2?", "completion": "4", "label": True}, "unpaired.*chosen and rejected"),
+        ("dpo", {"prompt": "2 + 2?"}, "needs one of: conversations, chosen, rejected"),
+        ("grpo", {"prompt": USER, "tools": '[{"name": "add"}]'}, "row 1: GRPO shows no tools"),
+        ("grpo", {"text": "Hello."}, "has columns text"),
+        ("reward", {**PAIR, "margin": "wide"}, "row 1: margin is a number, not 'wide'"),
+        ("sft", {"question": 4, "answer": "4"}, "row 1: question is text, not 4"),
+    ],
+)
+def test_what_a_stage_cannot_use_is_refused(stage: str, row: Row, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        convert(stage, row)
+
+
+def test_a_malformed_row_is_refused_by_its_number() -> None:
+    rows = [{"messages": USER + FOUR}, {"messages": [{"role": "robot", "content": "hi"}]}]
+    with pytest.raises(Refused, match="rows, row 2: the role 'robot'"):
+        to_layout(from_rows(rows, "rows"), "sft", name="rows")
+
+
+def test_text_and_messages_do_not_mix() -> None:
+    rows = [{"prompt": "Two?", "completion": "Four."}, {"prompt": USER, "completion": FOUR}]
+    mixed = Dataset.from_list(rows, features=Features({"prompt": Json(), "completion": Json()}))
+    with pytest.raises(Refused, match="row 2: prompt is messages, while the first rows have plain text"):
+        to_layout(mixed, "sft")
+
+
+@pytest.mark.parametrize(
+    ("stage", "good", "useless"),
+    [
+        ("pretrain", {"text": "a"}, {"text": " \n"}),
+        ("sft", {"messages": USER + FOUR}, {"messages": [*USER, {"role": "assistant", "content": " "}]}),
+        ("sft", {"messages": USER + FOUR}, {"messages": USER}),
+        ("sft", {"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}),
+        ("dpo", PAIR, {**PAIR, "rejected": FOUR}),
+        ("dpo", PAIR, {**PAIR, "rejected": [{"role": "assistant", "content": ""}]}),
+        ("dpo", {"chosen": "a b", "rejected": "a c"}, {"chosen": "b", "rejected": "c"}),
+        ("dpo", {"chosen": USER + FOUR, "rejected": USER + FIVE}, {"chosen": USER + FOUR, "rejected": USER + FOUR}),
+        ("grpo", {"prompt": "a", "answer": "1"}, {"prompt": " ", "answer": "2"}),
+    ],
+)
+def test_rows_that_teach_nothing_are_left_out(stage: str, good: Row, useless: Row) -> None:
+    assert len(convert(stage, useless, good, useless)) == 1
+    with pytest.raises(Refused, match="each of its 1 rows"):
+        convert(stage, useless)
+
+
+def test_arguments_are_not_padded_with_those_of_other_calls() -> None:
+    def calling(name: str, **arguments: object) -> Row:
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        return {"messages": [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+
+    rows = [calling("timer", seconds=600), calling("weather", city="Rome")]
+    for source in (from_rows(rows, "rows"), Dataset.from_list(rows)):
+        assert list(to_layout(source, "sft")) == rows
+
+
+def test_conversions_are_cached_apart_for_each_stage_and_each_content(tmp_path: Path) -> None:
+    def load(answer: str) -> Dataset:
+        path = tmp_path / f"{answer}.parquet"
+        if not path.exists():
+            Dataset.from_list([{"question": "2 + 2?", "answer": answer}]).to_parquet(path)
+        return Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+
+    first, again = to_layout(load("4"), "sft"), to_layout(load("4"), "sft")
+    assert first.cache_files == again.cache_files != []
+    assert list(first) == list(again) == [{"prompt": USER, "completion": FOUR}]
+    assert to_layout(load("4"), "grpo")[0]["solution"] == "4"
+    assert to_layout(load("5"), "sft")[0]["completion"] == FIVE
+
+
+FIXTURES = {
+    "sft": ["conversational_language_modeling", "conversational_prompt_completion", "standard_language_modeling",
+            "standard_prompt_completion"],
+    "dpo": ["conversational_implicit_prompt_preference", "conversational_preference",
+            "standard_implicit_prompt_preference", "standard_preference"],
+    "grpo": ["conversational_prompt_only", "standard_prompt_only", "conversational_unpaired_preference",
+             "standard_unpaired_preference", "standard_stepwise_supervision"],
+}  # fmt: skip
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("stage", "layout"), [(stage, name) for stage, names in FIXTURES.items() for name in names])
+@pytest.mark.parametrize(("split", "count"), [("train", 17), ("test", 2)])
+def test_every_trl_layout_converts_whole(shared: Path, stage: str, layout: str, split: str, count: int) -> None:
+    rows = to_layout(read_path(shared / f"fixtures/data/sft/trl_zen/{layout}_{split}.jsonl", "train"), stage)
+    assert len(rows) == count
+    explicit = layout.replace("implicit_prompt_", "")
+    if explicit != layout:  # the same pairs, with the prompt apart
+        apart = to_layout(read_path(shared / f"fixtures/data/sft/trl_zen/{explicit}_{split}.jsonl", "train"), stage)
+        for side in ("chosen", "rejected"):
+            assert [row["prompt"] + row[side] for row in rows] == [row["prompt"] + row[side] for row in apart]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("stage", "path", "count"),
+    [
+        ("sft", "sft/trl_toolcall/language_modeling_train.jsonl", 7),
+        ("dpo", "sft/trl_toolcall/preference_train.jsonl", 7),
+        ("sft", "sft/rasbt_instruction_data.json", 1100),
+        ("sft", "sft/lf_glaive_toolcall_en_100.json", 100),
+        ("dpo", "preference/lf_dpo_en_100.json", 100),
+        ("grpo", "reasoning/gsm8k_train_500.jsonl", 500),
+        ("grpo", "reasoning/tinyzero_countdown_500.parquet", 500),
+        ("pretrain", "pretrain/tinystories_minigpt_197k.txt", 1230),
+    ],
+)
+def test_published_files_convert_whole(shared: Path, stage: str, path: str, count: int) -> None:
+    assert len(to_layout(read_path(shared / "fixtures/data" / path, "train"), stage)) == count
+
+
+@pytest.mark.shared
+def test_the_six_pairs_whose_sides_are_equal_are_left_out(shared: Path) -> None:
+    path = shared / "fixtures/data/preference/rasbt_instruction_preference.json"
+    assert sum(row["chosen"] == row["rejected"] for row in json.loads(path.read_text())) == 6
+    assert len(to_layout(read_path(path, "train"), "dpo")) == 1094
+
+
+@pytest.mark.shared
+def test_columns_of_a_published_file_reach_the_rewards_unchanged(shared: Path) -> None:
+    rows = to_layout(read_path(shared / "fixtures/data/reasoning/tinyzero_countdown_500.parquet", "train"), "grpo")
+    assert rows[0]["reward_model"]["ground_truth"] == {"numbers": [44, 19, 35], "target": 98}
+    assert rows[0]["nums"] == [44, 19, 35]
+
+
+@pytest.mark.shared
+def test_unpaired_preferences_are_refused_for_dpo(shared: Path) -> None:
+    with pytest.raises(Refused, match="unpaired"):
+        to_layout(read_path(shared / "fixtures/data/preference/lf_kto_en_100.json", "train"), "dpo")

@@ -1,0 +1,221 @@
+"""Loading a stage's data: both sides, what is told about them, and the refusals when they cannot be had."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import concatenate_datasets, config, load_dataset
+
+from data import sources, world
+from data.sources import fingerprint, load
+from data.splits import held_out, key_of, normalised
+from utils.errors import Refused
+
+WriteRows = Callable[..., str]
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> WriteRows:
+    def write(count: int, name: str = "rows.jsonl", start: int = 0) -> str:
+        rows = ({"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(start, start + count))
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of datasets, and no network."""
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def keys(rows: Any) -> set[str]:
+    return {normalised(key_of(row)) for row in rows}
+
+
+def test_rows_are_split_by_the_hash_of_their_problem(write_rows: WriteRows) -> None:
+    data = load(write_rows(400), "sft", eval_fraction=0.2)
+    assert data.info["train_rows"] + data.info["eval_rows"] == 400
+    assert all(held_out(key, 0.2) for key in keys(data.eval))
+    assert not any(held_out(key, 0.2) for key in keys(data.train))
+
+
+def test_no_stage_trains_on_what_another_holds_out(write_rows: WriteRows) -> None:
+    path = write_rows(400)
+    assert keys(load(path, "sft").eval) == keys(load(path, "grpo").eval)
+
+
+def test_held_out_rows_beyond_eval_samples_are_not_used_at_all(write_rows: WriteRows) -> None:
+    path = write_rows(400)
+    whole, capped = load(path, "sft", eval_fraction=0.2), load(path, "sft", eval_fraction=0.2, eval_samples=3)
+    assert capped.info["eval_rows"] == 3
+    assert keys(capped.eval) < keys(whole.eval)
+    assert keys(capped.train) == keys(whole.train)
+
+
+def test_max_samples_takes_the_first_training_rows_and_keeps_the_held_out_side(write_rows: WriteRows) -> None:
+    path = write_rows(2000)
+    whole, few = load(path, "sft", eval_samples=20), load(path, "sft", eval_samples=20, max_samples=30)
+    assert list(few.train) == list(whole.train.select(range(30)))
+    assert list(few.eval) == list(whole.eval)
+
+
+def test_too_few_rows_to_hold_any_out_are_refused_with_a_fraction_that_works(write_rows: WriteRows) -> None:
+    path = write_rows(3)
+    with pytest.raises(Refused, match="holds out none of its 3 rows") as refusal:
+        load(path, "sft", eval_fraction=0.001)
+    enough = float(str(refusal.value).rpartition("eval_fraction=")[2].split()[0])
+    assert load(path, "sft", eval_fraction=enough).info["eval_rows"] == 1
+
+
+def test_all_rows_held_out_is_refused(write_rows: WriteRows) -> None:
+    with pytest.raises(Refused, match="no row to train on"):
+        load(write_rows(3), "sft", eval_fraction=0.9999)
+
+
+def test_a_published_split_is_used_and_its_problems_leave_the_training_side(
+    write_rows: WriteRows, tmp_path: Path
+) -> None:
+    write_rows(50, "train.jsonl")
+    write_rows(10, "test.jsonl", start=45)
+    data = load(str(tmp_path), "sft", eval_split="test")
+    assert (data.info["train_rows"], data.info["eval_rows"], data.info["dropped"]) == (45, 10, 5)
+    assert not keys(data.train) & keys(data.eval)
+
+
+def test_info_says_what_was_used(tmp_path: Path) -> None:
+    rows = [{"prompt": f"a {n}", "chosen": "b", "rejected": "b" if n < 4 else "c"} for n in range(100)]
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(rows))
+    data = load(str(path), "dpo", eval_fraction=0.3)
+    assert data.info == {
+        "name": str(path),
+        "fingerprint": fingerprint(data.train, data.eval),
+        "train_rows": len(data.train),
+        "eval_rows": len(data.eval),
+        "dropped": 4,
+    }
+    assert len(data.train) + len(data.eval) == 96
+
+
+def test_the_fingerprint_is_of_the_rows_and_their_side(write_rows: WriteRows) -> None:
+    path = write_rows(60)
+    before = load(path, "sft", eval_fraction=0.2).info["fingerprint"]
+    assert load(path, "sft", eval_fraction=0.2).info["fingerprint"] == before
+    Path(path).write_text(Path(path).read_text().replace('"answer": "7"', '"answer": "8"'))
+    changed = load(path, "sft", eval_fraction=0.2)
+    assert changed.info["fingerprint"] != before
+    assert fingerprint(changed.train, changed.eval) != fingerprint(concatenate_datasets([changed.train, changed.eval]))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("documents", "pretrain"), ("conversations", "sft"), ("preferences", "reward"), ("preferences", "dpo"),
+     ("prompts", "grpo")],
+)  # fmt: skip
+def test_made_data_come_for_their_stage_with_their_own_held_out_side(name: str, stage: str) -> None:
+    data = load(f"made:{name}", stage, max_samples=40, eval_samples=20, seed=1)
+    assert (len(data.train), len(data.eval)) == (40, 20)
+    column = data.train.column_names[0]
+    assert data.train[column][:] == [row[column] for row in world.rows(name, "train", 40, 1)]
+    again, other = (load(f"made:{name}", stage, max_samples=40, eval_samples=20, seed=seed) for seed in (1, 2))
+    assert again.info["fingerprint"] == data.info["fingerprint"] != other.info["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("made:prompt", "did you mean 'made:prompts'"),
+        ("conversations", "did you mean 'made:conversations'"),
+        ("rows.json", r"did you mean '.*rows\.jsonl'"),
+        ("gsm8k", "a Hub id as owner/name"),
+        ("folder/rows.parquet", "looked in"),
+    ],
+)
+def test_a_name_that_is_nothing_is_refused_with_the_nearest(
+    write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(Path(write_rows(3)).parent)
+    with pytest.raises(Refused, match=message):
+        load(name, "sft")
+
+
+def test_a_local_path_has_no_revision(write_rows: WriteRows) -> None:
+    with pytest.raises(Refused, match="no configurations or revisions"):
+        load(write_rows(3), "sft", revision="main")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"eval_fraction": 0.0}, {"eval_fraction": 1.0}, {"eval_samples": 0}, {"max_samples": 0}]
+)
+def test_senseless_amounts_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=next(iter(wrong))):
+        load("made:documents", "pretrain", **wrong)
+
+
+def test_hub_data_that_are_not_here_are_refused_at_once_when_offline(offline: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(Refused, match=r"'owner/missing' .*--download"):
+        load("owner/missing", "sft")
+    assert time.monotonic() - started < 2
+
+
+def test_without_a_network_the_hub_is_found_unreachable_before_the_libraries_retry(
+    offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(config, "HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens on the discard port
+    started = time.monotonic()
+    with pytest.raises(Refused, match="the Hub cannot be reached"):
+        load("owner/missing", "sft")
+    assert time.monotonic() - started < 2
+    assert config.HF_HUB_OFFLINE is False
+
+
+def test_hub_data_prepared_earlier_load_offline_in_their_revision_only(
+    write_rows: WriteRows, offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_hub_cache(offline, "owner", "sums", "c0ffee", write_rows(100))
+    data = load("owner/sums", "sft", eval_fraction=0.2)
+    assert data.info["train_rows"] + data.info["eval_rows"] == 100
+    assert load("owner/sums", "sft", eval_fraction=0.2, revision="c0ffee").info == data.info
+    with pytest.raises(Refused, match="as c0ffee, not as revision 'main'"):
+        load("owner/sums", "sft", revision="main")
+
+
+def prepare_hub_cache(cache: Path, owner: str, name: str, revision: str, file: str) -> None:
+    """Leave what an online load of `owner/name` leaves in the cache of datasets."""
+    rows = load_dataset("json", data_files=file, split="train", cache_dir=str(cache / "made"))
+    prepared = Path(rows.cache_files[0]["filename"]).parent
+    target = cache / f"{owner}___{name}" / "default" / "0.0.0" / revision
+    shutil.copytree(prepared, target)
+    (target / "json-train.arrow").rename(target / f"{name}-train.arrow")
+    info = json.loads((target / "dataset_info.json").read_text())
+    (target / "dataset_info.json").write_text(json.dumps({**info, "config_name": "default", "dataset_name": name}))
+
+
+def test_an_unknown_split_or_configuration_is_refused_with_what_there_is(write_rows: WriteRows, offline: Path) -> None:
+    prepare_hub_cache(offline, "owner", "sums", "c0ffee", write_rows(30))
+    with pytest.raises(Refused, match=r"Unknown split .*train"):
+        load("owner/sums", "sft", split="trian")
+    with pytest.raises(Refused, match="configuration 'other'"):
+        load("owner/sums", "sft", config_name="other")
+
+
+def test_the_probe_takes_any_answer_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # knows no method: answers 501
+    Thread(target=server.handle_request, daemon=True).start()
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(config, "HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    assert sources.hub_is_reachable()
+    server.server_close()

@@ -1,0 +1,104 @@
+"""Which tasks a recipe's stages get."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
+from evaluation import tasks_for
+from evaluation.answers import Rewards
+from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS
+from evaluation.task import PromptTask, Task
+from pretrain import PretrainConfig
+
+Configs = dict[str, Any]
+
+
+def made_chain() -> Configs:
+    names = {"sft": "conversations", "reward": "preferences", "dpo": "preferences", "grpo": "prompts"}
+    return {"pretrain": PretrainConfig(output_dir="pretrain", dataset_name="made:documents")} | {
+        kind: TrainingConfig(model_name=StageOutput("pretrain"), output_dir=kind, dataset_name=f"made:{name}")
+        for kind, name in names.items()
+    }
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Callable[..., Configs]:
+    def make(kind: str, rows: list[dict[str, Any]]) -> Configs:
+        file = tmp_path / f"{kind}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return {kind: TrainingConfig(model_name="m", output_dir=kind, dataset_name=str(file), eval_fraction=0.5)}
+
+    return make
+
+
+def names(tasks: list[Task]) -> list[str]:
+    return [task.name for task in tasks]
+
+
+def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems() -> None:
+    tasks = tasks_for(made_chain(), GRPOExtraConfig(max_completion_length=80))
+    assert {kind: names(some) for kind, some in tasks.items()} == {
+        "pretrain": ["skills", "documents"],
+        "sft": ["skills", "demonstrations"],
+        "reward": ["pairs"],
+        "dpo": ["skills", "demonstrations", "preferences"],
+        "grpo": ["skills", "demonstrations"],
+    }
+    skills = [task for some in tasks.values() for task in some if isinstance(task, PromptTask)]
+    assert len({task.held_out.fingerprint for task in skills}) == 1
+    assert len(skills[0].held_out.rows) >= 600
+    assert {task.max_new_tokens for task in skills} == {80}
+
+
+def test_the_problems_do_not_depend_on_the_runs_seed() -> None:
+    chain = made_chain()
+    other = {kind: type(config)(**(vars(config) | {"seed": 7})) for kind, config in chain.items()}
+    one, two = tasks_for(chain)["sft"], tasks_for(other)["sft"]
+    assert [task.held_out.fingerprint for task in one] == [task.held_out.fingerprint for task in two]
+
+
+def test_own_sft_data_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:
+    rows = [{"instruction": f"Say {n}", "input": "", "output": str(n)} for n in range(300)]
+    configs = own_data("sft", rows)
+    demonstrations, answers = tasks_for(configs)["sft"]
+    assert names([demonstrations, answers]) == ["demonstrations", "answers"]
+    held_out = [row["prompt"] for row in demonstrations.held_out.rows]
+    assert 64 < len(held_out) < 300
+    assert [row["prompt"] for row in answers.held_out.rows] == held_out[:ANSWERED_PROMPTS]
+
+
+def test_own_pairs_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:
+    rows = [{"prompt": f"Say {n}", "chosen": f" {n}", "rejected": " no"} for n in range(40)]
+    assert names(tasks_for(own_data("dpo", rows))["dpo"]) == ["preferences", "answers"]
+    (pairs,) = tasks_for(own_data("reward", rows))["reward"]
+    assert pairs.name == "pairs"
+    assert set(pairs.held_out.rows[0]) >= {"prompt", "chosen", "rejected"}
+
+
+def test_own_prompts_are_judged_by_the_reward_functions(own_data: Callable[..., Configs]) -> None:
+    rows = [{"prompt": f"Say {n}", "answer": str(n)} for n in range(400)]
+    functions = {"right": lambda completions, **_: [0.0] * len(completions)}
+    (task,) = tasks_for(own_data("grpo", rows), GRPOExtraConfig(max_completion_length=32), functions)["grpo"]
+    assert isinstance(task, Rewards)
+    assert task.functions == functions
+    assert task.max_new_tokens == 32
+    assert len(task.held_out.rows) == REWARDED_PROMPTS
+    assert "answer" in task.held_out.rows[0]
+
+
+def test_made_problems_are_judged_by_own_functions_too() -> None:
+    functions: dict[str, Any] = {"made_strict": lambda **_: [], "short": lambda **_: []}
+    *_, rewards = tasks_for(made_chain(), None, functions)["grpo"]
+    assert isinstance(rewards, Rewards)
+    assert list(rewards.functions) == ["short"]
+
+
+def test_no_data_are_read_before_they_are_needed() -> None:
+    missing = TrainingConfig(model_name="m", output_dir="sft", dataset_name="there/is/no/such.jsonl")
+    (demonstrations, _) = tasks_for({"sft": missing})["sft"]
+    with pytest.raises(ValueError, match="no data set"):
+        _ = demonstrations.held_out.rows

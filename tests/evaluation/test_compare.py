@@ -1,0 +1,180 @@
+"""A stage's evaluation: paired with its input, computed once, honest about what could not be measured."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.world import rows
+from evaluation import evaluate_stage
+from evaluation.answers import Answers
+from evaluation.checkpoint import CACHE_FILE, load_untrained_reward_model
+from evaluation.paired import paired_difference
+from evaluation.skills import Skills
+from evaluation.task import HeldOut, Task
+from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
+
+DOCUMENTS = LanguageModelling(HeldOut(rows("documents", "eval", 12)))
+PROBLEMS = Skills(HeldOut(rows("prompts", "eval", 12)), max_new_tokens=8)
+PAIRS = HeldOut(rows("preferences", "eval", 12))
+
+
+@pytest.fixture
+def stages(make_model: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Two stages of different weights, the second trained from the first."""
+    return make_model(tmp_path / "first", seed=0), make_model(tmp_path / "second", seed=1)
+
+
+def result(results: Sequence[dict[str, Any]], task: str, metric: str) -> dict[str, Any]:
+    (found,) = [one for one in results if (one["task"], one["metric"]) == (task, metric)]
+    return found
+
+
+def test_before_is_the_inputs_after(stages: tuple[Path, Path]) -> None:
+    first, second = stages
+    of_first = evaluate_stage("pretrain", None, first, [DOCUMENTS, PROBLEMS])
+    of_second = evaluate_stage("sft", first, second, [DOCUMENTS, PROBLEMS])
+    assert [(one["task"], one["metric"], one["n"], one["after"]) for one in of_first] == [
+        (one["task"], one["metric"], one["n"], one["before"]) for one in of_second
+    ]
+    assert all(one["before"] is None and one["ci95"] is None for one in of_first)
+    loss = result(of_second, "documents", "loss")
+    assert loss["n"] == 12
+    assert loss["ci95"][0] < loss["after"] - loss["before"] < loss["ci95"][1]
+
+
+def test_the_interval_is_that_of_the_same_examples(stages: tuple[Path, Path]) -> None:
+    first, second = stages
+    results = evaluate_stage("sft", first, second, [DOCUMENTS])
+    kept = json.loads((second / CACHE_FILE).read_text())
+    after, before = (scores["loss"] for scores in kept.values())  # in the order in which they were computed
+    difference = paired_difference(before, after)
+    assert result(results, "documents", "loss")["ci95"] == [difference.low, difference.high]
+
+
+def test_perplexity_is_that_of_the_mean_loss(stages: tuple[Path, Path]) -> None:
+    results = evaluate_stage("sft", stages[0], stages[1], [DOCUMENTS])
+    loss, perplexity = result(results, "documents", "loss"), result(results, "documents", "perplexity")
+    assert perplexity["after"] == math.exp(loss["after"])
+    assert perplexity["before"] == math.exp(loss["before"])
+
+
+def test_scores_are_computed_once_for_the_same_weights(stages: tuple[Path, Path]) -> None:
+    """Shown by a mark in the kept scores: it comes back while the weights stay, and is gone when they change."""
+    first, second = stages
+    evaluate_stage("pretrain", None, first, [DOCUMENTS])
+    kept = json.loads((first / CACHE_FILE).read_text())
+    (key,) = kept
+    kept[key]["accuracy"] = [1000.0] * 12
+    (first / CACHE_FILE).write_text(json.dumps(kept))
+    assert result(evaluate_stage("sft", first, second, [DOCUMENTS]), "documents", "accuracy")["before"] == 1000.0
+
+    (second / CACHE_FILE).unlink()
+    weights = second / "model.safetensors"
+    weights.replace(first / "model.safetensors")
+    weights.write_bytes((first / "model.safetensors").read_bytes())
+    assert result(evaluate_stage("sft", first, second, [DOCUMENTS]), "documents", "accuracy")["before"] < 1
+
+
+def test_scores_of_other_rows_are_not_taken_over(stages: tuple[Path, Path]) -> None:
+    first, _ = stages
+    few = LanguageModelling(HeldOut(rows("documents", "eval", 5)))
+    assert result(evaluate_stage("pretrain", None, first, [DOCUMENTS]), "documents", "loss")["n"] == 12
+    assert result(evaluate_stage("pretrain", None, first, [few]), "documents", "loss")["n"] == 5
+
+
+def test_the_inputs_directory_is_not_written_to(stages: tuple[Path, Path]) -> None:
+    first, second = stages
+    before = {path.name for path in first.iterdir()}
+    evaluate_stage("sft", first, second, [DOCUMENTS])
+    assert {path.name for path in first.iterdir()} == before
+
+
+def test_an_input_without_a_template_is_read_through_the_outputs(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    base, tuned = make_model(tmp_path / "base", template=False), make_model(tmp_path / "tuned")
+    loss = result(evaluate_stage("sft", base, tuned, [Demonstrations(PAIRS_AS_TALK)]), "demonstrations", "loss")
+    assert loss["before"] == loss["after"]
+    assert loss["ci95"] == [0, 0]
+
+
+PAIRS_AS_TALK = HeldOut([{"messages": [*row["prompt"], *row["chosen"]]} for row in PAIRS.rows])
+
+
+@pytest.mark.parametrize("task", [PROBLEMS, Preferences(PAIRS)])
+def test_what_cannot_be_measured_is_null_with_the_reason(
+    task: Task, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    base, other = (make_model(tmp_path / name, seed, template=False) for seed, name in enumerate(("base", "other")))
+    results = evaluate_stage("dpo", base, other, [task, DOCUMENTS])
+    impossible = [one for one in results if one["task"] == task.name]
+    assert {one["metric"] for one in impossible} == set(task.headline)
+    for one in impossible:
+        assert (one["n"], one["before"], one["after"], one["ci95"]) == (0, None, None, None)
+        assert "no chat template" in one["reason"]
+    assert result(results, "documents", "loss")["after"] is not None
+
+
+def test_broken_weights_give_null_and_never_nan(stages: tuple[Path, Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    first, second = stages
+    model = AutoModelForCausalLM.from_pretrained(second)
+    model.get_input_embeddings().weight.data.fill_(math.nan)
+    model.save_pretrained(second)
+    results = evaluate_stage("sft", first, second, [DOCUMENTS])
+    loss = result(results, "documents", "loss")
+    assert (loss["after"], loss["ci95"]) == (None, None)
+    assert "no example" in loss["reason"]
+    json.dumps(results, allow_nan=False)
+
+
+def test_a_reward_model_starts_from_the_untrained_head_of_its_seed(
+    stages: tuple[Path, Path], make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, _ = stages
+    trained = make_model(tmp_path / "reward", seed=3, reward=True)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    results = evaluate_stage("reward", first, trained, [RewardPairs(PAIRS)], seed=11)
+    assert torch.equal(torch.get_rng_state(), state), "evaluation must not disturb what training draws"
+    heads = [load_untrained_reward_model(first, 2, seed).score.weight for seed in (11, 11, 12)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    other = evaluate_stage("reward", first, trained, [RewardPairs(PAIRS)], seed=12)
+    margins = [result(found, "pairs", "margin") for found in (results, other)]
+    assert margins[0]["after"] == margins[1]["after"]
+    assert margins[0]["before"] != margins[1]["before"]
+
+
+def test_the_reward_model_judges_the_answers_of_both(
+    stages: tuple[Path, Path], make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, second = stages
+    judge = make_model(tmp_path / "reward", seed=3, reward=True)
+    results = evaluate_stage("dpo", first, second, [PROBLEMS], reward_model=judge)
+    preferred, reward = (result(results, "reward_model", metric) for metric in ("prefers_after", "reward"))
+    assert preferred["before"] == 0.5
+    assert 0 < preferred["after"] < 1
+    assert reward["n"] == preferred["n"] == 12
+    assert reward["before"] != reward["after"]
+    one = Skills(HeldOut(PROBLEMS.held_out.rows[:1]), max_new_tokens=8)
+    alone = result(evaluate_stage("dpo", first, second, [one], reward_model=judge), "reward_model", "prefers_after")
+    assert alone["after"] in (0, 1)
+    assert alone["ci95"] is None
+    back = evaluate_stage("dpo", second, first, [PROBLEMS], reward_model=judge)
+    assert result(back, "reward_model", "prefers_after")["after"] == pytest.approx(1 - preferred["after"])
+
+
+def test_equal_answers_are_a_tie(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    first, same = make_model(tmp_path / "first"), make_model(tmp_path / "same")
+    judge = make_model(tmp_path / "reward", seed=3, reward=True)
+    answers = Answers(HeldOut([{"prompt": "One"}, {"prompt": "Two and"}]), max_new_tokens=4)
+    results = evaluate_stage("grpo", first, same, [answers], reward_model=judge)
+    preferred = result(results, "reward_model", "prefers_after")
+    assert (preferred["after"], preferred["ci95"]) == (0.5, [0, 0])

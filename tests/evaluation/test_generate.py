@@ -1,0 +1,74 @@
+"""Greedy completions: a batch of prompts says what each would say alone."""
+
+import pytest
+import torch
+
+from data.chat import encode
+from data.world import rows
+from evaluation.checkpoint import Checkpoint
+from evaluation.generate import CHUNK_TOKENS, complete
+
+LIMIT = 2 * CHUNK_TOKENS + 5
+
+
+@pytest.fixture
+def prompts(checkpoint: Checkpoint) -> list[list[int]]:
+    return [encode(checkpoint.tokenizer, row["prompt"]) for row in rows("prompts", "eval", 16)]
+
+
+def alone(checkpoint: Checkpoint, prompt: list[int], eos_token_id: int | None) -> list[int]:
+    """Return the unpadded completion by transformers' own loop, EOS included."""
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        for _ in range(LIMIT):
+            token = checkpoint.model(ids).logits[0, -1].argmax()
+            ids = torch.cat([ids, token[None, None]], dim=1)
+            if token == eos_token_id:
+                break
+    return ids[0, len(prompt) :].tolist()
+
+
+def test_left_padded_completions_are_the_unpadded_ones(checkpoint: Checkpoint, prompts: list[list[int]]) -> None:
+    """With an EOS that the model says at different times, so that rows leave the batch between chunks."""
+    free = [alone(checkpoint, prompt, None) for prompt in prompts]
+    said = [token for tokens in free for token in tokens]
+    eos = min(set(said), key=lambda token: abs(sum(token in tokens for tokens in free) - len(free) // 2))
+    checkpoint.tokenizer.eos_token = checkpoint.tokenizer.convert_ids_to_tokens(eos)
+    checkpoint.model.generation_config.eos_token_id = None
+    expected = [alone(checkpoint, prompt, eos) for prompt in prompts]
+
+    found = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT, batch_size=6)
+
+    assert [one.text for one in found] == checkpoint.tokenizer.batch_decode(expected, skip_special_tokens=True)
+    assert [one.n_tokens for one in found] == [len(tokens) for tokens in expected]
+    assert [one.stopped for one in found] == [tokens[-1] == eos for tokens in expected]
+    assert {one.stopped for one in found} == {True, False}
+    assert len({len(prompt) for prompt in prompts}) > 3
+
+
+def test_every_eos_of_the_generation_config_ends_a_completion(checkpoint: Checkpoint, prompts: list[list[int]]) -> None:
+    third = alone(checkpoint, prompts[0], None)[2]
+    checkpoint.model.generation_config.eos_token_id = [0, third]
+    (found,) = complete(checkpoint.model, checkpoint.tokenizer, prompts[:1], LIMIT)
+    assert found.stopped
+    assert found.n_tokens <= 3
+
+
+def test_the_models_sampling_settings_do_not_change_greedy_search(
+    checkpoint: Checkpoint, prompts: list[list[int]]
+) -> None:
+    plain = complete(checkpoint.model, checkpoint.tokenizer, prompts[:3], LIMIT)
+    config = checkpoint.model.generation_config
+    config.do_sample, config.temperature, config.top_p, config.top_k = True, 0.3, 0.5, 3
+    config.repetition_penalty, config.use_cache = 5.0, False
+    assert complete(checkpoint.model, checkpoint.tokenizer, prompts[:3], LIMIT) == plain
+
+
+def test_tags_stay_in_the_text_and_special_tokens_do_not(checkpoint: Checkpoint) -> None:
+    tokenizer = checkpoint.tokenizer
+    ids = tokenizer("<think>1</think><|im_start|>2<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "<think>1</think>2"
+
+
+def test_no_prompts_give_no_completions(checkpoint: Checkpoint) -> None:
+    assert complete(checkpoint.model, checkpoint.tokenizer, [], LIMIT) == []

@@ -1,0 +1,115 @@
+"""The result table: readable, complete about what matters, silent about the rest."""
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from evaluation import result_table
+from evaluation.metrics import verdict
+
+
+def result(
+    task: str, metric: str, before: float | None, after: float | None, *ci95: float, n: int = 600
+) -> dict[str, Any]:
+    return {"task": task, "metric": metric, "n": n, "before": before, "after": after, "ci95": list(ci95) or None}
+
+
+STAGES = [
+    {
+        "name": "pretrain",
+        "evaluation": [result("documents", "loss", None, 1.234), result("skills", "strict", None, 0.0)],
+    },
+    {
+        "name": "sft",
+        "evaluation": [
+            result("skills", "strict", 0.0, 0.75, 0.71, 0.78),
+            result("skills", "completion_tokens", 80.0, 41.5, -39.9, -38.0),
+            result("skills", "strict/arithmetic", 0.0, 0.005, -0.003, 0.02, n=200),
+            result("demonstrations", "loss", 2.5, 0.31, -2.3, -2.1),
+        ],
+    },
+    {
+        "name": "dpo",
+        "evaluation": [
+            result("preferences", "rejected_logp", -123.45, -234.56, -130.22, -100.11),
+            result("preferences", "chosen_logp", -1023.45, -1234.56, -230.22, -200.11),
+            result("reward_model", "prefers_after", 0.5, 0.61, 0.07, 0.15),
+            result("skills", "strict", 0.75, 0.70, -0.08, -0.02),
+            result("answers", "stop_rate", None, None, n=0) | {"reason": "the model has no chat template"},
+        ],
+    },
+    {"name": "grpo", "evaluation": [result("rewards", "my_reward[0]", 0.1, 0.2, 0.05, 0.15)]},
+]
+
+
+def rendered(stages: list[dict[str, Any]], width: int = 100) -> list[str]:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(result_table(stages))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def line_with(text: str, lines: list[str]) -> list[str]:
+    (found,) = [line for line in lines if text in line]
+    return found.split()
+
+
+def test_a_line_says_what_changed_and_whether_it_is_more_than_noise() -> None:
+    lines = rendered(STAGES)
+    assert line_with("0.000 → 0.750", lines) == (
+        "sft exact match 600 0.000 → 0.750 +0.750 [+0.710, +0.780] better".split()
+    )
+    assert line_with("arithmetic", lines)[-2:] == ["no", "evidence"]
+    assert line_with("demonstration loss", lines)[-1] == "better"
+    assert line_with("rejected logp", lines) == (
+        "rejected logp 600 -123.5 → -234.6 -111.1 [-130.2, -100.1] better".split()
+    )
+    assert line_with("0.750 → 0.700", lines)[-1] == "worse"
+    assert line_with("document loss", lines) == "pretrain document loss 600 – → 1.234 –".split()
+
+
+def test_the_table_fits_100_columns() -> None:
+    lines = rendered(STAGES)
+    assert max(map(len, lines)) <= 100
+    assert not any("…" in line for line in lines)
+
+
+def test_only_what_matters_is_shown_and_a_reward_by_its_name() -> None:
+    text = "\n".join(rendered(STAGES))
+    assert "completion" not in text
+    assert "my reward[0]" in text
+
+
+def test_the_reason_for_a_missing_figure_stands_below() -> None:
+    lines = rendered(STAGES)
+    assert line_with("see below", lines)[:4] == ["stop", "rate", "0", "–"]
+    assert "dpo, stop rate: the model has no chat template" in lines
+
+
+def test_a_stage_of_another_name_is_shown_by_its_kind() -> None:
+    assert "exact match" in "\n".join(rendered([STAGES[1] | {"name": "Llama-SFT", "kind": "sft"}]))
+    assert "skills completion_tokens" in "\n".join(rendered([STAGES[1] | {"name": "other"}]))
+
+
+@pytest.mark.parametrize("stages", [[], [{"name": "sft"}], [{"name": "sft", "evaluation": []}]])
+def test_a_run_without_results_has_an_empty_table(stages: list[dict[str, Any]]) -> None:
+    assert result_table(stages).row_count == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "interval", "says"),
+    [
+        ("strict/counting", [0.1, 0.2], "better"),
+        ("strict", [-0.2, -0.1], "worse"),
+        ("loss", [-0.2, -0.1], "better"),
+        ("bits_per_byte", [0.1, 0.2], "worse"),
+        ("my_reward", [0.1, 0.2], "better"),
+        ("completion_tokens", [0.1, 0.2], "changed"),
+        ("strict", [-0.1, 0.2], "no evidence"),
+        ("strict", [0.0, 0.0], "no evidence"),
+        ("strict", None, ""),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_zero(metric: str, interval: list[float] | None, says: str) -> None:
+    assert verdict(metric, interval) == says

@@ -1,0 +1,214 @@
+"""Tasks: what each score means, on real rows."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.world import rows
+from data.world.conversations import after_tool, solution
+from data.world.problems import Problem
+from evaluation.answers import Answers, Rewards, call_reward
+from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model
+from evaluation.generate import Completion
+from evaluation.skills import Skills
+from evaluation.task import HeldOut, weighted
+from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
+
+SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4+7=11, 3+5+1=9, 91", answer="91")
+CALL = Problem(skill="calculator", key="", question="What is 348 times 27?", trace="348*27", answer="9396")
+
+
+class Scripted(Checkpoint):
+    """A checkpoint that says what it is told to, turn by turn, in place of a model."""
+
+    def __init__(self, tmp_path: Path, *turns: Sequence[str]) -> None:
+        self.turns, self.asked = list(turns), list[Any]()
+        self.cache = ScoreCache(tmp_path)
+
+    def complete(self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int) -> list[Completion | None]:
+        self.asked.append([prompt for prompt, _ in prompts])
+        return [Completion(text, len(text), True) for text in self.turns.pop(0)]
+
+
+def posed(*problems: Problem) -> HeldOut:
+    return HeldOut([{"prompt": after_tool(one)[:2], "skill": one.skill, "answer": one.answer} for one in problems])
+
+
+def test_taught_solutions_are_strictly_right(tmp_path: Path) -> None:
+    scores = Skills(posed(SUM, CALL)).score(Scripted(tmp_path, [solution(SUM), solution(CALL)], ["Answer: 9396"]))
+    assert scores["strict"] == scores["flexible"] == scores["stop_rate"] == [1.0, 1.0]
+    assert scores["strict/arithmetic"] == [1.0, None]
+    assert scores["strict/calculator"] == [None, 1.0]
+
+
+def test_the_second_turn_sees_what_the_tool_said(tmp_path: Path) -> None:
+    said = Scripted(tmp_path, [solution(CALL)], ["Answer: 9396"])
+    Skills(posed(CALL)).score(said)
+    (second,) = said.asked[1]
+    assert second[-2:] == [{"role": "assistant", "content": solution(CALL)}, {"role": "tool", "content": "9396"}]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "strict", "flexible"),
+    [
+        (solution(CALL), "Answer: 9395", 0, 0),  # read out wrongly
+        (solution(CALL), "That makes 9396", 0, 1),
+        (solution(CALL) + "\nWait.", "Answer: 9396", 0, 1),  # a call with words around it
+        (solution(CALL).replace("348*27", "348+27"), "Answer: 375", 0, 0),
+        (solution(CALL).replace("348*27", "9396/1"), "Answer: 9396", 1, 1),
+        ("Answer: 9396", None, 0, 1),  # right without the tool
+        ("Answer: 1", None, 0, 0),
+        ("<tool_call>\n348*27\n</tool_call>", None, 0, 0),
+    ],
+)
+def test_calculator_problems_are_solved_by_both_turns(
+    tmp_path: Path, first: str, second: str | None, strict: float, flexible: float
+) -> None:
+    scores = Skills(posed(CALL)).score(Scripted(tmp_path, [first], *([] if second is None else [[second]])))
+    assert (scores["strict"], scores["flexible"]) == ([strict], [flexible])
+
+
+def test_flexible_is_right_in_any_form(tmp_path: Path) -> None:
+    said = ["I think it is 91", "Answer: 91", "<think>1</think>\nAnswer: 90"]
+    scores = Skills(posed(SUM, SUM, SUM)).score(Scripted(tmp_path, said))
+    assert scores["strict"] == [0, 0, 0]
+    assert scores["flexible"] == [1, 1, 0]
+
+
+def test_skills_of_a_random_model_are_zero(checkpoint: Checkpoint) -> None:
+    scores = Skills(HeldOut(rows("prompts", "eval", 12)), max_new_tokens=8).scores(checkpoint)
+    assert scores["strict"] == [0.0] * 12
+    assert all(n is not None and 1 <= n <= 8 for n in scores["completion_tokens"])
+
+
+def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: Checkpoint) -> None:
+    texts = [row["text"] for row in rows("documents", "eval", 10)]
+    scores = LanguageModelling(HeldOut([{"text": text} for text in texts])).scores(checkpoint)
+    nll = tokens = n_bytes = 0.0
+    for text in texts:
+        ids = checkpoint.tokenizer(text, return_tensors="pt")["input_ids"]
+        nll += float(checkpoint.model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+        n_bytes += len(text.encode()) - len(checkpoint.tokenizer.decode(ids[0, :1]).encode())
+    assert math.fsum(scores["loss"]) / 10 == pytest.approx(nll / tokens, rel=1e-4)  # type: ignore[arg-type]
+    assert math.fsum(scores["bits_per_byte"]) / 10 == pytest.approx(nll / math.log(2) / n_bytes, rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_weighted_scores_average_to_the_ratio_of_sums() -> None:
+    assert weighted([2.0, 6.0, 5.0], [1, 3, 0]) == [1.0, 3.0, None]
+    assert weighted([0.0], [0]) == [None]
+
+
+def test_demonstrations_that_do_not_fit_count_for_nothing(checkpoint: Checkpoint) -> None:
+    fits = {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}
+    too_long = {"messages": [{"role": "user", "content": "1" * 600}, {"role": "assistant", "content": "2"}]}
+    scores = Demonstrations(HeldOut([fits, too_long])).scores(checkpoint)
+    assert scores["loss"][0] is not None
+    assert scores["loss"][1] is None
+
+
+def test_preferences_compare_the_two_sides(checkpoint: Checkpoint) -> None:
+    pairs = rows("preferences", "eval", 8)
+    scores = Preferences(HeldOut(pairs)).scores(checkpoint)
+    swapped = Preferences(
+        HeldOut([row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs])
+    ).scores(checkpoint)
+    for metric, other, sign in (("margin", "margin", -1), ("chosen_logp", "rejected_logp", 1)):
+        assert scores[metric] == pytest.approx([sign * value for value in swapped[other] if value is not None])
+    assert scores["accuracy"] == [float(margin > 0) for margin in scores["margin"] if margin is not None]
+    assert all(logp < 0 for logp in scores["chosen_logp"] if logp is not None)
+    assert sum(name.startswith("accuracy/") for name in scores) == len({row["kind"] for row in pairs})
+
+
+def test_reward_pairs_compare_the_two_sides(
+    make_model: Callable[..., Path], open_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    directory = make_model(tmp_path / "reward", reward=True)
+    judge = open_checkpoint(directory, load=lambda path: load_reward_model(path, 2))
+    scores = RewardPairs(HeldOut(rows("preferences", "eval", 8))).scores(judge)
+    margins = [c - r for c, r in zip(scores["chosen_reward"], scores["rejected_reward"], strict=True)]  # type: ignore[operator]
+    assert scores["margin"] == margins
+    assert scores["accuracy"] == [float(margin > 0) for margin in margins]
+
+
+def test_answers_skip_rows_that_ask_nothing(checkpoint: Checkpoint) -> None:
+    asking, telling = {"prompt": "One"}, {"messages": [{"role": "assistant", "content": "Hello"}]}
+    scores = Answers(HeldOut([telling, asking, {"prompt": "1" * 600}]), max_new_tokens=4).scores(checkpoint)
+    assert scores["completion_tokens"] == [None, 4.0, None]
+
+
+def test_reward_functions_get_what_trl_gives_them() -> None:
+    seen: dict[str, Any] = {}
+
+    def reward(prompts: Any, completions: Any, answer: list[str], **rest: Any) -> list[float | None]:
+        seen.update(rest, prompts=prompts, completions=completions, answer=answer)
+        return [1, None]
+
+    asked = [{"role": "user", "content": "2+3?"}]
+    assert call_reward(reward, [{"prompt": asked, "answer": "5"}, {"prompt": asked, "answer": "6"}], ["5", "7"]) == [
+        1.0,
+        None,
+    ]
+    assert seen["prompts"] == [asked, asked]
+    assert seen["completions"] == [[{"role": "assistant", "content": "5"}], [{"role": "assistant", "content": "7"}]]
+    assert seen["answer"] == ["5", "6"]
+    assert {"completion_ids", "trainer_state", "log_extra", "log_metric"} <= set(seen)
+    call_reward(reward, [{"prompt": "a", "answer": "5"}, {"prompt": "b", "answer": "6"}], ["5", "7"])
+    assert seen["completions"] == ["5", "7"]
+
+
+def test_an_async_reward_function_is_awaited() -> None:
+    async def reward(completions: list[str], **_: Any) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    assert call_reward(reward, [{"prompt": "a"}], ["four"]) == [4.0]
+
+
+def test_a_reward_function_with_too_few_rewards_is_an_error() -> None:
+    with pytest.raises(ValueError, match="1 rewards for 2 completions"):
+        call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], ["", ""])
+
+
+def test_a_changed_reward_function_is_called_again(checkpoint: Checkpoint) -> None:
+    asked = HeldOut([{"prompt": "One"}])
+    for value in (1.0, 2.0):
+        task = Rewards(asked, 4, {"mine": lambda value=value, **_: [value]})
+        assert task.scores(checkpoint)["mine"] == [value]
+    assert Rewards(asked, 4, {"mine": lambda **_: [math.nan]}).scores(checkpoint)["mine"] == [None]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Skills(HeldOut(rows("prompts", "eval", 2))),
+        Demonstrations(HeldOut(rows("conversations", "eval", 2))),
+        Preferences(HeldOut(rows("preferences", "eval", 2))),
+    ],
+)
+def test_conversations_are_impossible_without_a_template(
+    task: Any, make_model: Callable[..., Path], open_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(make_model(tmp_path, template=False))
+    with pytest.raises(Impossible, match="no chat template"):
+        task.scores(checkpoint)
+
+
+def test_no_held_out_rows_is_impossible(checkpoint: Checkpoint) -> None:
+    with pytest.raises(Impossible, match="no held-out examples"):
+        LanguageModelling(HeldOut([])).scores(checkpoint)
+
+
+@pytest.mark.shared
+def test_stories260k_predicts_tiny_stories_as_published(
+    shared: Path, open_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    """About 1.30 nats a token; paragraphs without what came before them are harder."""
+    text = (shared / "fixtures/data/pretrain/tinystories_minigpt_197k.txt").read_text(encoding="utf-8")
+    paragraphs = text.split("\n\n")
+    documents = ["\n\n".join(paragraphs[start : start + 4]) for start in range(0, 80, 4)]
+    checkpoint = open_checkpoint(shared / "fixtures/models/stories260K")
+    scores = LanguageModelling(HeldOut([{"text": one} for one in documents])).scores(checkpoint)
+    assert 1.2 < math.fsum(scores["loss"]) / len(documents) < 1.6  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""The optimizers: who trains what, and the schedule."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.config import PretrainConfig
+from pretrain.model import parameter_count
+from pretrain.optim import learning_rate_factor, make_optimizers
+
+
+def tiny_model() -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    shape = Qwen3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(shape)
+
+
+def test_every_parameter_has_one_optimizer_and_muon_has_the_hidden_matrices() -> None:
+    model = tiny_model()
+    muon, adamw = make_optimizers(
+        model, muon_learning_rate=0.02, learning_rate=0.003, embedding_learning_rate=0.1, weight_decay=0.0
+    )
+    hidden = {id(p) for group in muon.param_groups for p in group["params"]}
+    rest = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert not hidden & rest
+    assert hidden | rest == {id(p) for p in model.parameters()}
+    assert len(hidden) == 2 * 7  # four attention and three MLP matrices in each of two layers
+    assert id(model.get_input_embeddings().weight) in rest
+    assert [group["initial_lr"] for group in adamw.param_groups] == [0.1, 0.003]
+    assert {id(p) for p in adamw.param_groups[0]["params"]} == {id(model.get_input_embeddings().weight)}
+
+
+def test_muon_moves_a_matrix_by_a_nearly_orthogonal_update() -> None:
+    model = tiny_model()
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    before = weight.detach().clone()
+    muon, _ = make_optimizers(
+        model, muon_learning_rate=0.1, learning_rate=0.0, embedding_learning_rate=0.0, weight_decay=0.0
+    )
+    weight.grad = torch.randn_like(weight)
+    muon.step()
+    singular = torch.linalg.svdvals((before - weight.detach()) / 0.1)
+    # The iteration stops short of orthogonality: singular values end between about 0.5 and 1.5 (Jordan et al. 2024).
+    assert singular.min() > 0.3
+    assert singular.max() < 1.6
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.05), (19, 1.0), (100, 1.0), (180, 1.0), (240, 0.5), (299, 1 / 120)])
+def test_schedule_by_hand(step: int, factor: float) -> None:
+    found = learning_rate_factor(step, max_steps=300, warmup_steps=20, decay_fraction=0.4)
+    assert found == pytest.approx(factor)
+
+
+def test_parameter_count_of_the_demo_by_hand() -> None:
+    config = PretrainConfig(output_dir="base", dataset_name="made:documents")
+    # 1024*128 each for embedding and head; a layer: 4*128*128 + 3*128*336 + 2*128 + 2*32 = 194,880; last norm 128.
+    assert parameter_count(config, 1024) == 2 * 131_072 + 4 * 194_880 + 128 == 1_041_792

@@ -1,0 +1,108 @@
+"""Pretraining end to end, small: it learns, it can be loaded, it resumes to the same bytes."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain import PretrainConfig, checkpoint, train
+from utils.errors import StageFailed
+from utils.files import weights_sha256
+from utils.stage_log import StageLog
+
+SMALL = PretrainConfig(
+    output_dir="base",
+    dataset_name="made:documents",
+    max_samples=600,
+    eval_samples=64,
+    vocab_size=512,
+    tokenizer_samples=600,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_steps=24,
+    per_device_train_batch_size=8,
+    logging_steps=4,
+    eval_steps=12,
+    save_steps=10,
+    save_total_limit=1,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(SMALL, tmp_path_factory.mktemp("base"))
+
+
+def metrics(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "training_metrics.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls_on_training_and_held_out_text(trained: Path) -> None:
+    logged = metrics(trained)
+    assert [line["step"] for line in logged] == [4, 8, 12, 16, 20, 24]
+    assert logged[-1]["loss"] < logged[0]["loss"] - 0.5
+    held_out = [line["eval_loss"] for line in logged if "eval_loss" in line]
+    assert len(held_out) == 2
+    assert held_out[1] < held_out[0]
+
+
+def test_output_loads_as_any_model_with_its_chat_template(trained: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
+    assert type(model).__module__.startswith("transformers.")
+    assert model.dtype == torch.float32
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    assert ids
+    assert (trained / "tokenizer.model").exists()
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert model.generation_config.use_cache
+
+
+def test_positions_matter_and_the_future_does_not(trained: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(trained).eval()
+    ids = torch.randint(10, 200, (1, 12))
+    permuted = torch.cat([ids[:, :11].flip(1), ids[:, 11:]], dim=1)
+    changed = torch.cat([ids[:, :6], torch.randint(200, 400, (1, 6))], dim=1)
+    with torch.no_grad():
+        logits, of_permuted, of_changed = (model(x).logits for x in (ids, permuted, changed))
+    assert (logits[0, -1] - of_permuted[0, -1]).abs().max() > 1e-3
+    torch.testing.assert_close(logits[:, :6], of_changed[:, :6], rtol=1e-4, atol=1e-5)
+
+
+def test_info_and_events_are_complete(trained: Path) -> None:
+    info = StageLog(trained).read_info()
+    assert info["steps"] == 24
+    assert info["tokens"] > 24 * 8 * 100
+    assert info["peak_memory_bytes"] > 0
+    assert (info["data"]["train_rows"], info["data"]["eval_rows"]) == (600, 64)
+    kinds = [line.split(" | ")[1] for line in (trained / "training_events.log").read_text().splitlines()]
+    assert kinds == ["TRAIN_START", "CHECKPOINT", "CHECKPOINT", "TRAIN_END"]
+    assert [path.name for path in checkpoint.checkpoints(trained)] == ["checkpoint-20"]
+    assert list((trained / "logs").glob("events.out.tfevents.*"))
+
+
+def test_resumed_run_ends_with_the_same_bytes_and_metrics(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "checkpoint-20", tmp_path / "checkpoint-20")
+    shutil.copy(trained / "training_metrics.jsonl", tmp_path)
+    train(SMALL, tmp_path)
+    assert weights_sha256(tmp_path) == weights_sha256(trained)
+    assert [line["step"] for line in metrics(tmp_path)] == [4, 8, 12, 16, 20, 24]
+    assert "RESUME | checkpoint-20" in (tmp_path / "training_events.log").read_text()
+
+
+def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None:
+    train(replace(SMALL, seed=7, max_steps=2), tmp_path)
+    assert weights_sha256(tmp_path) != weights_sha256(trained)
+
+
+def test_a_diverging_run_fails_and_names_the_step(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="loss of step"):
+        train(replace(SMALL, learning_rate=1e30, max_steps=12), tmp_path)

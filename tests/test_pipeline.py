@@ -1,0 +1,404 @@
+"""The run: its directory and record, what it refuses, how it fails, stops and goes on. Stages are stand-ins here."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from pipeline import Interrupted, Refused, StageFailed, run_pipeline
+from preflight import Stage
+from pretrain import PretrainConfig
+from utils.files import weights_sha256
+from utils.run_directory import lock
+from utils.stage_log import StageLog
+
+RUN_INFO_KEYS = set(
+    "run_id recipe argv seed status started_at finished_at stages versions git_commit hardware".split()
+)  # fmt: skip
+STAGE_INFO_KEYS = set(
+    "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
+)
+STAGE_FILES = "stage_info.json training.log console_output.log training_events.log training_metrics.jsonl logs".split()
+RESULT = {"task": "t", "metric": "m", "n": 1, "before": 0.0, "after": 1.0, "ci95": [0.5, 1.5]}
+
+Configs = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a directory of its own, which holds one model and one data file."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"first weights")
+    rows = [{"prompt": f"What is {n}+{n}?", "completion": f" {2 * n}"} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs = [{"prompt": f"What is {n}+{n}?", "chosen": f" {2 * n}", "rejected": " 0"} for n in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Stages:
+    """Stand-ins for the stages: each appends its name to its input's weights, unless told to do something else."""
+
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+        self.instead: dict[str, Callable[[], None]] = {}
+
+    def train_function(self, stage: Stage) -> Callable[[Stage, Path], Path]:
+        """Take the place of pipeline's own."""
+
+        def train(given: Stage, stage_dir: Path) -> Path:
+            self.trained.append(stage.kind)
+            if stage.kind in self.instead:
+                self.instead.pop(stage.kind)()
+            before = Path(given.config.model_name, "model.safetensors").read_bytes()
+            (stage_dir / "model.safetensors").write_bytes(before + b" " + stage.kind.encode())
+            (stage_dir / "config.json").write_text("{}")
+            return stage_dir
+
+        return train
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
+    """Replace training and evaluation by stand-ins."""
+    made = Stages()
+    monkeypatch.setattr(pipeline, "_train_function", made.train_function)
+    monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: [RESULT])
+    return made
+
+
+def _configs() -> Configs:
+    return {
+        "sft": TrainingConfig(model_name="model", output_dir="my-sft", dataset_name="rows.jsonl", eval_fraction=0.2),
+        "dpo": TrainingConfig(
+            model_name=StageOutput("sft"), output_dir="my-dpo", dataset_name="pairs.jsonl", eval_fraction=0.2
+        ),
+    }
+
+
+def _fail(error: BaseException) -> Callable[[], None]:
+    def instead() -> None:
+        raise error
+
+    return instead
+
+
+def _info(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(), parse_constant=pytest.fail))
+
+
+def _only_run(runs_dir: str = "runs") -> Path:
+    (run,) = Path(runs_dir).resolve().iterdir()
+    return run
+
+
+def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
+    run = run_pipeline(_configs())
+    assert re.fullmatch(r"\d{8}_\d{6}_[a-z0-9]{4}", run.name)
+    assert run == Path("runs").resolve() / run.name
+    info = _info(run / "run_info.json")
+    assert set(info) == RUN_INFO_KEYS
+    assert (info["status"], info["seed"], info["argv"]) == ("passed", 42, sys.argv)
+    assert [(entry["name"], entry["status"], entry["output_dir"]) for entry in info["stages"]] == [
+        ("sft", "passed", "my-sft"),
+        ("dpo", "passed", "my-dpo"),
+    ]
+    for name in ("my-sft", "my-dpo"):
+        files = {path.name for path in (run / name).iterdir()}
+        wanted = (
+            "stage_info.json training.log console_output.log training_events.log training_metrics.jsonl logs".split()
+        )
+        assert set(wanted) <= files
+        stage = _info(run / name / "stage_info.json")
+        assert set(stage) >= STAGE_INFO_KEYS
+        assert (stage["status"], stage["evaluation"]) == ("passed", [RESULT])
+        assert stage["config"]["trainer"]["per_device_train_batch_size"] == 8
+    console = (run / "console_output.log").read_text()
+    assert "\x1b" not in console
+    for text in (run.name, "rows.jsonl", "sft passed", "Held-out results"):
+        assert text in console
+
+
+def test_each_stage_starts_from_the_bytes_that_its_input_wrote(stages: Stages) -> None:
+    run = run_pipeline(_configs())
+    sft, dpo = (_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo"))
+    assert (run / "my-dpo" / "model.safetensors").read_bytes() == b"first weights sft dpo"
+    assert sft["input"] == {
+        "ref": "model",
+        "path": str(Path("model").resolve()),
+        "sha256": weights_sha256(Path("model")),
+    }
+    assert dpo["input"] == {"ref": 'StageOutput("sft")', **sft["output"]}
+    assert dpo["config"]["model_name"] == 'StageOutput("sft")'
+
+
+def test_what_the_caller_passes_is_not_changed(stages: Stages) -> None:
+    configs, extra = _configs(), GRPOExtraConfig(reward_func="exact_match")
+    with pytest.raises(Refused, match="nothing reads it"):
+        run_pipeline(configs, extra)
+    run_pipeline(configs)
+    run_pipeline(configs)
+    assert configs == _configs()
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_a_failed_stage_is_recorded_and_later_ones_do_not_run(stages: Stages) -> None:
+    stages.instead["sft"] = _fail(StageFailed("training changed no weight"))
+    with pytest.raises(StageFailed, match="stage sft failed: training changed no weight"):
+        run_pipeline(_configs())
+    run = _only_run()
+    info = _info(run / "run_info.json")
+    assert info["status"] == "failed"
+    assert info["finished_at"]
+    assert [entry["status"] for entry in info["stages"]] == ["failed", "pending"]
+    stage = _info(run / "my-sft" / "stage_info.json")
+    assert set(stage) >= STAGE_INFO_KEYS
+    assert (stage["status"], stage["error"]) == ("failed", "training changed no weight")
+    assert "| STAGE_FAILED | training changed no weight" in (run / "my-sft" / "training_events.log").read_text()
+    for log in (run / "console_output.log", run / "my-sft" / "console_output.log"):
+        assert "training changed no weight" in log.read_text()
+    assert not (run / "my-dpo").exists()
+
+
+def test_an_unforeseen_error_fails_the_stage_and_leaves_its_traceback(stages: Stages) -> None:
+    stages.instead["dpo"] = _fail(ZeroDivisionError("by zero"))
+    with pytest.raises(StageFailed, match="ZeroDivisionError: by zero"):
+        run_pipeline(_configs())
+    run = _only_run()
+    assert "Traceback" in (run / "my-dpo" / "training.log").read_text()
+    assert [entry["status"] for entry in _info(run / "run_info.json")["stages"]] == ["passed", "failed"]
+
+
+def test_a_failing_measurement_fails_the_stage(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(RuntimeError("cannot score"))())
+    with pytest.raises(StageFailed, match="cannot score"):
+        run_pipeline(_configs())
+
+
+def _sft(**changes: Any) -> Configs:
+    return {"sft": replace(_configs()["sft"], **changes)}
+
+
+REFUSALS: dict[str, tuple[Callable[[], Configs], str]] = {
+    "no stages": (dict, "has no stages"),
+    "unknown kind": (lambda: {"sfd": _configs()["sft"]}, "did you mean 'sft'"),
+    "wrong class": (lambda: {"sft": PretrainConfig(output_dir="x", dataset_name="y")}, "must be a TrainingConfig"),
+    "pretrain later": (
+        lambda: _configs() | {"pretrain": PretrainConfig(output_dir="x", dataset_name="rows.jsonl")},
+        "must be the first stage",
+    ),
+    "unknown input": (lambda: _sft(model_name=StageOutput("pretrian")), "the recipe has no such stage"),
+    "itself as input": (lambda: _sft(model_name=StageOutput("sft")), "does not run before"),
+    "reward model as policy": (
+        lambda: {
+            "reward": replace(_configs()["sft"], dataset_name="pairs.jsonl", output_dir="r"),
+            "dpo": replace(_configs()["dpo"], model_name=StageOutput("reward")),
+        },
+        "not a reward model",
+    ),
+    "output_dir twice": (
+        lambda: {**_configs(), "dpo": replace(_configs()["dpo"], output_dir="My-SFT")},
+        "is in use by sft",
+    ),
+    "output_dir outside": (lambda: _sft(output_dir="../elsewhere"), "must be the plain name"),
+    "type of a field": (lambda: _sft(learning_rate="fast"), "learning_rate = 'fast': must be float"),
+    "range of a field": (lambda: _sft(max_steps=0), "max_steps = 0: must be 1 or more"),
+    "field of another trainer": (
+        lambda: {**_configs(), "dpo": replace(_configs()["dpo"], packing=True)},
+        "dpo has no such option",
+    ),
+    "type in pretraining": (
+        lambda: {"pretrain": PretrainConfig(output_dir="x", dataset_name="rows.jsonl", max_steps="3")},  # type: ignore[arg-type]
+        "max_steps = '3': must be int",
+    ),
+    "no such model": (lambda: _sft(model_name="./nowhere"), "there is no directory ./nowhere"),
+    "no model inside": (lambda: _sft(model_name="."), "is no model's directory"),
+    "Hub model, offline": (
+        lambda: _sft(model_name="no/such-model"),
+        r"HF_HUB_OFFLINE.*'no/such-model'.*--download",
+    ),
+    "Hub data, offline": (
+        lambda: _sft(dataset_name="no/such-data"),
+        r"HF_HUB_OFFLINE.*'no/such-data'.*--download",
+    ),
+    "no such file": (lambda: _sft(dataset_name="rowz.jsonl"), "did you mean 'rows.jsonl'"),
+    "no such made data": (lambda: _sft(dataset_name="made:conversation"), "did you mean 'made:conversations'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_request_that_cannot_be_served_creates_nothing(case: str, stages: Stages) -> None:
+    before = sorted(Path.cwd().rglob("*"))
+    configs, message = REFUSALS[case]
+    with pytest.raises(Refused, match=re.compile(message, re.DOTALL)):
+        run_pipeline(configs())
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert stages.trained == []
+
+
+def test_malformed_and_empty_data_are_refused_before_anything_starts(stages: Stages) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": ')
+    with pytest.raises(Refused, match="line 2"):
+        run_pipeline(_configs())
+    Path("rows.jsonl").write_text("")
+    with pytest.raises(Refused, match="no rows"):
+        run_pipeline(_configs())
+    assert not Path("runs").exists()
+
+
+def test_all_problems_of_a_recipe_are_told_at_once() -> None:
+    wrong = {
+        "sft": replace(_configs()["sft"], learning_rate=-1.0, output_dir="a/b"),
+        "dpo": replace(_configs()["dpo"], model_name=StageOutput("stf"), max_steps=0),
+    }
+    with pytest.raises(Refused) as refused:
+        run_pipeline(wrong)
+    for problem in ("learning_rate = -1.0", "output_dir = 'a/b'", 'StageOutput("stf")', "max_steps = 0"):
+        assert problem in str(refused.value)
+
+
+def test_an_unknown_tracker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPORT_TO", "wanddb")
+    with pytest.raises(Refused, match="did you mean 'wandb'"):
+        run_pipeline(_configs())
+
+
+def test_some_stages_take_their_inputs_from_an_earlier_run(stages: Stages) -> None:
+    first = run_pipeline(_sft())
+    second = run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
+    assert [entry["name"] for entry in _info(second / "run_info.json")["stages"]] == ["dpo"]
+    assert _info(second / "my-dpo" / "stage_info.json")["input"]["path"] == str(first / "my-sft")
+
+
+def test_a_stage_without_its_input_is_refused(stages: Stages) -> None:
+    with pytest.raises(Refused, match=r"has not run: add sft to --stages, or name a run that has it with --from"):
+        run_pipeline(_configs(), stages=["dpo"])
+    with pytest.raises(Refused, match=r"--stages dop.*did you mean 'dpo'"):
+        run_pipeline(_configs(), stages=["dop"])
+    with pytest.raises(Refused, match="no run 'nothing'"):
+        run_pipeline(_configs(), stages=["dpo"], from_run="nothing")
+    assert not Path("runs").exists()
+
+
+def test_an_earlier_run_whose_weights_have_changed_is_refused(stages: Stages) -> None:
+    first = run_pipeline(_sft())
+    (first / "my-sft" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(Refused, match="holds other weights"):
+        run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
+
+
+def test_sigterm_interrupts_and_resume_goes_on(stages: Stages) -> None:
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    stages.instead["dpo"] = terminate
+    with pytest.raises(Interrupted, match=r"--resume \d{8}_\d{6}_[a-z0-9]{4}"):
+        run_pipeline(_configs())
+    run = _only_run()
+    info = _info(run / "run_info.json")
+    assert info["status"] == "interrupted"
+    assert [entry["status"] for entry in info["stages"]] == ["passed", "interrupted"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    stages.trained.clear()
+    assert run_pipeline(_configs(), resume="latest") == run
+    assert stages.trained == ["dpo"]
+    assert _info(run / "run_info.json")["status"] == "passed"
+    assert "--resume" in (run / "console_output.log").read_text()
+
+
+def test_a_stage_that_had_trained_is_only_measured_at_resume(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(KeyboardInterrupt())())
+        with pytest.raises(Interrupted):
+            run_pipeline(_sft())
+    run_pipeline(_sft(), resume="latest")
+    assert stages.trained == ["sft"]
+    assert _info(_only_run() / "my-sft" / "stage_info.json")["evaluation"] == [RESULT]
+
+
+def _interrupted(stages: Stages) -> Path:
+    stages.instead["dpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs())
+    return _only_run()
+
+
+def test_resume_refuses_a_changed_recipe_and_force_records_it(stages: Stages) -> None:
+    run = _interrupted(stages)
+    changed = {**_configs(), "dpo": replace(_configs()["dpo"], learning_rate=1e-5)}
+    with pytest.raises(Refused, match=r"dpo: learning_rate was None, now 1e-05"):
+        run_pipeline(changed, resume=run.name)
+    run_pipeline(changed, resume=run.name, force=True)
+    assert _info(run / "run_info.json")["forced"] == ["dpo: learning_rate was None, now 1e-05"]
+
+
+def test_resume_refuses_altered_weights_a_live_run_and_a_finished_one(stages: Stages) -> None:
+    run = _interrupted(stages)
+    with lock(run), pytest.raises(Refused, match="is still running"):
+        run_pipeline(_configs(), resume=run.name)
+    good = (run / "my-sft" / "model.safetensors").read_bytes()
+    (run / "my-sft" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(Refused, match="holds other weights"):
+        run_pipeline(_configs(), resume=run.name)
+    (run / "my-sft" / "model.safetensors").write_bytes(good)
+    run_pipeline(_configs(), resume=run.name)
+    with pytest.raises(Refused, match="has passed: there is nothing to resume"):
+        run_pipeline(_configs(), resume=run.name)
+
+
+def test_resume_of_an_unknown_run_is_refused_with_the_nearest(stages: Stages) -> None:
+    run = _interrupted(stages)
+    with pytest.raises(Refused, match=f"did you mean '{run.name}'"):
+        run_pipeline(_configs(), resume=run.name[:-1])
+    with pytest.raises(Refused, match="no unfinished run"):
+        run_pipeline(_configs(), resume="latest", runs_dir="elsewhere")
+
+
+def test_seed_of_a_run_is_null_where_stages_differ(stages: Stages) -> None:
+    run = run_pipeline({**_configs(), "dpo": replace(_configs()["dpo"], seed=1)})
+    assert _info(run / "run_info.json")["seed"] is None
+
+
+def test_a_runs_dir_that_is_a_file_is_refused(stages: Stages) -> None:
+    with pytest.raises(Refused, match="is a file"):
+        run_pipeline(_configs(), runs_dir="rows.jsonl")
+
+
+def test_a_recipe_run_as_a_script_from_anywhere_ends_with_a_message(in_tmp: Path) -> None:
+    recipe = in_tmp / "mine-0.5.py"
+    recipe.write_text(
+        "from algorithms import TrainingConfig\nfrom pipeline import run_pipeline\n"
+        "configs = {'sft': TrainingConfig(model_name='model', output_dir='x', dataset_name='nowhere.jsonl')}\n"
+        "if __name__ == '__main__':\n    run_pipeline(configs)\n"
+    )
+    done = subprocess.run([sys.executable, str(recipe)], cwd=in_tmp, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no data set 'nowhere.jsonl'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (in_tmp / "runs").exists()
+
+
+def test_stage_records_survive_a_second_attempt(stages: Stages) -> None:
+    stages.instead["sft"] = _fail(StageFailed("first try"))
+    with pytest.raises(StageFailed):
+        run_pipeline(_sft())
+    run_pipeline(_sft(), resume="latest")
+    record = StageLog(_only_run() / "my-sft").read_info()
+    assert (record["status"], record["error"]) == ("passed", None)
+    events = (_only_run() / "my-sft" / "training_events.log").read_text()
+    assert "STAGE_FAILED | first try" in events

@@ -1,0 +1,290 @@
+"""The command line: what it accepts, what it refuses, and how it ends."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import run_all
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from overrides import parse, with_seed, with_values
+from pretrain import PretrainConfig
+from recipes import Recipe, load, shipped
+from run_all import Request, main
+from utils.errors import Refused, StageFailed
+from utils.run_directory import RunInfo, create
+
+RECIPE = '''"""A recipe of one stage."""
+
+from algorithms import TrainingConfig
+
+configs = {
+    "sft": TrainingConfig(model_name="model", output_dir="sft", dataset_name="rows.jsonl", eval_fraction=0.2)
+}
+'''
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a directory of its own, which holds a recipe, its data and a model's shell."""
+    from safetensors.numpy import save_file
+
+    numpy = pytest.importorskip("numpy")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    save_file(
+        {"a": numpy.zeros((3, 4), "float32"), "b": numpy.zeros(5, "float32")}, tmp_path / "model/model.safetensors"
+    )
+    rows = [{"prompt": f"What is {n}+{n}?", "completion": f" {2 * n}"} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "mine-0.5.py").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Return the one message of a command line that is refused; it must create nothing."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err + said.out
+    assert sorted(Path.cwd().rglob("*")) == before
+    return said.err
+
+
+def test_list_names_the_recipes_with_the_first_line_of_their_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    for name, purpose in shipped().items():
+        assert purpose
+        assert f"{name} " in said
+        assert purpose in said
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_is_sound(name: str) -> None:
+    from preflight import stages_of
+
+    recipe = load(name)
+    assert recipe.name == name
+    assert [stage.kind for stage in stages_of(recipe.configs, recipe.grpo_extra)] == list(recipe.configs)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--recipy", "x"], "did you mean '--recipe'"),
+        (["--tes"], "did you mean '--test'"),
+        (["--seed", "many"], "invalid int value: 'many'"),
+        (["--recipe", "smollm2_135"], "did you mean 'smollm2_135m'"),
+        (["--recipe", "nowhere.py"], "no recipe 'nowhere.py'"),
+        (["--test", "--prod"], "not allowed with"),
+        (["--set", "sft.seed=1"], "add --test, --prod or --recipe"),
+        (["--stages", "sft"], "add --test, --prod or --recipe"),
+        (["--test", "--from", "x"], "add --stages"),
+        (["--test", "--force"], "add --resume"),
+        (["--test", "--check-data"], "add --plan"),
+        (["--resume", "nothing"], "no run 'nothing' in runs"),
+        (["--resume", "latest"], "no unfinished run in runs"),
+        (["--recipe", "mine-0.5.py", "--stages", "sfd"], "did you mean 'sft'"),
+        (["--recipe", "mine-0.5.py", "--set", "stf.seed=1"], "did you mean 'sft'"),
+        (["--recipe", "mine-0.5.py", "--set", "sft.learnign_rate=1"], "did you mean 'learning_rate'"),
+        (["--recipe", "mine-0.5.py", "--set", "sft.learning_rate=fast"], "must be float or None, not 'fast'"),
+        (["--recipe", "mine-0.5.py", "--set", "sft.max_steps=1.5"], "must be int or None, not '1.5'"),
+        (["--recipe", "mine-0.5.py", "--set", "learning_rate"], "STAGE.FIELD=VALUE"),
+        (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.max_grad_nrom=1"], "did you mean 'max_grad_norm'"),
+        (["--recipe", "mine-0.5.py", "--seed", "-1"], "seed = -1: must be 0 or more"),
+    ],
+)
+def test_a_wrong_command_is_refused_in_one_message(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in _refused(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("configs = {}", "has no stages"),
+        ("x = 1", "must define `configs`"),
+        ("configs = 3", "given: 3"),
+        ("raise RuntimeError('no licence')", "line 1: RuntimeError: no licence"),
+        ("\nconfigs = {", "line 2"),
+        ("import nowhere_at_all", "line 1: ModuleNotFoundError"),
+        (
+            "from algorithms import TrainingConfig\nconfigs = {'sft': TrainingConfig(learnign_rate=1)}",
+            "line 2: TrainingConfig has no field 'learnign_rate', did you mean 'learning_rate'?",
+        ),
+        ("configs = {'sft': 1}\ngrpo_extra = 2", "grpo_extra must be a GRPOExtraConfig"),
+        ("raise SystemExit(5)", "SystemExit: 5"),
+    ],
+)
+def test_a_recipe_that_cannot_be_loaded_is_refused_with_the_line(
+    source: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.py").write_text(source)
+    assert message in _refused(capsys, "--recipe", "bad.py")
+
+
+def test_a_recipe_loads_by_path_with_dots_in_its_name_and_its_neighbours_importable(in_tmp: Path) -> None:
+    (in_tmp / "neighbour.py").write_text("LENGTH = 7\n")
+    (in_tmp / "mine-0.5.py").write_text(RECIPE + "import neighbour\nconfigs['length'] = neighbour.LENGTH\n")
+    recipe = load("mine-0.5.py")
+    assert recipe.configs["length"] == 7
+    assert recipe.name == str(in_tmp / "mine-0.5.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "value"),
+    [
+        ("1e-5", float | None, 1e-5),
+        ("3", float | None, 3.0),
+        ("none", float | None, None),
+        ("12", int | None, 12),
+        ("true", bool | None, True),
+        ("False", bool, False),
+        ("12", str, "12"),
+        ("None", str | None, None),
+        ("Qwen/Qwen2.5-0.5B", str | StageOutput, "Qwen/Qwen2.5-0.5B"),
+        ('StageOutput("sft")', str | StageOutput, StageOutput("sft")),
+    ],
+)
+def test_set_reads_text_as_the_annotated_type(text: str, annotation: Any, value: Any) -> None:
+    found = parse(text, annotation)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(("text", "annotation"), [("nan", float), ("yes", bool), ("1.0", int), ("none", int)])
+def test_set_refuses_what_is_not_of_the_type(text: str, annotation: Any) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        parse(text, annotation)
+
+
+def _recipe() -> Recipe:
+    configs = {
+        "pretrain": PretrainConfig(output_dir="base", dataset_name="made:documents"),
+        "grpo": TrainingConfig(model_name=StageOutput("pretrain"), output_dir="grpo", dataset_name="made:prompts"),
+    }
+    return Recipe(name="r", configs=configs)
+
+
+def test_set_changes_values_of_every_config_class_and_nothing_else() -> None:
+    asked = ["pretrain.max_steps=7", "grpo.beta=0.1", "grpo.num_generations=8", "grpo.reward_func=[\"exact_match\"]",
+             "grpo.trainer_args.temperature=0.7", "grpo.trainer_args.loss_type=grpo"]  # fmt: skip
+    before, after = _recipe(), with_values(_recipe(), asked)
+    assert after.configs["pretrain"].max_steps == 7
+    assert after.configs["grpo"].beta == 0.1
+    assert after.configs["grpo"].trainer_args == {"temperature": 0.7, "loss_type": "grpo"}
+    assert after.grpo_extra == GRPOExtraConfig(num_generations=8, reward_func=["exact_match"])
+    for field in fields(TrainingConfig):
+        if field.name not in ("beta", "trainer_args"):
+            assert getattr(after.configs["grpo"], field.name) == getattr(before.configs["grpo"], field.name)
+
+
+def test_set_tells_all_its_problems_at_once() -> None:
+    with pytest.raises(Refused) as refused:
+        with_values(_recipe(), ["grpo.bta=1", "sft.seed=1", "pretrain.max_steps=x"])
+    assert str(refused.value).count("--set") == 3
+
+
+def test_seed_reaches_every_stage() -> None:
+    assert [config.seed for config in with_seed(_recipe(), 7).configs.values()] == [7, 7]
+
+
+def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(Path.cwd().rglob("*"))
+    assert main(["--recipe", "mine-0.5.py", "--plan"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "rows.jsonl" in line)
+    cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
+    # 48 of the 60 rows in batches of 8 are 6 steps, three times over; 3×4 + 5 weights
+    assert cells[:7] == ["sft", "model", "rows.jsonl", "48", "12", "18", "17"]
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_plan_of_grpo_counts_whole_groups() -> None:
+    from plan import _steps
+    from preflight import Stage
+
+    config = TrainingConfig(
+        model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8, gradient_accumulation_steps=2,
+        num_train_epochs=1,
+    )  # fmt: skip
+    # 16 completions a step are 4 prompts of 4; 103 prompts give 25 whole batches of prompts, one step each
+    assert _steps(Stage("grpo", config, GRPOExtraConfig(num_generations=4)), 103) == 25
+
+
+def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
+    run = create(Path("runs"))
+    argv = ["/elsewhere/run_all.py", "--recipe", "mine-0.5.py", "--seed", "7", "--set", "sft.beta=1", "--stages", "sft"]
+    RunInfo(run).set(recipe=str(in_tmp / "mine-0.5.py"), argv=argv, status="interrupted", stages=[{"name": "sft"}])
+    args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
+    request = run_all.resumed(args)
+    assert request == Request(
+        recipe=str(in_tmp / "mine-0.5.py"),
+        runs_dir=Path("runs"),
+        values=("sft.beta=1", "sft.max_steps=3"),
+        seed=7,
+        stages=("sft",),
+        resume=run.name,
+        force=True,
+    )
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record which recipes would run, instead of running them."""
+    ran: list[str] = []
+
+    def run(request: Request) -> int:
+        ran.append(request.recipe)
+        return 0
+
+    monkeypatch.setattr(run_all, "run", run)
+    monkeypatch.setattr(run_all, "check", lambda request: None)
+    return ran
+
+
+def test_the_bare_command_runs_test_then_prod(served: list[str]) -> None:
+    assert main([]) == 0
+    assert served == ["scratch_tiny", "qwen2.5_0.5b"]
+
+
+def test_the_bare_command_runs_test_and_exits_2_if_prod_cannot_be_had(
+    served: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(request: Request) -> None:
+        if request.recipe == run_all.PROD:
+            raise Refused("the Hub cannot be reached")
+
+    monkeypatch.setattr(run_all, "check", check)
+    assert main([]) == 2
+    assert served == ["scratch_tiny"]
+    said = capsys.readouterr()
+    assert "the Hub cannot be reached" in said.out
+    assert "the Hub cannot be reached" in said.err
+
+
+def test_what_prod_needs_is_looked_for_and_named() -> None:
+    with pytest.raises(Refused, match=r"HF_HUB_OFFLINE.*Qwen/Qwen2.5-0.5B.*trl-lib/Capybara"):
+        run_all.check(Request(recipe=run_all.PROD, runs_dir=Path("runs")))
+
+
+def test_a_failed_stage_exits_1_with_its_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(request: Request) -> int:
+        raise StageFailed("stage sft failed: nothing was learnt")
+
+    monkeypatch.setattr(run_all, "run", run)
+    assert main(["--test"]) == 1
+    assert capsys.readouterr().err == "stage sft failed: nothing was learnt\n"
+
+
+def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(request: Request) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_all, "run", run)
+    assert main(["--test"]) == 130

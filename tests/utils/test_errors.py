@@ -1,0 +1,33 @@
+"""How scripts end: one message, the right exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from utils.errors import Interrupted, Refused, StageFailed, did_you_mean, exit_code
+
+
+@pytest.mark.parametrize(("kind", "code"), [("Refused", 2), ("StageFailed", 1), ("Interrupted", 130)])
+def test_a_script_ends_with_one_message_and_the_exit_code(kind: str, code: int) -> None:
+    script = f"from utils.errors import *\nplain_endings()\nraise {kind}('what to do next')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "what to do next\n")
+
+
+def test_a_programming_error_keeps_its_traceback() -> None:
+    script = "from utils.errors import *\nplain_endings()\n1 / 0"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_exit_codes() -> None:
+    ends = [Refused(), StageFailed(), Interrupted(), KeyboardInterrupt()]
+    assert [exit_code(error) for error in ends] == [2, 1, 130, 130]
+
+
+@pytest.mark.parametrize(("given", "near"), [("sfd", "sft"), ("SFT", "sft"), ("rewrad", "reward"), ("zzz", None)])
+def test_did_you_mean_gives_the_nearest_name_if_one_is_near(given: str, near: str | None) -> None:
+    hint = did_you_mean(given, ["sft", "reward", "dpo"])
+    assert hint == (f", did you mean {near!r}?" if near else "")

@@ -1,0 +1,65 @@
+"""What of the libraries' talk reaches the user."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+
+from utils.quiet import is_noise, quiet_libraries
+
+REPORT = "LlamaForSequenceClassification LOAD REPORT from: x\nKey | Status |\n---+---+-\n"
+
+
+def test_noise_goes_to_the_log_and_real_warnings_to_the_user_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "training.log"
+    with quiet_libraries(log):
+        logging.getLogger("transformers.trainer").warning("this argument is deprecated and will be removed in v6")
+        logging.getLogger("trl").warning("all labels are masked [rows 1-3]")
+        logging.getLogger("trl").warning("all labels are masked [rows 1-3]")
+        logging.getLogger("datasets").error("disk is full")
+        warnings.warn("old name", FutureWarning, stacklevel=1)
+        warnings.warn("loss scale is tiny", UserWarning, stacklevel=1)
+    said = capsys.readouterr()
+    for text in ("deprecated", "old name"):
+        assert text not in said.out + said.err
+        assert text in log.read_text()
+    assert said.out.count("warning: (trl) all labels are masked [rows 1-3]") == 1
+    for text in ("disk is full", "loss scale is tiny"):
+        assert text in said.out
+        assert text in log.read_text()
+
+
+def test_loggers_are_as_before_afterwards() -> None:
+    import transformers  # noqa: F401  sets up its logger
+
+    logger = logging.getLogger("transformers")
+    before = (list(logger.handlers), logger.propagate)
+    with quiet_libraries(None):
+        assert logger.handlers != before[0]
+    assert (list(logger.handlers), logger.propagate) == before
+
+
+@pytest.mark.parametrize(
+    ("row", "noise"),
+    [
+        ("score.weight | MISSING | ", True),
+        ("score.weight | MISSING | \nlm_head.weight | UNEXPECTED | ", True),
+        ("model.layers.0.mlp.up_proj.weight | MISSING | ", False),
+        ("score.weight | MISSING | \nmodel.norm.weight | MISMATCH | ", False),
+    ],
+)
+def test_a_new_reward_head_is_noise_and_other_missing_weights_are_not(row: str, noise: bool) -> None:
+    assert is_noise(REPORT + row) is noise
+
+
+@pytest.mark.shared
+def test_loading_a_reward_model_shows_the_user_nothing(shared: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet_libraries(None):
+        AutoModelForSequenceClassification.from_pretrained(shared / "fixtures/models/stories260K", num_labels=1)
+    said = capfd.readouterr()
+    assert said.out + said.err == ""

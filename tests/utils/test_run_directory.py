@@ -1,0 +1,82 @@
+"""Run ids, locks, and finding runs."""
+
+import subprocess
+import sys
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+import pytest
+
+from utils import run_directory
+from utils.errors import Refused
+from utils.run_directory import RunInfo, create, find, is_live, lock
+
+
+def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Fixed":
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    letters = iter("aaaa" + "aaaa" + "bbbb")
+    monkeypatch.setattr("secrets.choice", lambda _: next(letters))
+    monkeypatch.setattr(run_directory, "datetime", Fixed)
+    first, second = create(tmp_path), create(tmp_path)
+    assert (first.name, second.name) == ("20260102_030405_aaaa", "20260102_030405_bbbb")
+
+
+def test_a_lock_is_held_by_one_and_free_when_its_process_is_killed(tmp_path: Path) -> None:
+    assert not is_live(tmp_path)
+    code = (
+        "import sys, time; from pathlib import Path; from utils.run_directory import lock\n"
+        f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert is_live(tmp_path)
+        with pytest.raises(Refused, match="is still running"), lock(tmp_path):
+            pass
+        process.kill()
+    assert not is_live(tmp_path)
+    with lock(tmp_path):
+        pass
+
+
+def _run(runs_dir: Path, name: str, status: str) -> RunInfo:
+    (runs_dir / name).mkdir(parents=True)
+    info = RunInfo(runs_dir / name)
+    info.set(status=status, stages=[{"name": "sft", "status": "pending"}, {"name": "dpo", "status": "pending"}])
+    return info
+
+
+def test_latest_is_the_newest_that_has_not_passed(tmp_path: Path) -> None:
+    for name, status in [("1", "interrupted"), ("2", "running"), ("3", "passed")]:
+        _run(tmp_path, name, status)
+    assert find(tmp_path, "latest").run_dir.name == "2"
+
+
+def test_an_unknown_run_is_refused_with_the_nearest_and_the_newest(tmp_path: Path) -> None:
+    _run(tmp_path, "20260102_030405_abcd", "passed")
+    with pytest.raises(Refused, match="did you mean '20260102_030405_abcd'"):
+        find(tmp_path, "20260102_030405_abce")
+    with pytest.raises(Refused, match="nothing to resume"):
+        find(tmp_path, "latest")
+
+
+def test_a_stage_entry_changes_alone(tmp_path: Path) -> None:
+    info = _run(tmp_path, "1", "running")
+    info.set_stage("dpo", status="passed", duration_s=1.0)
+    assert info.read()["stages"] == [
+        {"name": "sft", "status": "pending"},
+        {"name": "dpo", "status": "passed", "duration_s": 1.0},
+    ]
+    assert info.read()["status"] == "running"
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="is a file"):
+        create(tmp_path / "file")
+    with pytest.raises(Refused, match="cannot be written"):
+        create(tmp_path / "file" / "below")

@@ -1,0 +1,33 @@
+"""Facts about the machine."""
+
+import datetime
+
+from utils import runtime
+
+
+def test_now_is_iso_8601_with_an_offset() -> None:
+    assert datetime.datetime.fromisoformat(runtime.now()).utcoffset() is not None
+
+
+def test_versions_name_what_is_installed() -> None:
+    found = runtime.versions()
+    assert {"python", "torch", "trl", "transformers", "datasets"} <= set(found)
+    assert all(found.values())
+
+
+def test_peak_memory_is_at_least_what_is_in_use_and_starts_anew() -> None:
+    held = bytearray(200 * 2**20)
+    held[:: 2**12] = b"x" * len(held[:: 2**12])
+    peak = runtime.peak_memory_bytes()
+    assert peak >= runtime.memory_bytes() >= 200 * 2**20
+    del held
+    runtime.reset_peak_memory()
+    assert runtime.peak_memory_bytes() <= peak
+
+
+def test_hardware_tells_device_cores_and_memory() -> None:
+    found = runtime.hardware()
+    assert found["device"] == runtime.device()
+    assert found["cpu_cores"] >= 1
+    assert found["memory_bytes"] > 2**28
+    assert found["cpu"]

@@ -1,0 +1,64 @@
+"""What a stage records."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from utils.stage_log import StageLog
+
+
+def _steps(log: StageLog) -> list[int]:
+    return [json.loads(line)["step"] for line in log.metrics_file.read_text().splitlines()]
+
+
+def test_an_event_is_one_line_of_time_kind_and_text(tmp_path: Path) -> None:
+    StageLog(tmp_path).event("STAGE_FAILED", "two\nlines")
+    line = (tmp_path / "training_events.log").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d \| STAGE_FAILED \| two lines\n", line)
+
+
+def test_a_nan_metric_is_null_in_valid_json(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    log.metrics(3, 0.5, {"loss": float("nan"), "kl": 1.5})
+    line = json.loads(log.metrics_file.read_text(), parse_constant=pytest.fail)
+    assert line.pop("timestamp")
+    assert line == {"step": 3, "epoch": 0.5, "loss": None, "kl": 1.5}
+
+
+def test_cut_back_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    for step in (1, 2, 3, 4):
+        log.metrics(step, None, {})
+    with log.metrics_file.open("a") as file:
+        file.write('{"step": 5, "lo')
+    log.cut_back(2)
+    assert _steps(log) == [1, 2]
+    log.metrics(3, None, {})
+    assert _steps(log) == [1, 2, 3]
+
+
+def test_cut_back_before_anything_was_logged_is_no_error(tmp_path: Path) -> None:
+    StageLog(tmp_path).cut_back(7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_merges_and_open_keeps_what_is_there(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    log.info(steps=3, output={"sha256": "x"})
+    log.open(name="sft", status="running")
+    found = log.read_info()
+    assert (found["steps"], found["output"], found["name"], found["evaluation"]) == (3, {"sha256": "x"}, "sft", [])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "stage_info.json", "training.log", "training_events.log", "training_metrics.jsonl",
+    }  # fmt: skip
+
+
+def test_an_alarm_reaches_events_info_and_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = StageLog(tmp_path)
+    log.alarm(4, "zero_gradient", "nothing [is] learnt")
+    log.alarm(9, "spike", "loss doubled")
+    assert [alarm["step"] for alarm in log.read_info()["alarms"]] == [4, 9]
+    assert "ALARM | step 4: zero_gradient: nothing [is] learnt" in log.events_file.read_text()
+    assert "warning: step 4: zero_gradient: nothing [is] learnt" in capsys.readouterr().out

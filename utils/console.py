@@ -1,0 +1,151 @@
+"""The one console of the process: what it prints can be copied to files, and it stays readable when piped."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.control import Control
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from utils.runtime import memory_bytes
+
+WIDTH = 120  # columns of files and pipes, which have no width of their own
+PLAIN_INTERVAL_S = 5.0
+
+
+class SharedConsole(Console):
+    """A rich console that also prints to each open copy, without colours or cursor movements."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, **options)
+        self.copies: list[Console] = []
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does, here and to the copies."""
+        super().print(*objects, **options)
+        if objects and all(isinstance(item, Control) for item in objects):
+            return  # a live display moves the cursor
+        for copy in self.copies:
+            copy.print(*objects, **options)
+
+    def print_to_copies(self, text: str) -> None:
+        """Print plain text to the copies only: what the terminal shows by another way."""
+        for copy in self.copies:
+            copy.print(text, markup=False)
+
+
+_console: SharedConsole | None = None
+_live: Progress | None = None
+
+
+def console() -> SharedConsole:
+    """Return the console that the whole process shares."""
+    global _console
+    if _console is None:
+        _console = SharedConsole(width=None if sys.stdout.isatty() else WIDTH)
+    return _console
+
+
+def warn(message: str) -> None:
+    """Show a warning to the user, as plain text."""
+    console().print(f"[yellow]warning:[/yellow] {escape(message)}")
+
+
+@contextmanager
+def tee(path: Path) -> Iterator[None]:
+    """Append everything printed while open to `path` too, without colour codes. Nests."""
+    with path.open("a", encoding="utf-8") as file:
+        copy = Console(file=file, width=WIDTH, color_system=None, force_terminal=False, highlight=False)
+        shared = console()
+        shared.copies.append(copy)
+        try:
+            yield
+        finally:
+            shared.copies.remove(copy)
+
+
+class Bar:
+    """The progress of one loop: live on a terminal; plain lines, few of them, in pipes and files."""
+
+    def __init__(self, description: str, total: int, live: Progress | None) -> None:
+        self.description, self.total, self.live = description, total, live
+        self.step, self.text = 0, ""
+        self._started = self._said_at = time.monotonic()
+        self._said_step = 0
+        self._task: TaskID | None = None
+        if live is not None:
+            self._task = live.add_task(escape(description), total=total, text="")
+        self._say(f"{description}: 0/{total}")
+
+    def update(self, step: int, **metrics: float | str) -> None:
+        """Show that `step` steps of the total are done, with the newest metrics."""
+        self.step, self.text = step, _format(metrics)
+        if self.live is not None and self._task is not None:
+            text = f"{self.text} · {memory_bytes() / 2**30:.1f} GiB"
+            self.live.update(self._task, completed=step, text=escape(text))
+        due = time.monotonic() - self._said_at >= PLAIN_INTERVAL_S and step - self._said_step >= self.total / 10
+        if due and step < self.total:
+            self._said_at, self._said_step = time.monotonic(), step
+            self._say(f"{self._position()} · {self._eta()}")
+
+    def close(self) -> None:
+        """Say where it ended, and take the live bar away."""
+        if self.live is not None and self._task is not None:
+            self.live.remove_task(self._task)
+            self._task = None
+        line = f"{self._position()} · {_duration(time.monotonic() - self._started)}"
+        console().print(line, markup=False)
+
+    def _position(self) -> str:
+        memory = f"{memory_bytes() / 2**30:.1f} GiB"
+        return " · ".join(part for part in (f"{self.description}: {self.step}/{self.total}", self.text, memory) if part)
+
+    def _eta(self) -> str:
+        per_step = (time.monotonic() - self._started) / max(self.step, 1)
+        return f"{_duration(per_step * (self.total - self.step))} left"
+
+    def _say(self, line: str) -> None:
+        """Print a plain line wherever no live bar is seen."""
+        shared = console()
+        for target in shared.copies if self.live is not None else [shared]:
+            target.print(line, markup=False)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Bar]:
+    """Show the progress of a loop of `total` steps. One opened inside another joins the outer one's display."""
+    global _live
+    if not console().is_terminal or _live is not None:
+        bar = Bar(description, total, _live)
+        try:
+            yield bar
+        finally:
+            bar.close()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console()) as live:
+        _live = live
+        bar = Bar(description, total, live)
+        try:
+            yield bar
+        finally:
+            bar.close()
+            _live = None
+
+
+def _format(metrics: dict[str, float | str]) -> str:
+    shown = ((name, value if isinstance(value, str) else f"{value:.4g}") for name, value in metrics.items())
+    return " · ".join(f"{name} {value}" for name, value in shown)
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as people say it: 8.3 s, 2 min 05 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,54 @@
+"""The ways a request ends badly, refused before it starts or failed after it started, and their exit codes."""
+
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from types import TracebackType
+
+
+class Refused(ValueError):
+    """A request that cannot be served. The message says what is wrong, what was given, what is allowed, what next.
+
+    As a script: one message without a traceback, exit code 2.
+    """
+
+
+class StageFailed(RuntimeError):
+    """A stage that started and failed. As a script: one message without a traceback, exit code 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped and can continue; the message says how. As a script: exit code 130."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" with the allowed name nearest to `given`, or "" if none is near."""
+    by_lower = {name.lower(): name for name in allowed}
+    near = get_close_matches(given.lower(), by_lower, n=1, cutoff=0.6)
+    return f", did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a script that ends with `error`."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, Refused) else 1
+
+
+def report(error: BaseException) -> int:
+    """Print the message of an error of this module, and return its exit code."""
+    print(str(error) or "interrupted", file=sys.stderr)
+    return exit_code(error)
+
+
+def plain_endings() -> None:
+    """Let a script that these errors end print one message instead of a traceback, with the error's exit code."""
+    if sys.excepthook is _hook or sys.excepthook is not sys.__excepthook__ or hasattr(sys, "ps1"):
+        return  # an interactive session, a notebook or a test runner shows errors in its own way
+    sys.excepthook = _hook
+
+
+def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if isinstance(error, Refused | StageFailed | KeyboardInterrupt):
+        sys.exit(report(error))
+    sys.__excepthook__(kind, error, traceback)

@@ -1,0 +1,88 @@
+"""JSON files that are whole at any moment, and the fingerprint of a directory of weights."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` in JSON's own types: NaN and infinity become null, a path its string, a callable its name."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:  # a numpy or torch scalar
+        return jsonable(value.item())
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    return getattr(value, "__name__", None) or str(value)
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write `obj` to `path` in one step: a reader, or a crash, finds the old file or the new one, never a part."""
+    text = json.dumps(jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace the content of `path` in one step, on disk when this returns."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files of `directory` that hold a model's weights, sorted: safetensors, or PyTorch's older `.bin`."""
+    return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+
+
+def weights_sha256(directory: Path) -> str:
+    """Return one SHA-256 over the names and bytes of a directory's weight files.
+
+    Raises:
+        FileNotFoundError: the directory holds no weights.
+    """
+    weights = weight_files(directory)
+    if not weights:
+        raise FileNotFoundError(f"no weights in {directory}: expected *.safetensors. Is it a model's directory?")
+    digest = hashlib.sha256()
+    for path in weights:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

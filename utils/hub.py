@@ -1,0 +1,176 @@
+"""Models on the Hugging Face Hub: what is on this disk, what the network can give, and no long wait where it cannot."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from utils.errors import Refused
+from utils.files import weight_files
+
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+TIMEOUT_S = 5.0
+GET_IT = "Connect and fetch once with --download, or name a local directory or file."
+
+
+def unreachable() -> str | None:
+    """Return why the Hub cannot be asked now, or None if it can.
+
+    While it cannot, its libraries are told to use their caches only, since their own retries take minutes.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE forbids the network"
+    import httpx2
+    from huggingface_hub import constants, get_session
+
+    _set_offline(False)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
+    except (httpx2.HTTPError, OSError) as error:
+        _set_offline(True)
+        return f"the Hugging Face Hub cannot be reached: {error or type(error).__name__}"
+    return None
+
+
+def _set_offline(offline: bool) -> None:
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = offline
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = offline
+
+
+def local_model(name: str, revision: str | None) -> Path | None:
+    """Return the directory of a model that is on this disk, named by its path or by its Hub id; None if it is not.
+
+    Raises:
+        Refused: the directory exists, or the name can only be a path, and there is no model.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        lacks = [
+            what
+            for what, there in (
+                ("config.json", (path / "config.json").is_file()),
+                ("*.safetensors", weight_files(path)),
+            )
+            if not there
+        ]
+        if lacks:
+            raise Refused(f"{name} is no model's directory: it has no {' and no '.join(lacks)}")
+        return path.resolve()
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise Refused(f"there is no directory {name}: name a model's directory or a Hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except HFValidationError as error:
+        raise Refused(f"{name!r} is neither a directory nor a Hub id such as 'Qwen/Qwen2.5-0.5B'") from error
+    except LocalEntryNotFoundError:
+        return None
+    return snapshot if _is_model(snapshot) else None
+
+
+def _is_model(directory: Path) -> bool:
+    return (directory / "config.json").is_file() and bool(weight_files(directory))
+
+
+def model_on_hub(name: str, revision: str | None) -> Any:
+    """Return the Hub's description of a model.
+
+    Raises:
+        Refused: there is none, or it may not be read.
+    """
+    from huggingface_hub import HfApi
+
+    with _said_plainly("model", name, revision):
+        return HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
+
+
+def download_model(name: str, revision: str | None) -> Path:
+    """Download a model's files into the Hugging Face cache, and return their directory.
+
+    Raises:
+        Refused: there is no such model, or it may not be read.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    names = [file.rfilename for file in model_on_hub(name, revision).siblings or ()]
+    older = not any(file.endswith(".safetensors") for file in names)
+    patterns = [*PATTERNS, "pytorch_model*.bin"] if older else list(PATTERNS)
+    with _said_plainly("model", name, revision):
+        if sys.stderr.isatty():
+            enable_progress_bars()
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        finally:
+            disable_progress_bars()
+
+
+def dataset_on_hub(name: str, revision: str | None) -> Any:
+    """Return the Hub's description of a data set.
+
+    Raises:
+        Refused: there is none, or it may not be read.
+    """
+    from huggingface_hub import HfApi
+
+    with _said_plainly("data set", name, revision):
+        return HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S)
+
+
+def is_dataset_id(name: str) -> bool:
+    """Tell whether `name` can only be a data set on the Hub: it is no local path, and reads like owner/name."""
+    looks_local = name.startswith((".", "~", "/", "made:")) or Path(name).suffix in DATA_SUFFIXES
+    return not looks_local and not Path(name).exists() and name.count("/") <= 1
+
+
+def has_dataset(name: str) -> bool:
+    """Tell whether the data set has been prepared on this machine before."""
+    from datasets import config
+
+    return any(Path(config.HF_DATASETS_CACHE).glob(f"{name.replace('/', '___')}/*"))
+
+
+def split_sizes(name: str, config_name: str | None, revision: str | None) -> dict[str, int]:
+    """Return the rows of each split of a data set on the Hub, as far as its description tells. Downloads no data."""
+    from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
+
+    try:
+        info = load_dataset_builder(name, config_name, revision=revision).info
+    except (OSError, ValueError, DatasetsError) as error:
+        raise Refused(f"data set {name!r} cannot be described by the Hub: {str(error).splitlines()[0]}") from error
+    return {split: described.num_examples for split, described in (info.splits or {}).items() if described.num_examples}
+
+
+class _said_plainly:  # noqa: N801  used as a with statement
+    """Turns the Hub's errors into refusals that say what to do."""
+
+    def __init__(self, what: str, name: str, revision: str | None) -> None:
+        self.what, self.name, self.revision = what, name, revision
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        from huggingface_hub import errors
+
+        subject = f"{self.what} {self.name!r}"
+        if isinstance(error, errors.GatedRepoError):
+            page = f"https://huggingface.co/{self.name}"
+            raise Refused(
+                f"{subject} is gated: accept its terms at {page} and set HF_TOKEN (see .env.example)"
+            ) from error
+        if isinstance(error, errors.RevisionNotFoundError):
+            raise Refused(f"{subject} has no revision {self.revision!r}") from error
+        if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+            raise Refused(
+                f"{subject} is not on the Hub, or private: check its spelling; a private one needs HF_TOKEN"
+            ) from error
+        if isinstance(error, errors.HfHubHTTPError | OSError):
+            raise Refused(f"{subject} cannot be had from the Hub: {error}. {GET_IT}") from error

@@ -1,0 +1,110 @@
+"""The run directory: its id, its lock, its run_info.json, and finding it again."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from utils.errors import Refused, did_you_mean
+from utils.files import read_json, write_json
+
+ALPHABET = string.ascii_lowercase + string.digits
+LOCK = ".lock"
+
+
+def create(runs_dir: Path) -> Path:
+    """Create a directory for a new run in `runs_dir`, that no other run has or gets.
+
+    Raises:
+        Refused: the directory cannot be written.
+    """
+    while True:
+        suffix = "".join(secrets.choice(ALPHABET) for _ in range(4))
+        run_dir = runs_dir / f"{datetime.now():%Y%m%d_%H%M%S}_{suffix}"
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            run_dir.mkdir()
+        except FileExistsError as error:
+            if runs_dir.is_dir():
+                continue  # the id is taken: draw another
+            raise Refused(f"--runs-dir {runs_dir} is a file: name a directory") from error
+        except OSError as error:
+            raise Refused(f"{runs_dir} cannot be written: {error.strerror}. Choose another with --runs-dir") from error
+        return run_dir.resolve()
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run's lock. The system releases it when the process ends, however it ends.
+
+    Raises:
+        Refused: another process holds it.
+    """
+    with (run_dir / LOCK).open("w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refused(f"run {run_dir.name} is still running: wait for it, or stop it first") from error
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def is_live(run_dir: Path) -> bool:
+    """Tell whether a process is running this run now."""
+    try:
+        with lock(run_dir) if (run_dir / LOCK).exists() else contextlib.nullcontext():
+            return False
+    except Refused:
+        return True
+
+
+class RunInfo:
+    """run_info.json of a run: read and rewritten atomically at each change."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.file = run_dir / "run_info.json"
+
+    def read(self) -> dict[str, Any]:
+        """Return the whole object."""
+        return dict(read_json(self.file))
+
+    def set(self, **fields: Any) -> None:
+        """Set these fields; the others stay."""
+        write_json(self.file, (self.read() if self.file.exists() else {}) | fields)
+
+    def set_stage(self, name: str, **fields: Any) -> None:
+        """Set these fields of one stage's entry."""
+        stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]
+        self.set(stages=stages)
+
+    def stage(self, name: str) -> dict[str, Any] | None:
+        """Return one stage's entry, or None if the run has no such stage."""
+        return next((entry for entry in self.read()["stages"] if entry["name"] == name), None)
+
+
+def find(runs_dir: Path, run_id: str) -> RunInfo:
+    """Return the run of that id; `latest` is the newest that has not passed.
+
+    Raises:
+        Refused: there is no such run.
+    """
+    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
+    if run_id == "latest":
+        unfinished = [run for run in runs if RunInfo(run).read().get("status") != "passed"]
+        if not unfinished:
+            raise Refused(f"no unfinished run in {runs_dir}: there is nothing to resume")
+        return RunInfo(unfinished[-1].resolve())
+    names = [run.name for run in runs]
+    if run_id not in names:
+        near = did_you_mean(run_id, names)
+        newest = f" Newest there: {', '.join(names[-3:])}." if names else ""
+        raise Refused(f"no run {run_id!r} in {runs_dir}{near or '.'}{newest} --runs-dir names the directory of runs.")
+    return RunInfo((runs_dir / run_id).resolve())

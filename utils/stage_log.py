@@ -1,0 +1,74 @@
+"""The files in which a stage records what happens: events, metrics, and stage_info.json."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.console import warn
+from utils.files import jsonable, read_json, replace_text, write_json
+from utils.runtime import now
+
+EventKind = Literal["STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED"]
+
+
+NOT_YET: dict[str, Any] = {
+    "name": None, "status": "pending", "config": {}, "input": None, "output": None, "data": None, "steps": 0,
+    "tokens": 0, "duration_s": None, "peak_memory_bytes": None, "evaluation": [], "alarms": [], "error": None,
+}  # fmt: skip
+
+
+class StageLog:
+    """The record of the stage in `stage_dir`. Holds no state: each call opens, writes and closes its file."""
+
+    def __init__(self, stage_dir: Path) -> None:
+        self.events_file = stage_dir / "training_events.log"
+        self.metrics_file = stage_dir / "training_metrics.jsonl"
+        self.info_file = stage_dir / "stage_info.json"
+
+    def open(self, **fields: Any) -> None:
+        """Begin the record, or take it up again: these fields are set, and every other file and field exists."""
+        for file in (self.events_file, self.metrics_file, self.info_file.parent / "training.log"):
+            file.touch()
+        write_json(self.info_file, NOT_YET | self.read_info() | fields)
+
+    def event(self, kind: EventKind, text: str) -> None:
+        """Append one line `<time> | KIND | text`; line breaks in `text` become spaces."""
+        with self.events_file.open("a", encoding="utf-8") as file:
+            file.write(f"{now()} | {kind} | {' '.join(text.split())}\n")
+
+    def metrics(self, step: int, epoch: float | None, values: Mapping[str, Any]) -> None:
+        """Append one JSON object: step, epoch, timestamp and the trainer's metrics. A NaN is null."""
+        line = jsonable({"step": step, "epoch": epoch, "timestamp": now()} | dict(values))
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def cut_back(self, step: int) -> None:
+        """Drop the metrics logged after `step`, and a last line that a crash left incomplete."""
+        if not self.metrics_file.exists():
+            return
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if (logged := _step_of(line)) is not None and logged <= step]
+        replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
+
+    def alarm(self, step: int, name: str, message: str) -> None:
+        """Record an alarm as an event and in stage_info.json, and show it to the user."""
+        self.event("ALARM", f"step {step}: {name}: {message}")
+        alarms = self.read_info().get("alarms") or []
+        self.info(alarms=[*alarms, {"step": step, "name": name, "message": message}])
+        warn(f"step {step}: {name}: {message}")
+
+    def info(self, **fields: Any) -> None:
+        """Set these fields of stage_info.json; the others stay as they are."""
+        write_json(self.info_file, self.read_info() | fields)
+
+    def read_info(self) -> dict[str, Any]:
+        """Return stage_info.json, or {} where there is none."""
+        return dict(read_json(self.info_file)) if self.info_file.exists() else {}
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
