@@ -1,5 +1,6 @@
 """What is settled before a run starts: is the recipe sound, can its models and data be had, do they fit together."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Config = TrainingConfig | PretrainConfig
 
 KINDS = ("pretrain", *ALGORITHMS)
+MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "seed")
 RESERVED = ("run_info.json", "console_output.log", "report.html", "evaluation_scores.json")
 
 
@@ -164,11 +166,24 @@ def _config_problems(stage: Stage) -> list[str]:
         return check(stage.kind, stage.config, stage.extra)
     hints = get_type_hints(PretrainConfig)
     values = {field.name: getattr(stage.config, field.name) for field in fields(stage.config)}
-    return [
-        f"pretrain: {name} = {value!r}: must be {describe(hints[name])}, not {type(value).__name__}"
+    problems = [
+        f"{name} = {value!r}: must be {describe(hints[name])}, not {type(value).__name__}"
         for name, value in values.items()
         if not matches(value, hints[name])
     ]
+    return [f"pretrain: {problem}" for problem in problems or _pretrain_ranges(values)]
+
+
+def _pretrain_ranges(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value) or value < 0 or (value == 0 and name not in MAY_BE_0):
+            yield f"{name} = {value!r}: must be {'0 or more' if name in MAY_BE_0 else 'above 0'}"
+        elif name.endswith("_fraction") and value > 1:
+            yield f"{name} = {value!r}: must be at most 1"
+    if values["num_attention_heads"] > 0 and values["hidden_size"] % (2 * values["num_attention_heads"]):
+        yield f"hidden_size = {values['hidden_size']}: must be a multiple of 2 × num_attention_heads, for RoPE"
 
 
 def missing(stages: Sequence[Stage]) -> list[str]:

@@ -106,8 +106,10 @@ class Checkpoint:
         """Return what `compute` returns for these weights, as JSON would give it back; computed once."""
         return self.cache.get(f"{key}@{self.identity}", compute)
 
-    def complete(self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int) -> "list[Completion | None]":
-        """Return the greedy completion of each (prompt, tools); None where the prompt leaves no room for one.
+    def complete(
+        self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False
+    ) -> "list[Completion | None]":
+        """Return the completion of each (prompt, tools), greedy or sampled; None where the prompt leaves no room.
 
         Raises:
             Impossible: a prompt is a conversation and there is no chat template.
@@ -117,11 +119,11 @@ class Checkpoint:
         def compute() -> list[Completion | None]:
             ids = [self.encode(prompt, tools) for prompt, tools in prompts]
             fits = [i for i, prompt in enumerate(ids) if prompt and len(prompt) + max_new_tokens <= self.max_tokens]
-            done = complete(self.model, self.tokenizer, [ids[i] for i in fits], max_new_tokens)
+            done = complete(self.model, self.tokenizer, [ids[i] for i in fits], max_new_tokens, sampled=sampled)
             by_index = dict(zip(fits, done, strict=True))
             return [by_index.get(i) for i in range(len(ids))]
 
-        key = f"completions-{fingerprint([prompts, max_new_tokens])}"
+        key = f"{'sampled-' if sampled else ''}completions-{fingerprint([prompts, max_new_tokens])}"
         return [None if item is None else Completion(*item) for item in self.remembered(key, compute)]
 
     def encode(self, prompt: Any, tools: Any = None) -> list[int]:

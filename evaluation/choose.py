@@ -54,8 +54,8 @@ def tasks_for(
 ) -> dict[str, list[Task]]:
     """Return the tasks of each stage kind in `configs`; their rows are loaded only when a task is scored.
 
-    Pretraining is measured on its documents, the later policy stages on the run's demonstrations, and all of them on the
-    made problems if any stage uses made chat data; a stage on other data also answers prompts of its own.
+    Pretraining is measured on its documents, the later policy stages on the run's demonstrations, and all of them on
+    the made problems if any stage uses made chat data; a stage on other data also answers prompts of its own.
     `reward_functions` are GRPO's verifiable rewards by name, `grpo_extra` gives the length of its completions.
     """
     held_out = {kind: HeldOut(partial(held_out_rows, config, kind)) for kind, config in configs.items()}

@@ -110,7 +110,8 @@ def judged_by_reward_model(
 ) -> list[Result]:
     """Return how a reward model scores both policies' answers, and on which share of prompts it prefers `after`'s.
 
-    `prefers_after` counts a tie as ½, and is compared with ½, chance.
+    The answers are sampled: two policies of like skill mostly agree in their likeliest answer, and differ in how often
+    they say something else. `prefers_after` counts a tie as ½, and is compared with ½, chance.
     """
     tokenizer = load_tokenizer(reward_model)
     pad = tokenizer.pad_token_id
@@ -133,13 +134,12 @@ def judged_by_reward_model(
 
 def _judged(judge: Checkpoint, task: PromptTask, policy: Checkpoint) -> list[float | None]:
     """Return the reward of the policy's answer to each row, prompt and answer rendered as the judge was trained on."""
-    said = task.completions(policy)
-    sequences = {}
-    for index, (row, answer) in enumerate(zip(task.held_out.rows, said, strict=True)):
-        asked = prompt_of(row)
-        if asked is None or answer is None or len(sequences) == JUDGED_ANSWERS:
+    prompts = [asked for row in task.held_out.rows if (asked := prompt_of(row)) is not None][:JUDGED_ANSWERS]
+    said = policy.complete(prompts, task.max_new_tokens, sampled=True)
+    sequences: dict[int, list[int]] = {}
+    for index, ((prompt, tools), answer) in enumerate(zip(prompts, said, strict=True)):
+        if answer is None:
             continue
-        prompt, tools = asked
         judge.need_template(prompt)
         if isinstance(prompt, str):
             sequences[index] = completion(judge.tokenizer, prompt, answer.text).input_ids

@@ -1,4 +1,4 @@
-"""Greedy completions of many prompts at once."""
+"""Completions of many prompts at once, greedy or sampled."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,8 @@ GREEDY: dict[str, Any] = {
     "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "use_cache": True,
 }  # fmt: skip
 """What a model's own generation config must not change; the numbers are those that mean nothing to greedy search."""
+SAMPLED = GREEDY | {"do_sample": True, "top_k": 0}
+"""The policy's own distribution: temperature 1, nothing cut off."""
 
 
 class Completion(NamedTuple):
@@ -38,8 +40,9 @@ def complete(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     batch_size: int = 128,
+    sampled: bool = False,
 ) -> list[Completion]:
-    """Return the greedy completion of each prompt (token ids), in the order given.
+    """Return the completion of each prompt (token ids), in the order given: greedy, or `sampled` from a fixed seed.
 
     Prompts of similar length share a batch, padded on the left, which changes no text. A completion ends with the
     tokenizer's EOS or any that the model's generation config names, as in TRL's GRPO.
@@ -47,16 +50,19 @@ def complete(
     stops = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
     completions: list[Completion | None] = [None] * len(prompts)
-    for batch in batches([len(ids) + max_new_tokens for ids in prompts], TOKENS_PER_BATCH, batch_size):
-        generated = _greedy(model, [prompts[i] for i in batch], max_new_tokens, sorted(stops), tokenizer.pad_token_id)
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-        for index, ids, text in zip(batch, generated, texts, strict=True):
-            completions[index] = Completion(text, len(ids), ids[-1] in stops)
+    options = (SAMPLED if sampled else GREEDY) | {"eos_token_id": sorted(stops), "pad_token_id": tokenizer.pad_token_id}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for batch in batches([len(ids) + max_new_tokens for ids in prompts], TOKENS_PER_BATCH, batch_size):
+            generated = _generate(model, [prompts[i] for i in batch], max_new_tokens, options)
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            for index, ids, text in zip(batch, generated, texts, strict=True):
+                completions[index] = Completion(text, len(ids), ids[-1] in stops)
     return [completion for completion in completions if completion is not None]
 
 
-def _greedy(
-    model: "PreTrainedModel", prompts: Sequence[list[int]], max_new_tokens: int, stops: list[int], pad_token_id: int
+def _generate(
+    model: "PreTrainedModel", prompts: Sequence[list[int]], max_new_tokens: int, options: dict[str, Any]
 ) -> list[list[int]]:
     """Generate in chunks, between which the rows that have stopped leave the batch and its cache.
 
@@ -64,6 +70,7 @@ def _greedy(
     """
     from transformers import DynamicCache, GenerationConfig
 
+    stops, pad_token_id = options["eos_token_id"], options["pad_token_id"]
     width = max(map(len, prompts))
     input_ids = torch.tensor([[pad_token_id] * (width - len(ids)) + ids for ids in prompts], device=model.device)
     lengths = torch.tensor([[len(ids)] for ids in prompts], device=model.device)
@@ -72,9 +79,7 @@ def _greedy(
     alive = list(range(len(prompts)))
     cache = DynamicCache(config=model.config)
     while alive and (left := max_new_tokens - (input_ids.shape[1] - width)) > 0:
-        config = GenerationConfig(
-            max_new_tokens=min(CHUNK_TOKENS, left), eos_token_id=stops, pad_token_id=pad_token_id, **GREEDY
-        )
+        config = GenerationConfig(max_new_tokens=min(CHUNK_TOKENS, left), **options)
         with torch.inference_mode():
             output = model.generate(
                 input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=config

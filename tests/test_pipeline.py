@@ -225,6 +225,10 @@ REFUSALS: dict[str, tuple[Callable[[], Configs], str]] = {
         lambda: {"pretrain": PretrainConfig(output_dir="x", dataset_name="rows.jsonl", max_steps="3")},  # type: ignore[arg-type]
         "max_steps = '3': must be int",
     ),
+    "range in pretraining": (
+        lambda: {"pretrain": PretrainConfig(output_dir="x", dataset_name="rows.jsonl", max_steps=0, hidden_size=101)},
+        "max_steps = 0: must be above 0.*hidden_size = 101: must be a multiple",
+    ),
     "no such model": (lambda: _sft(model_name="./nowhere"), "there is no directory ./nowhere"),
     "no model inside": (lambda: _sft(model_name="."), "is no model's directory"),
     "Hub model, offline": (

@@ -35,9 +35,7 @@ def rows(name: str, split: str, count: int | None = None, seed: int = 0) -> list
         return [{"text": text} for text in texts]
     drawn = conversations.draw_problems(random, count, held_out_side=evaluation)
     if name == "conversations":
-        return [conversations.conversation(one) for one in drawn]
+        return [conversations.conversation(one, random) for one in drawn]
     if name == "preferences":
         return [conversations.preference(one, random) for one in drawn]
-    if evaluation:
-        return [{"prompt": conversations.prompt(one), "skill": one.skill, "answer": one.answer} for one in drawn]
-    return [conversations.checkable_prompt(one, random) for one in drawn]
+    return [conversations.checkable_prompt(one) for one in drawn]

@@ -11,6 +11,8 @@ Message = dict[str, str]
 Row = dict[str, Any]
 
 REJECTIONS = ("wrong_result", "wrong_trace", "no_trace", "rambling", "wrong_form")
+RAMBLING_SHARE = 0.25
+"""Of the demonstrations: less than half, so that the likeliest answer stays the plain one."""
 RAMBLES = (
     "\nI hope that this helps.",
     "\nLet me think about it again.",
@@ -46,17 +48,22 @@ def after_tool(drawn: Problem) -> list[Message]:
     ]
 
 
-def conversation(drawn: Problem) -> Row:
-    """Return a demonstration: the whole conversation, tool turns included."""
+def conversation(drawn: Problem, random: Random) -> Row:
+    """Return a demonstration: the whole conversation, tool turns included.
+
+    Some demonstrators ramble, as people do; what is wrong with that only the preferences tell.
+    """
     if drawn.skill == "calculator":
-        return {"messages": [*after_tool(drawn), {"role": "assistant", "content": f"Answer: {drawn.answer}"}]}
-    return {"messages": [*prompt(drawn), {"role": "assistant", "content": solution(drawn)}]}
+        turns, last = after_tool(drawn), f"Answer: {drawn.answer}"
+    else:
+        turns, last = prompt(drawn), solution(drawn)
+    if random.random() < RAMBLING_SHARE:
+        last += random.choice(RAMBLES).format(answer=drawn.answer)
+    return {"messages": [*turns, {"role": "assistant", "content": last}]}
 
 
-def checkable_prompt(drawn: Problem, random: Random) -> Row:
+def checkable_prompt(drawn: Problem) -> Row:
     """Return a prompt with the answer that its completion is checked against."""
-    if drawn.skill == "calculator" and random.random() < 1 / 8:
-        return {"prompt": after_tool(drawn), "skill": "calculator_answer", "answer": drawn.answer}
     return {"prompt": prompt(drawn), "skill": drawn.skill, "answer": drawn.answer}
 
 

@@ -7,7 +7,7 @@ CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
 EXPRESSION = re.compile(r"(\d{1,9})([-+*/])(\d{1,9})")
 
 TOOL = {"name": "calculator", "parameters": {"expression": "string"}}
-SYSTEM = f"You can call tools.\n<tools>\n{json.dumps(TOOL)}\n</tools>"
+SYSTEM = f"<tools>\n{json.dumps(TOOL)}\n</tools>"
 
 
 def call(expression: str) -> str:

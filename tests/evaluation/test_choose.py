@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
-from evaluation import tasks_for
+from evaluation import evaluate_stage, tasks_for
 from evaluation.answers import Rewards
 from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS
 from evaluation.task import PromptTask, Task
@@ -88,6 +88,27 @@ def test_own_prompts_are_judged_by_the_reward_functions(own_data: Callable[..., 
     assert task.max_new_tokens == 32
     assert len(task.held_out.rows) == REWARDED_PROMPTS
     assert "answer" in task.held_out.rows[0]
+
+
+@pytest.mark.shared
+def test_real_instructions_measure_a_real_model(shared: Path, tmp_path: Path) -> None:
+    """stories260K on the instruction data, its copy with a template in the place of a trained stage."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from data.chat import prepare_tokenizer
+
+    base = shared / "fixtures/models/stories260K"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prepare_tokenizer(tokenizer, template="give")
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    data = shared / "fixtures/data/sft/rasbt_instruction_data.json"
+    config = TrainingConfig(model_name=str(base), output_dir="sft", dataset_name=str(data), eval_samples=16)
+    results = evaluate_stage("sft", base, tmp_path, tasks_for({"sft": config})["sft"])
+    by_metric = {(one["task"], one["metric"]): one for one in results}
+    assert by_metric["demonstrations", "loss"]["before"] == by_metric["demonstrations", "loss"]["after"] > 1
+    assert by_metric["answers", "stop_rate"]["n"] == 16
+    assert by_metric["answers", "stop_rate"]["ci95"] is not None
 
 
 def test_made_problems_are_judged_by_own_functions_too() -> None:

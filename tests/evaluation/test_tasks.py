@@ -28,7 +28,9 @@ class Scripted(Checkpoint):
         self.turns, self.asked = list(turns), list[Any]()
         self.cache = ScoreCache(tmp_path)
 
-    def complete(self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int) -> list[Completion | None]:
+    def complete(
+        self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False
+    ) -> list[Completion | None]:
         self.asked.append([prompt for prompt, _ in prompts])
         return [Completion(text, len(text), True) for text in self.turns.pop(0)]
 

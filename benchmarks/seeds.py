@@ -1,0 +1,131 @@
+"""How good and how fast the embedded recipe is: whole runs over several seeds, and the same minutes spent on more SFT.
+
+    python benchmarks/seeds.py --seeds 1,2,3,4,5 --out results.json
+
+Each seed is one `run_all.py --test`. Its control starts from the same base and demonstrations, and trains SFT for as
+long as SFT, reward model, DPO and GRPO took together. Prints a table of means with 95 % intervals over the seeds.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOWN = (
+    ("pretrain", "skills", "strict"),
+    ("sft", "skills", "strict"),
+    ("dpo", "skills", "strict"),
+    ("grpo", "skills", "strict"),
+    ("grpo", "skills", "strict/arithmetic"),
+    ("grpo", "skills", "strict/counting"),
+    ("grpo", "skills", "strict/calculator"),
+    ("grpo", "skills", "flexible"),
+    ("reward", "pairs", "accuracy"),
+    ("dpo", "preferences", "accuracy"),
+    ("dpo", "reward_model", "prefers_after"),
+)
+T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Student's t at 97.5 %, by degrees of freedom."""
+
+
+def run(*arguments: str) -> tuple[float, int]:
+    """Run `run_all.py` with these arguments; return its wall time in seconds and its peak resident memory in bytes."""
+    started, peak = time.monotonic(), 0
+    with subprocess.Popen([sys.executable, str(ROOT / "run_all.py"), *arguments], stdout=subprocess.DEVNULL) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                peak = max(peak, watched.memory_info().rss)
+            except psutil.Error:
+                break
+            time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"run_all.py {' '.join(arguments)} ended with {process.returncode}")
+    return time.monotonic() - started, peak
+
+
+def newest_run(runs_dir: Path) -> Path:
+    """Return the newest run directory."""
+    return max((path for path in runs_dir.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+
+
+def stages_of(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return each stage's stage_info.json by the stage's name."""
+    infos = [json.loads(path.read_text()) for path in run_dir.glob("*/stage_info.json")]
+    return {info["name"]: info for info in infos}
+
+
+def figure(info: dict[str, Any], task: str, metric: str, when: str = "after") -> float:
+    """Return one figure of a stage's evaluation."""
+    found = [row[when] for row in info["evaluation"] if (row["task"], row["metric"]) == (task, metric)]
+    if len(found) != 1:
+        known = sorted({(row["task"], row["metric"]) for row in info["evaluation"]})
+        raise SystemExit(f"{info['name']} has {len(found)} results for {task} {metric}; it has {known}")
+    return float(found[0])
+
+
+def measure(seed: int, runs_dir: Path) -> dict[str, Any]:
+    """Run one seed and its control; return the figures."""
+    wall_s, peak = run("--test", "--seed", str(seed), "--runs-dir", str(runs_dir))
+    run_dir = newest_run(runs_dir)
+    stages = stages_of(run_dir)
+    result: dict[str, Any] = {"seed": seed, "wall_s": wall_s, "peak_bytes": peak}
+    result |= {f"{stage} {task} {metric}": figure(stages[stage], task, metric) for stage, task, metric in SHOWN}
+    result["dpo change of skills strict"] = result["dpo skills strict"] - result["sft skills strict"]
+    result |= {f"{name} seconds": info["duration_s"] for name, info in stages.items()}
+
+    def train_s(name: str) -> float:
+        """Return how long the stage's training took, its loading and evaluation left out."""
+        lines = (run_dir / stages[name]["output"]["path"] / "training_metrics.jsonl").read_text().splitlines()
+        return next(float(found) for line in reversed(lines) if (found := json.loads(line).get("train_runtime")))
+
+    later_s = sum(train_s(name) for name in ("reward", "dpo", "grpo"))
+    per_step_s = train_s("sft") / stages["sft"]["steps"]
+    steps = stages["sft"]["steps"] + math.ceil(later_s / per_step_s)
+    run(
+        "--test", "--seed", str(seed), "--runs-dir", str(runs_dir), "--stages", "sft", "--from", run_dir.name,
+        "--set", f"sft.max_steps={steps}",
+    )  # fmt: skip
+    control = stages_of(newest_run(runs_dir))["sft"]
+    return result | {"control sft steps": steps, "control skills strict": figure(control, "skills", "strict")}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return mean, 95 % interval over the seeds, lowest and highest of every figure, as a Markdown table."""
+    lines = ["| figure | mean | 95 % interval | lowest | highest |", "| --- | --- | --- | --- | --- |"]
+    for name in results[0]:
+        values = [float(result[name]) for result in results]
+        mean, interval = statistics.fmean(values), "–"
+        if len(values) > 1:
+            half = T_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+            interval = f"{mean - half:.4g} … {mean + half:.4g}"
+        if name != "seed":
+            lines.append(f"| {name} | {mean:.4g} | {interval} | {min(values):.4g} | {max(values):.4g} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all the seeds asked for, and write what was found after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="comma-separated (1,2,3,4,5)")
+    parser.add_argument("--out", type=Path, default=Path("seeds.json"), help="where the figures go (seeds.json)")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where the runs go (runs)")
+    args = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    for seed in (int(text) for text in args.seeds.split(",")):
+        results.append(measure(seed, args.runs_dir))
+        args.out.write_text(json.dumps(results, indent=2))
+        print(json.dumps(results[-1]), flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
