@@ -1,5 +1,6 @@
 """Run a recipe's stages in order: check, resolve inputs, train, evaluate, stop on failure, resume."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -241,6 +242,8 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
 def _free_memory() -> None:
     """Give the memory of a finished stage back, so that the next one has all of it."""
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # what Python has freed, glibc still holds
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

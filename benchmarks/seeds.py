@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def figure(info: dict[str, Any], task: str, metric: str, when: str = "after") ->
     return float(found[0])
 
 
-def measure(seed: int, runs_dir: Path) -> dict[str, Any]:
-    """Run one seed and its control; return the figures."""
+def measure(seed: int, runs_dir: Path, with_control: bool) -> dict[str, Any]:
+    """Run one seed, and its control if asked; return the figures."""
     wall_s, peak = run("--test", "--seed", str(seed), "--runs-dir", str(runs_dir))
     run_dir = newest_run(runs_dir)
     stages = stages_of(run_dir)
@@ -81,11 +82,14 @@ def measure(seed: int, runs_dir: Path) -> dict[str, Any]:
     result |= {f"{stage} {task} {metric}": figure(stages[stage], task, metric) for stage, task, metric in SHOWN}
     result["dpo change of skills strict"] = result["dpo skills strict"] - result["sft skills strict"]
     result |= {f"{name} seconds": info["duration_s"] for name, info in stages.items()}
+    if not with_control:
+        return result
 
     def train_s(name: str) -> float:
         """Return how long the stage's training took, its loading and evaluation left out."""
-        lines = (run_dir / stages[name]["output"]["path"] / "training_metrics.jsonl").read_text().splitlines()
-        return next(float(found) for line in reversed(lines) if (found := json.loads(line).get("train_runtime")))
+        events = (Path(stages[name]["output"]["path"]) / "training_events.log").read_text().splitlines()
+        times = {kind: datetime.fromisoformat(at) for at, kind, _ in (line.split(" | ", 2) for line in events)}
+        return (times["TRAIN_END"] - times["TRAIN_START"]).total_seconds()
 
     later_s = sum(train_s(name) for name in ("reward", "dpo", "grpo"))
     per_step_s = train_s("sft") / stages["sft"]["steps"]
@@ -118,10 +122,11 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3,4,5", help="comma-separated (1,2,3,4,5)")
     parser.add_argument("--out", type=Path, default=Path("seeds.json"), help="where the figures go (seeds.json)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where the runs go (runs)")
+    parser.add_argument("--no-control", action="store_true", help="leave out the runs of more SFT")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     for seed in (int(text) for text in args.seeds.split(",")):
-        results.append(measure(seed, args.runs_dir))
+        results.append(measure(seed, args.runs_dir, not args.no_control))
         args.out.write_text(json.dumps(results, indent=2))
         print(json.dumps(results[-1]), flush=True)
     print(table(results))

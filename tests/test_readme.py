@@ -1,0 +1,343 @@
+"""The README says what is true: its commands run, its recipes load, its tables and its tree are those of the code.
+
+Commands that train are run with `--plan` and few documents; those that need the Hub, up to the refusal that names what
+is not on this machine; `make`, `pip` and `tensorboard` up to what they would call.
+"""
+
+import inspect
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import run_all
+from utils.files import weights_sha256, write_json
+from utils.run_directory import RunInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/decisions.md")}
+EXAMPLE_RUN = "20260131_101500_k3x9"
+OTHER_FLAGS = {"--logdir", "--seeds", "--out"}  # of the other commands that the README shows
+FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's fenced blocks in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def section(title: str) -> str:
+    """Return the text below a heading, up to the next heading of the same depth."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    assert found, f"the README has no section {title!r}"
+    return found[1]
+
+
+def table(text: str) -> list[list[str]]:
+    """Return the cells of the body of the first Markdown table in `text`."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def tree() -> set[str]:
+    """Return every path that the annotated tree names; directories end with a slash."""
+    (text,) = re.findall(r"```text\n(.*?)```", section("The tree"), re.DOTALL)
+    found: set[str] = set()
+    parents: list[str] = []
+    for line in text.splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        assert len(line.split()) > 1, f"{name} has no word of explanation"
+        parents = [*parents[:depth], name]
+        found.add("".join(parents))
+    return found
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+RECIPES = [block for block in blocks("python") if "configs = {" in block]
+ROWS = [json.loads(line) for block in blocks("json") for line in block.splitlines()]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory as the README assumes it: `my_recipe.py`, `.env.example`, and an interrupted run."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    (tmp_path / "my_recipe.py").write_text(RECIPES[0])
+    (tmp_path / ".env.example").write_bytes((ROOT / ".env.example").read_bytes())
+    run_dir = tmp_path / "runs" / EXAMPLE_RUN
+    stages = []
+    for name in ("pretrain", "sft", "reward", "dpo", "grpo"):
+        done = name in ("pretrain", "sft", "reward")
+        stages.append({"name": name, "output_dir": name, "status": "passed" if done else "pending"})
+        if done:
+            (run_dir / name).mkdir(parents=True)
+            save_file({"weight": numpy.zeros((2, 3), "float32")}, run_dir / name / "model.safetensors")
+            write_json(run_dir / name / "stage_info.json", {"output": {"sha256": weights_sha256(run_dir / name)}})
+    RunInfo(run_dir).set(recipe="scratch_tiny", argv=["run_all.py", "--test"], status="interrupted", stages=stages)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def needs_the_hub(argv: list[str]) -> bool:
+    """Return whether a command of run_all.py names models or data that are on the Hub."""
+    asked = run_all.parser().parse_args(argv)
+    return asked.prod or not (asked.test or asked.resume or asked.list)
+
+
+def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Serve a command of run_all.py: as it is, or with `--plan` where it would train."""
+    asked = run_all.parser().parse_args(argv)
+    run_all.refuse_combinations(asked)
+    if not (asked.list or asked.plan or asked.download):
+        argv = [*argv, "--plan"]
+    if asked.test or asked.resume:
+        argv = [*argv, *FEW_DOCUMENTS]
+    code = run_all.main(argv)
+    said = capsys.readouterr()
+    if code == 0:  # what is on the Hub may have been downloaded to this machine
+        assert asked.list or asked.download or "Plan of " in said.out
+        return
+    assert needs_the_hub(argv), said.err
+    assert code == 2
+    assert "these are not on this machine" in said.err, said.err
+    assert said.err.count("\n- ") <= 1, "refused for something else too"
+
+
+def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a recipe as a script, up to `run_pipeline`, whose arguments are then checked as it checks them."""
+    import pipeline
+    from preflight import stages_of
+
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(pipeline, "run_pipeline", lambda *arguments: calls.append(arguments))
+    runpy.run_path(str(ROOT / path if (ROOT / path).exists() else Path(path)), run_name="__main__")
+    (arguments,) = calls
+    assert stages_of(*arguments)
+
+
+def call_make(target: str) -> None:
+    """Ask make what it would do."""
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    wanted = {"demo": "run_all.py --test", "test": "-m pytest", "check": "ruff check"}[target]
+    assert wanted in done.stdout
+
+
+def call_benchmark(words: list[str]) -> None:
+    """Let the benchmark parse its help, which must name the flags that the README gives it."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / words[0]), "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    for word in words[1:]:
+        assert not word.startswith("--") or word in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(
+    command: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command, comments=True)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    match words:
+        case ["make", target]:
+            call_make(target)
+        case ["python", "run_all.py", *argv]:
+            call_run_all(argv, capsys)
+        case ["python", script, *_] if script.startswith("benchmarks/"):
+            call_benchmark(words[1:])
+        case ["python", recipe]:
+            call_recipe(recipe, monkeypatch)
+        case ["python3.11", "-m", module, ".venv"]:
+            assert module == "venv"
+        case [".", activate]:
+            assert activate == ".venv/bin/activate"
+        case ["pip", "install", "-r", requirements]:
+            pins = [line.partition("#")[0].strip() for line in (ROOT / requirements).read_text().splitlines()]
+            assert all(re.match(r"-e \.$|[\w-]+==[\w.]+($|;)", pin) for pin in pins if pin)
+        case ["tensorboard", "--logdir", "runs"]:
+            assert entry_points(group="console_scripts", name="tensorboard")
+        case ["cp", source, target]:
+            subprocess.run(["cp", source, target], cwd=work, check=True)
+            assert (work / target).exists()
+        case _:
+            pytest.fail(f"no test knows how to try the README's command {command!r}")
+
+
+@pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra"])
+def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
+    from preflight import missing, stages_of
+    from recipes import load
+
+    (work / "from_readme.py").write_text(source)
+    recipe = load("from_readme.py")
+    stages = stages_of(recipe.configs, recipe.grpo_extra)
+    for problem in missing(stages):
+        assert "these are not on this machine" in problem
+
+
+def test_the_rows_shown_suit_the_stages_that_they_are_for(work: Path) -> None:
+    from algorithms.rewards import exact_match, missing_columns
+    from data.sources import load as load_data
+    from recipes import load
+
+    (work / "from_readme.py").write_text(RECIPES[1])
+    configs = load("from_readme.py").configs
+    assert len(ROWS) == len(configs)
+    for row, (kind, config) in zip(ROWS, configs.items(), strict=True):
+        many = [json.dumps(row).replace("prime", f"prime number {n}") for n in range(100)]
+        Path(config.dataset_name).write_text("\n".join(many))
+        data = load_data(config.dataset_name, kind, eval_fraction=0.2)
+        assert len(data.train) > 0
+        if kind == "grpo":
+            assert missing_columns([exact_match], data.train.column_names) == []
+
+
+def test_the_table_of_stages_is_the_embedded_recipe() -> None:
+    from algorithms import StageOutput
+    from recipes import load
+
+    shown = [[cell.strip("`") for cell in row] for row in table(section("The stages"))]
+    actual = []
+    for kind, config in load("scratch_tiny").configs.items():
+        model = getattr(config, "model_name", None)
+        start = model.name if isinstance(model, StageOutput) else "random weights"
+        actual.append([kind, start, config.dataset_name, str(config.max_samples), str(config.max_steps)])
+    assert shown == actual
+
+
+def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
+    from data.world.conversations import RAMBLING_SHARE
+    from pretrain.model import parameter_count
+    from recipes import load
+
+    recipe = load("scratch_tiny")
+    pretraining, grpo, extra = recipe.configs["pretrain"], recipe.configs["grpo"], recipe.grpo_extra
+    parameters = parameter_count(pretraining, pretraining.vocab_size)
+    assert extra is not None
+    assert f"{parameters / 1e6:.1f} M parameters" in README
+    assert f"{parameters:,}" in TEXTS["docs/decisions.md"].replace("\n", " ")
+    assert RAMBLING_SHARE == 0.25
+    assert extra.num_generations == 8
+    assert f"each of {grpo.max_samples} fresh problems" in README
+    completions = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+    groups = completions // extra.num_generations
+    assert (grpo.per_device_train_batch_size, grpo.gradient_accumulation_steps) == (64, 2)
+    assert f"{groups} groups of {extra.num_generations}" in TEXTS["docs/decisions.md"]
+
+
+def test_the_examples_of_the_skills_are_what_is_taught() -> None:
+    from data.world import tools, verify
+    from data.world.problems import digit_steps, tally
+
+    shown = section("The stages").replace("\n  ", "\n")
+    trace, totals = tally(["hello", "world", "hello"])
+    for text, skill, answer in (
+        (f"<think>{digit_steps(34, '+', 57)}</think>\nAnswer: 91", "arithmetic", "91"),
+        (f"<think>Words: {trace}</think>\nAnswer: {totals}", "counting", totals),
+        (tools.call("348*27"), "calculator", "9396"),
+        ("Answer: 9396", "calculator_answer", "9396"),
+    ):
+        assert f"\n{text}\n" in shown
+        assert verify.strict(text, skill, answer)
+
+
+def test_the_table_of_layouts_is_that_of_the_code() -> None:
+    from data.converters import LAYOUTS
+
+    shown = {}
+    for stages, layouts in table(section("Your own recipe")):
+        for stage in stages.split(", "):
+            shown[stage] = [layout.strip("`") for layout in layouts.split("; ")]
+    assert shown == {stage: [", ".join(columns) for columns, _ in accepted] for stage, accepted in LAYOUTS.items()}
+
+
+def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
+    from algorithms.rewards import BUILT_IN
+    from data.files import READERS
+
+    for name in (*BUILT_IN, *READERS, ".parquet"):
+        assert f"`{name}`" in section("Your own recipe")
+
+
+def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
+    flags = {flag for action in run_all.parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace(section("Limits"), "")))
+    assert shown - OTHER_FLAGS == flags - {"--help"}
+
+
+def test_what_is_not_there_yet_is_indeed_not_there() -> None:
+    flags = {flag for action in run_all.parser()._actions for flag in action.option_strings}
+    missing, there = section("Limits").partition("What was")[0], {"--plan"}
+    assert not set(re.findall(r"`(--[a-z-]+)`", missing)) & flags - there
+    names = re.findall(r"`([\w/]+\.py)`", missing)
+    assert names
+    assert not [name for name in names if (ROOT / name).exists()]
+
+
+def test_the_tree_names_every_file_and_none_that_is_not_there() -> None:
+    named = tree()
+    assert not [name for name in sorted(named) if not (ROOT / name).exists()]
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode or "run_all.py" not in done.stdout.splitlines():
+        pytest.skip("not a git checkout: which files belong to the project is not known")
+    tracked = [Path(name) for name in done.stdout.splitlines() if (ROOT / name).exists()]
+    top = {path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in tracked}
+    assert top - named - {"README.md"} == set()
+    modules = {str(path) for path in tracked if path.suffix == ".py" and path.name != "__init__.py"}
+    assert {name for name in modules if not name.startswith("tests/")} - named == set()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_paths_and_links_exist(name: str) -> None:
+    text = TEXTS[name].replace(section("Limits"), "")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    paths = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|txt|toml)|[\w-]+(?:/[\w-]+)*/)`", text)
+    assert paths
+    for path in [*links, *paths]:
+        assert (ROOT / path).exists() or path.startswith("my_"), path
+
+
+def test_keys_of_the_environment_are_explained_in_env_example() -> None:
+    keys = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", README)) | {"REPORT_TO"}
+    explained = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert keys <= explained
+
+
+def test_the_files_of_the_run_directory_are_those_that_the_code_writes() -> None:
+    import transformers.utils as written_by_transformers
+
+    (listing,) = re.findall(r"```text\n(.*?)```", section("The run directory"), re.DOTALL)
+    names = {line.split()[0] for line in listing.splitlines()}
+    ours = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.py"), *ROOT.glob("[aepu]*/*.py")))
+    ours += f'"{written_by_transformers.CONFIG_NAME}"'
+    for name in names - {f"runs/{EXAMPLE_RUN}/", "tiny-sft/", "checkpoint-60/", "logs/"}:
+        assert f'"{name}"' in ours, name
+    assert 'stage_dir / "logs"' in ours
+    assert 'output_dir="tiny-sft"' in (ROOT / "recipes/scratch_tiny.py").read_text()
+
+
+def test_the_results_have_their_place() -> None:
+    results = section("Results")
+    assert results.count("<!-- results -->") == results.count("<!-- /results -->") == 1
+    assert results.index("<!-- results -->") < results.index("<!-- /results -->")
+
+
+def test_the_documented_call_is_the_signature_of_run_pipeline() -> None:
+    from pipeline import run_pipeline
+
+    assert list(inspect.signature(run_pipeline).parameters)[:2] == ["configs", "grpo_extra"]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_prose_is_plain(name: str) -> None:
+    assert not re.search(r"[\U0001F000-\U0001FAFF☀-➿]", TEXTS[name]), "an emoji"
+    assert max(map(len, (line for line in TEXTS[name].splitlines() if not line.startswith("|")))) <= 160
