@@ -57,7 +57,7 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
 
     model.train()
     labels = packing.labels_of(corpus.train)
-    tokens = 0
+    tokens = seen_tokens(corpus.train, config, first_step)
     log.event("TRAIN_START", f"{config.max_steps} steps, {model.num_parameters()} parameters, on {device}")
     with progress("pretrain", config.max_steps) as bar, SummaryWriter(str(stage_dir / "logs")) as tensorboard:
         for step in range(first_step, config.max_steps):
@@ -142,6 +142,13 @@ def batch_rows(row_count: int, batch_size: int, step: int, seed: int) -> Int[Ten
         for epoch in epochs
     }
     return torch.stack([orders[position // row_count][position % row_count] for position in wanted])
+
+
+def seen_tokens(rows: packing.Rows, config: PretrainConfig, steps: int) -> int:
+    """Return the number of tokens, padding left out, in the batches of the first `steps` steps."""
+    per_row = (rows.document > 0).sum(dim=1)
+    size, seed = config.per_device_train_batch_size, config.seed
+    return sum(int(per_row[batch_rows(len(per_row), size, step, seed)].sum()) for step in range(steps))
 
 
 def mean_loss(

@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
                 self._update(params, group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5, group)
 
     def _update(self, params: list[torch.nn.Parameter], scaled_lr: float, group: dict[str, Any]) -> None:
-        gradients = torch.stack([p.grad for p in params if p.grad is not None])
+        gradients = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in params])
         for p in params:
             self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         momentum = torch.stack([self.state[p]["momentum_buffer"] for p in params]).lerp_(gradients, 1 - MOMENTUM)

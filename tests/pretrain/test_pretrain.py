@@ -95,6 +95,7 @@ def test_resumed_run_ends_with_the_same_bytes_and_metrics(trained: Path, tmp_pat
     train(SMALL, tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(trained)
     assert [line["step"] for line in metrics(tmp_path)] == [4, 8, 12, 16, 20, 24]
+    assert metrics(tmp_path)[-1]["num_tokens"] == metrics(trained)[-1]["num_tokens"]
     assert "RESUME | checkpoint-20" in (tmp_path / "training_events.log").read_text()
 
 

@@ -1,0 +1,334 @@
+"""The whole chain, shrunken, in one run of the command line; every test states an effect of it, or a file it left."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from run_all import main
+from utils.files import weights_sha256
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = {
+    "pretrain": "tiny-base",
+    "sft": "tiny-sft",
+    "reward": "tiny-reward",
+    "dpo": "tiny-dpo",
+    "grpo": "tiny-grpo",
+}
+INPUT_OF = {"sft": "pretrain", "reward": "sft", "dpo": "sft", "grpo": "dpo"}
+STEPS = {"pretrain": 250, "sft": 40, "reward": 15, "dpo": 4, "grpo": 2}
+SHRUNKEN = [f"{stage}.max_steps={steps}" for stage, steps in STEPS.items()] + [
+    "pretrain.num_hidden_layers=3", "pretrain.max_samples=6000", "pretrain.tokenizer_samples=2000",
+    "pretrain.save_steps=100", "pretrain.eval_steps=50", "sft.save_steps=20",
+    "reward.max_samples=500", "reward.eval_samples=60", "reward.save_steps=10",
+    "dpo.max_samples=128", "dpo.save_steps=2",
+    "grpo.max_samples=32", "grpo.save_steps=1", "grpo.logging_steps=1", "grpo.max_completion_length=40",
+    "grpo.reward_weights=[1.0, 0.1]",
+]  # fmt: skip
+EVENT = re.compile(r"(\S+) \| (STAGE_START|TRAIN_START|CHECKPOINT|RESUME|ALARM|TRAIN_END|STAGE_FAILED) \| .+")
+
+
+def _start(runs_dir: Path, *flags: str) -> subprocess.Popen[str]:
+    """Start the shrunken recipe in a process of its own, on one core, so that two runs can share a small machine."""
+    command = [sys.executable, str(ROOT / "run_all.py"), "--recipe", "scratch_tiny", "--runs-dir", str(runs_dir)]
+    values = [word for value in SHRUNKEN for word in ("--set", value)]
+    return subprocess.Popen(
+        [*command, *values, *flags],
+        cwd=runs_dir.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _finished(process: subprocess.Popen[str], runs_dir: Path) -> tuple[Path, str]:
+    """Return the directory and the output of the only run in `runs_dir`, which must have passed."""
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    (run_dir,) = runs_dir.iterdir()
+    return run_dir, said
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tuple[Path, str], tuple[Path, str]]]:
+    """The whole chain, and beside it pretraining and SFT once more: their directories and what they printed."""
+    places = [tmp_path_factory.mktemp(name) / "runs" for name in ("whole", "again")]
+    flags: tuple[tuple[str, ...], ...] = ((), ("--stages", "pretrain,sft"))
+    processes = [_start(place, *more) for place, more in zip(places, flags, strict=True)]
+    try:
+        whole, again = (_finished(process, place) for process, place in zip(processes, places, strict=True))
+        yield whole, again
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def run_dir(both: tuple[tuple[Path, str], ...]) -> Path:
+    return both[0][0]
+
+
+def _strict_json(text: str) -> dict[str, Any]:
+    """Return a JSON object that holds no NaN, which JSON does not know."""
+    return dict(json.loads(text, parse_constant=pytest.fail))
+
+
+def _info(run_dir: Path, stage: str) -> dict[str, Any]:
+    return _strict_json((run_dir / STAGES[stage] / "stage_info.json").read_text(encoding="utf-8"))
+
+
+def _metrics(run_dir: Path, stage: str) -> list[dict[str, Any]]:
+    lines = (run_dir / STAGES[stage] / "training_metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [_strict_json(line) for line in lines]
+
+
+def _result(run_dir: Path, stage: str, task: str, metric: str) -> dict[str, Any]:
+    (found,) = [
+        result for result in _info(run_dir, stage)["evaluation"] if (result["task"], result["metric"]) == (task, metric)
+    ]
+    return dict(found)
+
+
+def _weights(stage_dir: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(stage_dir / "model.safetensors")
+
+
+def test_the_run_and_every_stage_passed_in_the_recipes_order(run_dir: Path) -> None:
+    record = _strict_json((run_dir / "run_info.json").read_text(encoding="utf-8"))
+    assert (record["run_id"], record["recipe"], record["status"]) == (run_dir.name, "scratch_tiny", "passed")
+    stages = record["stages"]
+    assert [(entry["name"], entry["output_dir"], entry["status"]) for entry in stages] == [
+        (stage, output_dir, "passed") for stage, output_dir in STAGES.items()
+    ]
+    begun = [datetime.fromisoformat(entry["started_at"]) for entry in stages]
+    assert begun == sorted(begun)
+    assert datetime.fromisoformat(record["started_at"]) <= begun[0]
+    assert begun[-1] <= datetime.fromisoformat(record["finished_at"])
+    assert all(entry["duration_s"] > 0 for entry in stages)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_leaves_every_file_of_the_contract(stage: str, run_dir: Path) -> None:
+    stage_dir = run_dir / STAGES[stage]
+    wanted = (
+        "stage_info.json training.log console_output.log training_events.log training_metrics.jsonl"
+        " config.json model.safetensors tokenizer.json chat_template.jinja"
+    )
+    assert {path.name for path in stage_dir.iterdir() if path.is_file()} >= set(wanted.split())
+    assert list((stage_dir / "logs").rglob("events.out.tfevents.*"))
+    assert list(stage_dir.glob("checkpoint-*/trainer_state.json"))
+    assert not list(stage_dir.glob("training_args.bin"))
+    info = _info(run_dir, stage)
+    assert (info["name"], info["status"], info["steps"]) == (stage, "passed", STEPS[stage])
+    assert min(info["tokens"], info["duration_s"], info["peak_memory_bytes"]) > 0
+    assert info["config"]["max_steps"] == STEPS[stage]
+    assert info["data"]["train_rows"] > 0
+
+
+def test_the_console_log_is_what_was_printed_without_control_codes(both: tuple[tuple[Path, str], ...]) -> None:
+    run_dir, said = both[0]
+    log = (run_dir / "console_output.log").read_text(encoding="utf-8")
+    assert "\x1b" not in said + log
+    assert "\r" not in said + log
+    for text in (run_dir.name, *(f"{stage} passed in" for stage in STAGES), "Held-out results"):
+        assert text in said
+        assert text in log
+    for noise in ("MISSING", "UNEXPECTED", "DeprecationWarning", "FutureWarning", "UserWarning", "Traceback"):
+        assert noise not in said
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_metrics_are_json_lines_with_each_step_once(stage: str, run_dir: Path) -> None:
+    logged = _metrics(run_dir, stage)
+    steps = [line["step"] for line in logged]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS[stage]
+    times = [datetime.fromisoformat(line["timestamp"]) for line in logged]
+    assert times == sorted(times)
+    for line in logged:
+        assert math.isfinite(line["loss"])
+        assert line["epoch"] > 0
+    assert all(line["grad_norm"] > 0 for line in logged)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_events_tell_a_stage_from_start_to_end_in_order(stage: str, run_dir: Path) -> None:
+    text = (run_dir / STAGES[stage] / "training_events.log").read_text(encoding="utf-8")
+    events = [EVENT.fullmatch(line) for line in text.splitlines()]
+    assert all(events), text
+    kinds = [event[2] for event in events if event]
+    assert (kinds[:2], kinds[-1]) == (["STAGE_START", "TRAIN_START"], "TRAIN_END")
+    assert "CHECKPOINT" in kinds[2:-1]
+    assert set(kinds[2:-1]) <= {"CHECKPOINT", "ALARM"}
+    times = [datetime.fromisoformat(event[1]) for event in events if event]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("stage", INPUT_OF)
+def test_a_stage_starts_from_the_bytes_that_its_input_wrote(stage: str, run_dir: Path) -> None:
+    source, info = INPUT_OF[stage], _info(run_dir, stage)
+    written = _info(run_dir, source)["output"]
+    assert info["input"] == {"ref": f'StageOutput("{source}")', **written}
+    assert written["path"] == str(run_dir / STAGES[source])
+    assert written["sha256"] == weights_sha256(run_dir / STAGES[source])
+    assert info["output"]["sha256"] != info["input"]["sha256"]
+
+
+def test_pretraining_has_no_input(run_dir: Path) -> None:
+    assert _info(run_dir, "pretrain")["input"] is None
+
+
+@pytest.mark.parametrize("stage", INPUT_OF)
+def test_a_stage_moves_every_matrix_of_its_input(stage: str, run_dir: Path) -> None:
+    before, after = (_weights(run_dir / STAGES[name]) for name in (INPUT_OF[stage], stage))
+    shared = before.keys() & after.keys()
+    assert len(shared) >= len(before) - 1  # a reward model has a head of its own in place of the language model's
+    for name in shared:
+        moved = (before[name] != after[name]).float().mean().item()
+        assert moved > (0.5 if "layers" in name and before[name].ndim == 2 else 0), (name, moved)
+
+
+def test_pretraining_moves_the_matrices_that_start_at_zero(run_dir: Path) -> None:
+    weights = _weights(run_dir / STAGES["pretrain"])
+    outputs = {name: weight for name, weight in weights.items() if name.endswith(("o_proj.weight", "down_proj.weight"))}
+    assert len(outputs) == 2 * 3
+    assert all(weight.ne(0).float().mean().item() > 0.5 for weight in outputs.values())
+
+
+def test_pretraining_lowers_the_held_out_loss(run_dir: Path) -> None:
+    logged = _metrics(run_dir, "pretrain")
+    held_out = {line["step"]: line["eval_loss"] for line in logged if "eval_loss" in line}
+    assert list(held_out) == [50, 100, 150, 200, 250]
+    assert held_out[250] < held_out[50] < math.log(1024)  # a guess among all of the vocabulary costs log(1024)
+    assert held_out[250] < 0.6 * held_out[50]
+    assert logged[-1]["loss"] < 0.5 * logged[0]["loss"]
+    after = _result(run_dir, "pretrain", "documents", "loss")
+    assert after["before"] is None
+    assert 0 < after["after"] < 0.6 * held_out[50]
+
+
+def test_sft_lowers_the_loss_of_held_out_demonstrations(run_dir: Path) -> None:
+    loss = _result(run_dir, "sft", "demonstrations", "loss")
+    assert loss["after"] < 0.5 * loss["before"]
+    assert loss["ci95"][1] < 0
+    accuracy = _result(run_dir, "sft", "demonstrations", "accuracy")
+    assert accuracy["after"] > accuracy["before"]
+    assert accuracy["ci95"][0] > 0
+
+
+def test_sft_raises_the_rate_of_answers_that_stop(run_dir: Path) -> None:
+    stopped = _result(run_dir, "sft", "skills", "stop_rate")
+    assert stopped["after"] > stopped["before"]
+    assert stopped["ci95"][0] > 0
+
+
+def test_sft_raises_exact_match_on_problems_it_has_never_seen(run_dir: Path) -> None:
+    right = _result(run_dir, "sft", "skills", "strict")
+    assert right["n"] == 600
+    assert right["before"] <= 0.02
+    assert right["ci95"][0] > 0
+
+
+def test_the_reward_model_ranks_held_out_pairs_better_than_its_untrained_head(run_dir: Path) -> None:
+    for metric in ("accuracy", "margin"):
+        ranked = _result(run_dir, "reward", "pairs", metric)
+        assert ranked["after"] > ranked["before"]
+        assert ranked["ci95"][0] > 0
+    assert _result(run_dir, "reward", "pairs", "accuracy")["after"] > 0.6
+
+
+def test_dpo_widens_the_margin_of_held_out_pairs(run_dir: Path) -> None:
+    margin = _result(run_dir, "dpo", "preferences", "margin")
+    assert margin["after"] > margin["before"]
+    assert margin["ci95"][0] > 0
+    sides = {side: _result(run_dir, "dpo", "preferences", f"{side}_logp") for side in ("chosen", "rejected")}
+    for when in ("before", "after"):
+        assert margin[when] == pytest.approx(sides["chosen"][when] - sides["rejected"][when], rel=1e-6)
+
+
+def test_grpo_weighs_a_verifiable_reward_and_the_reward_model_whose_scores_vary(run_dir: Path) -> None:
+    logged = _metrics(run_dir, "grpo")
+    assert len(logged) == STEPS["grpo"]
+    for line in logged:
+        assert line["reward_std"] > 0
+        assert line["frac_reward_zero_std"] < 1
+        assert line["rewards/tiny-reward/std"] > 0
+        parts = line["rewards/made_strict/mean"] + 0.1 * line["rewards/tiny-reward/mean"]
+        assert line["reward"] == pytest.approx(parts, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("stage", INPUT_OF)
+def test_before_is_what_the_input_scored_after(stage: str, run_dir: Path) -> None:
+    results = _info(run_dir, stage)["evaluation"]
+    assert results
+    inputs = {
+        (result["task"], result["metric"]): result["after"]
+        for result in _info(run_dir, INPUT_OF[stage])["evaluation"]
+        if result["task"] != "reward_model"  # it judges answers that are sampled anew
+    }
+    for result in results:
+        if (result["task"], result["metric"]) in inputs:
+            assert result["before"] == inputs[result["task"], result["metric"]]
+        low, high = result["ci95"]
+        assert low <= result["after"] - result["before"] <= high
+        assert result["n"] > 0
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(both: tuple[tuple[Path, str], ...]) -> None:
+    (whole, _), (again, _) = both
+    assert whole != again
+    for stage in ("pretrain", "sft"):
+        assert _info(again, stage)["output"]["sha256"] == _info(whole, stage)["output"]["sha256"]
+        assert weights_sha256(again / STAGES[stage]) == weights_sha256(whole / STAGES[stage])
+
+
+def test_one_stage_runs_again_from_an_earlier_runs_output(run_dir: Path, both: tuple[tuple[Path, str], ...]) -> None:
+    again, _ = both[1]
+    runs_dir = str(again.parent)
+    flags = ["--stages", "reward", "--from", again.name, "--runs-dir", runs_dir]
+    few = ["reward.max_steps=2", "reward.max_samples=64", "reward.eval_samples=20"]
+    assert main(["--recipe", "scratch_tiny", *flags, *(word for one in few for word in ("--set", one))]) == 0
+    (made,) = set(again.parent.iterdir()) - {again}
+    record = _strict_json((made / "run_info.json").read_text(encoding="utf-8"))
+    assert [(entry["name"], entry["status"]) for entry in record["stages"]] == [("reward", "passed")]
+    assert sorted(path.name for path in made.iterdir() if path.is_dir()) == ["tiny-reward"]
+    assert _info(made, "reward")["input"] == {"ref": 'StageOutput("sft")', **_info(again, "sft")["output"]}
+
+
+def test_a_stage_whose_input_has_not_run_is_refused_and_nothing_is_created(
+    both: tuple[tuple[Path, str], ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again, _ = both[1]
+    grpo = ["--recipe", "scratch_tiny", "--stages", "grpo"]
+    assert main([*grpo, "--runs-dir", str(tmp_path / "new")]) == 2
+    assert "has not run: add dpo to --stages" in " ".join(capsys.readouterr().err.split())
+    before = sorted(again.parent.iterdir())
+    assert main([*grpo, "--from", again.name, "--runs-dir", str(again.parent)]) == 2
+    assert "that run has: pretrain, sft" in " ".join(capsys.readouterr().err.split())
+    assert sorted(again.parent.iterdir()) == before
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_finished_run_has_nothing_to_resume(named: bool, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    run_id = run_dir.name if named else "latest"
+    assert main(["--resume", run_id, "--runs-dir", str(run_dir.parent)]) == 2
+    assert "there is nothing to resume" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == files
