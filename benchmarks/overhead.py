@@ -32,6 +32,8 @@ from utils.quiet import quiet_libraries
 RECIPE = "scratch_tiny"
 PRETRAIN_STEPS = 20
 """Of the model that both sides start from: the recipe's shape and tokenizer; what it knows does not matter here."""
+LEAST_STEPS = 2
+"""The first step only warms up: its learning rate is 0, and a stage that changed nothing fails."""
 
 
 class Times(NamedTuple):
@@ -134,7 +136,7 @@ def measure(side: Callable[[Stage, Path], None], stage: Stage) -> tuple[Times, s
 def compare(stage: Stage, pairs: int) -> None:
     """Measure pairs of our run and the bare one, and print each and the median ratios."""
     for side in (ours, bare):  # once each, not counted: imports, and the first use of everything
-        measure(side, replace(stage, config=replace(stage.config, max_steps=1)))
+        measure(side, replace(stage, config=replace(stage.config, max_steps=LEAST_STEPS)))
     ratios: list[Times] = []
     for number in range(pairs):
         found = {side: measure(side, stage) for side in ((ours, bare) if number % 2 == 0 else (bare, ours))}
@@ -177,6 +179,8 @@ def main() -> None:
     parser.add_argument("--sft-steps", type=int, default=30, help="optimizer steps of SFT (30)")
     parser.add_argument("--grpo-steps", type=int, default=6, help="optimizer steps of GRPO (6)")
     args = parser.parse_args()
+    if args.pairs < 1 or min(args.sft_steps, args.grpo_steps) < LEAST_STEPS:
+        parser.error(f"--pairs is at least 1, --sft-steps and --grpo-steps are at least {LEAST_STEPS}")
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         config: Any = recipes.load(RECIPE).configs["pretrain"]

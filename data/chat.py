@@ -82,8 +82,8 @@ def prepare_tokenizer(tokenizer: "PreTrainedTokenizerBase", *, template: Literal
     if tokenizer.chat_template is None:
         if template == "need":
             raise Refused(
-                "this model has no chat template, which this stage needs: train it with the sft stage first, which "
-                "gives it one, or name a chat model."
+                f"{tokenizer.name_or_path} has no chat template, which this stage needs: train the model with the sft "
+                "stage first, which gives it one, or name a chat model."
             )
         if TURN_END in tokenizer.get_vocab():
             tokenizer.eos_token = TURN_END

@@ -163,7 +163,7 @@ REFUSALS = {
         "dpo", UNPAIRED, "None", ["lf_kto_en_100.json", "messages", "label", "chosen", "rejected"],
     ),
     "maths for a reward model": ("reward", GSM8K, "None", ["question", "answer", "chosen", "rejected"]),
-    "a model without a chat template": ("dpo", PREFERENCES, "None", ["stories260K", "chat template"]),
+    "a model without a chat template": ("dpo", PREFERENCES, "None", ["no chat template", "sft stage first"]),
     "a reward whose column is not there": (
         "grpo", GSM8K, "GRPOExtraConfig(reward_func='made_strict')", ["needs skill", "question", "answer"],
     ),

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import secrets
 import string
 from collections.abc import Iterator
@@ -46,13 +45,11 @@ def lock(run_dir: Path) -> Iterator[None]:
     Raises:
         Refused: another process holds it.
     """
-    with (run_dir / LOCK).open("w", encoding="ascii") as file:
+    with (run_dir / LOCK).open("a") as file:  # a look at it changes nothing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Refused(f"run {run_dir.name} is still running: wait for it, or stop it first") from error
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         yield
 
 
