@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,56 +30,70 @@ INPUT_OF = {"sft": "pretrain", "reward": "sft", "dpo": "sft", "grpo": "dpo"}
 STEPS = {"pretrain": 250, "sft": 40, "reward": 15, "dpo": 4, "grpo": 2}
 SHRUNKEN = [f"{stage}.max_steps={steps}" for stage, steps in STEPS.items()] + [
     "pretrain.num_hidden_layers=3", "pretrain.max_samples=6000", "pretrain.tokenizer_samples=2000",
-    "pretrain.save_steps=100", "pretrain.eval_steps=50", "sft.save_steps=20",
-    "reward.max_samples=500", "reward.eval_samples=60", "reward.save_steps=10",
+    "pretrain.save_steps=100", "pretrain.eval_steps=50", "sft.save_steps=20", "sft.per_device_train_batch_size=16",
+    "reward.max_samples=500", "reward.eval_samples=60", "reward.save_steps=10", "reward.per_device_train_batch_size=16",
     "dpo.max_samples=128", "dpo.save_steps=2",
-    "grpo.max_samples=32", "grpo.save_steps=1", "grpo.logging_steps=1", "grpo.max_completion_length=40",
+    "grpo.max_samples=32", "grpo.save_steps=1", "grpo.logging_steps=1", "grpo.per_device_train_batch_size=32",
+    "grpo.max_completion_length=40",
     "grpo.reward_weights=[1.0, 0.1]",
 ]  # fmt: skip
+FEW = ["reward.max_steps=2", "reward.max_samples=64", "reward.eval_samples=20"]
 EVENT = re.compile(r"(\S+) \| (STAGE_START|TRAIN_START|CHECKPOINT|RESUME|ALARM|TRAIN_END|STAGE_FAILED) \| .+")
 
 
-def _start(runs_dir: Path, *flags: str) -> subprocess.Popen[str]:
-    """Start the shrunken recipe in a process of its own, on one core, so that two runs can share a small machine."""
-    command = [sys.executable, str(ROOT / "run_all.py"), "--recipe", "scratch_tiny", "--runs-dir", str(runs_dir)]
-    values = [word for value in SHRUNKEN for word in ("--set", value)]
-    return subprocess.Popen(
-        [*command, *values, *flags],
-        cwd=runs_dir.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Run:
+    """The shrunken recipe in a process of its own, on one core, so that two runs share a small machine."""
+
+    def __init__(self, runs_dir: Path, *flags: str) -> None:
+        self.runs_dir, self.printed = runs_dir, runs_dir.parent / f"printed-{len(flags)}.txt"
+        self.others = set(runs_dir.iterdir()) if runs_dir.exists() else set()
+        values = [word for value in SHRUNKEN for word in ("--set", value)]
+        command = [sys.executable, str(ROOT / "run_all.py"), "--recipe", "scratch_tiny", *values, *flags]
+        with self.printed.open("w", encoding="utf-8") as file:
+            self.process = subprocess.Popen(
+                [*command, "--runs-dir", str(runs_dir)],
+                cwd=runs_dir.parent,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def directory(self) -> Path:
+        """Return the directory of the run, which must have passed."""
+        assert self.process.wait() == 0, self.printed.read_text(encoding="utf-8")
+        (made,) = set(self.runs_dir.iterdir()) - self.others
+        return made
 
 
-def _finished(process: subprocess.Popen[str], runs_dir: Path) -> tuple[Path, str]:
-    """Return the directory and the output of the only run in `runs_dir`, which must have passed."""
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    (run_dir,) = runs_dir.iterdir()
-    return run_dir, said
+class Runs(NamedTuple):
+    """What the tests look at."""
+
+    whole: Path
+    again: Path
+    """Pretraining and SFT once more."""
+    reward: Path
+    """The reward stage alone, a few steps from the SFT of `again`, in whose directory of runs it lies."""
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tuple[Path, str], tuple[Path, str]]]:
-    """The whole chain, and beside it pretraining and SFT once more: their directories and what they printed."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     places = [tmp_path_factory.mktemp(name) / "runs" for name in ("whole", "again")]
-    flags: tuple[tuple[str, ...], ...] = ((), ("--stages", "pretrain,sft"))
-    processes = [_start(place, *more) for place, more in zip(places, flags, strict=True)]
+    started = [Run(places[0]), Run(places[1], "--stages", "pretrain,sft")]
     try:
-        whole, again = (_finished(process, place) for process, place in zip(processes, places, strict=True))
-        yield whole, again
+        again = started[1].directory()
+        few = [word for value in FEW for word in ("--set", value)]
+        started.append(Run(places[1], "--stages", "reward", "--from", again.name, *few))
+        yield Runs(started[0].directory(), again, started[2].directory())
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        for run in started:
+            run.process.kill()
+            run.process.wait()
 
 
 @pytest.fixture(scope="module")
-def run_dir(both: tuple[tuple[Path, str], ...]) -> Path:
-    return both[0][0]
+def run_dir(runs: Runs) -> Path:
+    return runs.whole
 
 
 def _strict_json(text: str) -> dict[str, Any]:
@@ -141,8 +155,8 @@ def test_a_stage_leaves_every_file_of_the_contract(stage: str, run_dir: Path) ->
     assert info["data"]["train_rows"] > 0
 
 
-def test_the_console_log_is_what_was_printed_without_control_codes(both: tuple[tuple[Path, str], ...]) -> None:
-    run_dir, said = both[0]
+def test_the_console_log_is_what_was_printed_without_control_codes(run_dir: Path) -> None:
+    said = (run_dir.parents[1] / "printed-0.txt").read_text(encoding="utf-8")
     log = (run_dir / "console_output.log").read_text(encoding="utf-8")
     assert "\x1b" not in said + log
     assert "\r" not in said + log
@@ -290,38 +304,34 @@ def test_before_is_what_the_input_scored_after(stage: str, run_dir: Path) -> Non
         assert result["n"] > 0
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(both: tuple[tuple[Path, str], ...]) -> None:
-    (whole, _), (again, _) = both
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(runs: Runs) -> None:
+    whole, again, _ = runs
     assert whole != again
     for stage in ("pretrain", "sft"):
         assert _info(again, stage)["output"]["sha256"] == _info(whole, stage)["output"]["sha256"]
         assert weights_sha256(again / STAGES[stage]) == weights_sha256(whole / STAGES[stage])
 
 
-def test_one_stage_runs_again_from_an_earlier_runs_output(run_dir: Path, both: tuple[tuple[Path, str], ...]) -> None:
-    again, _ = both[1]
-    runs_dir = str(again.parent)
-    flags = ["--stages", "reward", "--from", again.name, "--runs-dir", runs_dir]
-    few = ["reward.max_steps=2", "reward.max_samples=64", "reward.eval_samples=20"]
-    assert main(["--recipe", "scratch_tiny", *flags, *(word for one in few for word in ("--set", one))]) == 0
-    (made,) = set(again.parent.iterdir()) - {again}
-    record = _strict_json((made / "run_info.json").read_text(encoding="utf-8"))
+def test_one_stage_runs_alone_from_an_earlier_runs_output(runs: Runs) -> None:
+    record = _strict_json((runs.reward / "run_info.json").read_text(encoding="utf-8"))
     assert [(entry["name"], entry["status"]) for entry in record["stages"]] == [("reward", "passed")]
-    assert sorted(path.name for path in made.iterdir() if path.is_dir()) == ["tiny-reward"]
-    assert _info(made, "reward")["input"] == {"ref": 'StageOutput("sft")', **_info(again, "sft")["output"]}
+    assert [path.name for path in runs.reward.iterdir() if path.is_dir()] == ["tiny-reward"]
+    info = _info(runs.reward, "reward")
+    assert info["input"] == {"ref": 'StageOutput("sft")', **_info(runs.again, "sft")["output"]}
+    assert info["steps"] == 2  # of two values for one field the last holds
 
 
 def test_a_stage_whose_input_has_not_run_is_refused_and_nothing_is_created(
-    both: tuple[tuple[Path, str], ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again, _ = both[1]
     grpo = ["--recipe", "scratch_tiny", "--stages", "grpo"]
     assert main([*grpo, "--runs-dir", str(tmp_path / "new")]) == 2
     assert "has not run: add dpo to --stages" in " ".join(capsys.readouterr().err.split())
-    before = sorted(again.parent.iterdir())
-    assert main([*grpo, "--from", again.name, "--runs-dir", str(again.parent)]) == 2
+    runs_dir = runs.again.parent
+    before = sorted(runs_dir.iterdir())
+    assert main([*grpo, "--from", runs.again.name, "--runs-dir", str(runs_dir)]) == 2
     assert "that run has: pretrain, sft" in " ".join(capsys.readouterr().err.split())
-    assert sorted(again.parent.iterdir()) == before
+    assert sorted(runs_dir.iterdir()) == before
     assert not (tmp_path / "new").exists()
 
 
