@@ -150,14 +150,12 @@ def slip(drawn: Problem, random: Random) -> tuple[str, str]:
         totals[word] = str(int(totals[word]) + (1 if totals[word] == "1" else random.choice((-1, 1))))
         steps[place] = f"{word}{totals[word]}"
         return "Words: " + " ".join(steps), ", ".join(f"{word}: {n}" for word, n in totals.items())
-    steps = drawn.trace.split("; ")
-    a, operator, b = split_expression(steps[-1].partition(":")[0])
-    wrong = digit_steps(int(a), operator, int(b)).split(", ")
-    sum_text, _, digit = wrong[1].partition("=")
+    a, operator, b = split_expression(drawn.trace.partition(":")[0])
+    units, tens, result = digit_steps(int(a), operator, int(b)).split(", ")
+    sum_text, _, digit = tens.partition("=")
     wrong_digit = changed_digit(digit, random)
-    result = wrong_digit + wrong[2][-1]
-    steps[-1] = ", ".join((wrong[0], f"{sum_text}={wrong_digit}", result.lstrip("0") or "0"))
-    return "; ".join(steps), result.lstrip("0") or "0"
+    wrong = (wrong_digit + result[-1]).lstrip("0") or "0"
+    return f"{units}, {sum_text}={wrong_digit}, {wrong}", wrong
 
 
 def split_expression(expression: str) -> tuple[str, str, str]:

@@ -1,6 +1,6 @@
 """Problems of the made world: a question, the trace that solves it, and an answer that can be checked.
 
-Three skills. `arithmetic`: a word problem of one or two sums within 99, solved digit by digit. `counting`: how often
+Three skills. `arithmetic`: a word problem of one sum within 99, solved digit by digit. `counting`: how often
 each word of a phrase occurs, solved by a running count. `calculator`: sums too large for the model's head, for which it
 calls a tool. A problem whose key hashes into the held-out eighth is never shown in training.
 """
@@ -25,9 +25,7 @@ class Problem:
 
     skill: Skill
     key: str
-    """What is asked, without its wording: `34+57-15`, `cat cat red`. Commuted sums share a key, reordered words too."""
-    part_keys: tuple[str, ...] = ()
-    """Keys of the smaller problems that the trace solves on the way; training text may hold none that is held out."""
+    """What is asked, without its wording: `34+57`, `cat cat red`. Commuted sums share a key, reordered words too."""
     question: str
     trace: str
     """The steps to the answer; for `calculator` the expression to compute."""
@@ -37,11 +35,6 @@ class Problem:
     def held_out(self) -> bool:
         """Whether the problem belongs to the held-out side."""
         return held_out(self.key, HELD_OUT_FRACTION)
-
-    @property
-    def trainable(self) -> bool:
-        """Whether training text may show the problem: neither it nor a part of it is held out."""
-        return not any(held_out(key, HELD_OUT_FRACTION) for key in (self.key, *self.part_keys))
 
 
 def sum_key(a: int, operator: str, b: int) -> str:
@@ -98,29 +91,22 @@ ASKS = (
 
 
 def arithmetic(random: Random) -> Problem:
-    """Return a word problem of one or two steps whose numbers all lie within 0 to 99."""
+    """Return a word problem of one sum or difference whose numbers all lie within 0 to 99."""
     name, other = random.sample(NAMES, 2)
     thing = random.choice(THINGS)
-    total = random.randint(11, 89)
-    sentences = [random.choice(STARTS).format(name=name, n=total, thing=thing)]
-    key, part_keys, steps = str(total), [], []
-    for _ in range(random.choice((1, 2))):
-        operator = random.choice("+-") if 3 <= total <= 96 else "-" if total > 96 else "+"
-        n = random.randint(2, 99 - total) if operator == "+" else random.randint(2, total)
-        story = random.choice(GAINS if operator == "+" else LOSSES)
-        sentences.append(story.format(name=name, other=other, n=n))
-        part_keys.append(sum_key(total, operator, n))
-        key = part_keys[0] if len(part_keys) == 1 else f"{part_keys[0]}{operator}{n}"
-        steps.append(digit_steps(total, operator, n))
-        total = total + n if operator == "+" else total - n
-    sentences.append(random.choice(ASKS).format(name=name, thing=thing))
+    start, operator = random.randint(11, 89), random.choice("+-")
+    n = random.randint(2, 99 - start if operator == "+" else start)
+    sentences = (
+        random.choice(STARTS).format(name=name, n=start, thing=thing),
+        random.choice(GAINS if operator == "+" else LOSSES).format(name=name, other=other, n=n),
+        random.choice(ASKS).format(name=name, thing=thing),
+    )
     return Problem(
         skill="arithmetic",
-        key=key,
-        part_keys=tuple(part_keys),
+        key=sum_key(start, operator, n),
         question=" ".join(sentences),
-        trace="; ".join(steps),
-        answer=str(total),
+        trace=digit_steps(start, operator, n),
+        answer=str(start + n if operator == "+" else start - n),
     )
 
 
@@ -227,5 +213,5 @@ def problem(random: Random, skill: Skill, *, held_out_side: bool = False) -> Pro
     """Draw a problem of `skill` from one side of the split, by drawing until one belongs there."""
     while True:
         drawn = MAKERS[skill](random)
-        if drawn.held_out if held_out_side else drawn.trainable:
+        if drawn.held_out == held_out_side:
             return drawn
