@@ -80,15 +80,23 @@ def _tool_note(random: Random, drawn: Problem) -> str:
 def drill(random: Random) -> str:
     """Return the small steps that the skills are made of: copied words and numbers, running counts, digit sums."""
     kind = random.random()
-    if kind < 0.45:
+    if kind < 0.40:
         line = _mixed_line(random)
         head = random.choice(("Copy: ", "Again: ", "Line: "))
         return "\n".join([head + line] * random.randint(3, 6))
-    if kind < 0.85:
+    if kind < 0.75:
         distinct = random.sample(COUNTED, random.randint(3, 6))
         trace, totals = tally(random.choices(distinct, k=random.randint(10, 20)))
         return f"Tally: {trace} Total: {totals}"
-    return "\n".join(problem(random, "arithmetic").trace for _ in range(random.randint(2, 3)))
+    return "Sums: " + ", ".join(_digit_sum(random) for _ in range(random.randint(6, 12)))
+
+
+def _digit_sum(random: Random) -> str:
+    """Return one step of a digit-by-digit sum, as in a trace: `4+7=11`, `3+5+1=9`, `11-7=4`."""
+    a, b = random.randint(0, 9), random.randint(0, 9)
+    if random.random() < 0.5:
+        return f"{a + b}-{b}={a}"
+    return f"{a}+{b}={a + b}" if random.random() < 0.7 else f"{a}+{b}+1={a + b + 1}"
 
 
 def _mixed_line(random: Random) -> str:
