@@ -80,11 +80,11 @@ def _tool_note(random: Random, drawn: Problem) -> str:
 def drill(random: Random) -> str:
     """Return the small steps that the skills are made of: copied words and numbers, running counts, digit sums."""
     kind = random.random()
-    if kind < 0.40:
+    if kind < 0.25:
         line = _mixed_line(random)
         head = random.choice(("Copy: ", "Again: ", "Line: "))
         return "\n".join([head + line] * random.randint(3, 6))
-    if kind < 0.75:
+    if kind < 0.80:
         distinct = random.sample(COUNTED, random.randint(3, 6))
         trace, totals = tally(random.choices(distinct, k=random.randint(10, 20)))
         return f"Tally: {trace} Total: {totals}"
