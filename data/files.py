@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Json, Value, concatenate_datasets
 
 from utils.errors import Refused
+from utils.hub import DATA_SUFFIXES
 
 Row = dict[str, Any]
 
@@ -77,9 +78,9 @@ def _feature(column: str, rows: list[Row], name: str) -> Any:
 
 
 def _files_of(path: Path, split: str) -> list[Path]:
-    accepted = " ".join((*READERS, ".parquet"))
+    accepted = " ".join(DATA_SUFFIXES)
     if path.is_file():
-        if path.suffix not in (*READERS, ".parquet"):
+        if path.suffix not in DATA_SUFFIXES:
             raise Refused(f"{path} has suffix {path.suffix!r}; data files are {accepted}.")
         if split != "train":
             raise Refused(
@@ -87,7 +88,7 @@ def _files_of(path: Path, split: str) -> list[Path]:
                 f"{split}{path.suffix} into one folder, and name the folder."
             )
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in (*READERS, ".parquet"))
+    files = sorted(file for file in path.iterdir() if file.suffix in DATA_SUFFIXES)
     if not files:
         raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
     named = {file: match[1] for file in files if (match := SPLIT_IN_NAME.search(file.stem))}

@@ -2,28 +2,18 @@
 
 import json
 import math
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from ssl import SSLError
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from datasets import Dataset
 
 from data.files import from_rows, read_path
 from data.layouts import to_layout
 from data.splits import key_of, normalised, position, two_sides
+from utils import hub
 from utils.errors import Refused, did_you_mean
-
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-FILE_NAME = re.compile(r".*\.(jsonl|json|csv|parquet|txt)")
-PROBE_TIMEOUT_S = 5.0
-OFFLINE_ADVICE = "With a network, run once with --download; without one, name a local file or made data."
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,7 @@ def _read(dataset_name: str, split: str, config_name: str | None, revision: str 
         if config_name or revision:
             raise Refused(f"{dataset_name} is a local path, which has no configurations or revisions: leave them out.")
         return read_path(path, split)
-    if FILE_NAME.fullmatch(dataset_name) or not HUB_ID.fullmatch(dataset_name):
+    if not hub.is_dataset_id(dataset_name):
         raise Refused(
             f"there is no data set {dataset_name!r}{did_you_mean(dataset_name, _near(path)) or '.'} Data are a local "
             f"file or folder (looked in {path.parent.resolve()}), a Hub id as owner/name, or made:NAME."
@@ -165,54 +155,21 @@ def _from_hub(name: str, split: str, config_name: str | None, revision: str | No
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    online = hub_is_reachable()
+    unreachable = hub.unreachable()
     try:
-        with _offline(not online):
-            rows = load_dataset(name, config_name, split=split, revision=revision)
+        rows = load_dataset(name, config_name, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         asked = f"split {split!r}, configuration {config_name!r}, revision {revision!r}"
-        if online:
+        if unreachable is None:
             raise Refused(f"data set {name!r} cannot be loaded from the Hub: {reason} ({asked}).") from None
         raise Refused(
-            f"data set {name!r} ({asked}) is not on this machine, and the Hub cannot be reached: {reason}. "
-            f"{OFFLINE_ADVICE}"
+            f"data set {name!r} ({asked}) is not on this machine, and {unreachable}: {reason}. {hub.GET_IT}"
         ) from None
     found = {Path(file["filename"]).parent.name for file in rows.cache_files}
-    if not online and revision is not None and revision not in found:
+    if unreachable and revision is not None and hub.dataset_commit(name, revision) not in found:
         raise Refused(
             f"data set {name!r} is on this machine as {', '.join(sorted(found))}, not as revision {revision!r}, and "
-            f"the Hub cannot be reached. {OFFLINE_ADVICE}"
+            f"{unreachable}. {hub.GET_IT}"
         )
     return rows
-
-
-def hub_is_reachable() -> bool:
-    """Return whether the Hub answers within seconds; False in offline mode.
-
-    Asked first, because the libraries retry for half a minute before they look into their cache.
-    """
-    from datasets import config
-
-    if config.HF_HUB_OFFLINE:
-        return False
-    try:
-        urlopen(Request(config.HF_ENDPOINT, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
-    except HTTPError:
-        return True
-    except OSError as error:
-        return isinstance(getattr(error, "reason", error), SSLError)  # it answered: what is wrong, the libraries tell
-    return True
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Make datasets look only into its cache."""
-    from datasets import config
-
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = wanted or before
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before
