@@ -20,8 +20,8 @@ from pretrain.optim import learning_rate_factor, make_optimizers
 from pretrain.tokenizer import train_tokenizer
 from utils.console import progress
 from utils.errors import StageFailed
+from utils.runtime import computes_in_bf16, peak_memory_bytes
 from utils.runtime import device as find_device
-from utils.runtime import peak_memory_bytes
 from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
@@ -211,9 +211,5 @@ def _resume(stage_dir: Path, model: "Qwen3ForCausalLM", optimizers: list[torch.o
 
 def _autocast(config: PretrainConfig, device: str) -> Callable[[], AbstractContextManager[None]]:
     """Return the context of the forward passes: bfloat16 where it was asked for, or is native to the device."""
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    enabled = native if config.bf16 is None else config.bf16
+    enabled = computes_in_bf16(device) if config.bf16 is None else config.bf16
     return lambda: torch.autocast(device, torch.bfloat16, enabled=enabled)
