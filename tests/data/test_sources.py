@@ -68,6 +68,14 @@ def test_max_samples_takes_the_first_training_rows_and_keeps_the_held_out_side(w
     assert list(few.eval) == list(whole.eval)
 
 
+def test_a_row_with_an_empty_question_is_left_out(write_rows: WriteRows) -> None:
+    path = write_rows(50)
+    with Path(path).open("a") as file:
+        file.write('{"question": "", "answer": "4"}\n')
+    data = load(path, "sft", eval_fraction=0.2)
+    assert (data.info["train_rows"] + data.info["eval_rows"], data.info["dropped"]) == (50, 1)
+
+
 def test_too_few_rows_to_hold_any_out_are_refused_with_a_fraction_that_works(write_rows: WriteRows) -> None:
     path = write_rows(3)
     with pytest.raises(Refused, match="holds out none of its 3 rows") as refusal:
