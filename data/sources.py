@@ -3,9 +3,10 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from datasets import Dataset
 
@@ -25,6 +26,65 @@ class StageData:
     info: dict[str, Any]
     """`name`; `fingerprint`: sha256 of the rows used; `train_rows`, `eval_rows`; `dropped`: rows that teach nothing
     (empty, chosen equal to rejected), and training rows whose problem is in the published eval split."""
+
+
+class DataConfig(Protocol):
+    """What of a stage's configuration decides its rows."""
+
+    @property
+    def dataset_name(self) -> str: ...
+    @property
+    def dataset_split(self) -> str: ...
+    @property
+    def dataset_config_name(self) -> str | None: ...
+    @property
+    def dataset_revision(self) -> str | None: ...
+    @property
+    def eval_split(self) -> str | None: ...
+    @property
+    def eval_fraction(self) -> float: ...
+    @property
+    def eval_samples(self) -> int: ...
+    @property
+    def max_samples(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def load_for(config: DataConfig, stage: str) -> StageData:
+    """Load the data of a stage as its configuration says; see `load`.
+
+    Checks, training and evaluation of a stage share what was loaded first: do not change it. A local file that has
+    changed since is loaded again.
+    """
+    return _loaded(
+        config.dataset_name,
+        stage,
+        _files_now(config.dataset_name),
+        split=config.dataset_split,
+        config_name=config.dataset_config_name,
+        revision=config.dataset_revision,
+        eval_split=config.eval_split,
+        eval_fraction=config.eval_fraction,
+        eval_samples=config.eval_samples,
+        max_samples=config.max_samples,
+        seed=config.seed,
+    )
+
+
+Files = tuple[tuple[str, int, int], ...]
+
+
+@lru_cache(maxsize=5)  # a recipe has five stages at most
+def _loaded(dataset_name: str, stage: str, _files: Files, **options: Any) -> StageData:
+    return load(dataset_name, stage, **options)
+
+
+def _files_now(dataset_name: str) -> Files:
+    """Return path, time of change and size of the local files that a name means; none for other data."""
+    path = Path(dataset_name).expanduser().resolve()
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    return tuple((str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files)
 
 
 def load(
@@ -110,6 +170,11 @@ def _held_apart(train: Dataset, held: Dataset) -> tuple[Dataset, Dataset]:
 def _held_by_hash(rows: Dataset, fraction: float, name: str) -> tuple[Dataset, Dataset]:
     keys = _keys(rows)
     train, held = two_sides(keys, fraction)
+    if len(set(keys)) == 1:
+        raise Refused(
+            f"{name} has one row, or one problem in all its rows, which cannot be both trained on and held out: give "
+            "more (in a .txt file, blank lines part the rows), or name an eval_split."
+        )
     if not held:
         nearest = min(position(key) for key in keys)
         raise Refused(

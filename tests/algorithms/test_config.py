@@ -74,9 +74,10 @@ def test_field_reaches_the_trl_config(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in TO_THE_DATA_OR_MODEL if name.startswith(("dataset", "eval", "max"))])
 def test_field_reaches_the_data_loader(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from algorithms import training
+    from data import sources
 
     asked: list[Any] = []
-    monkeypatch.setattr(training, "load", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr(sources, "_loaded", lambda *args, **options: asked.append((args, options)))
     training.rows(config(**{name: TO_THE_DATA_OR_MODEL[name]}), "sft")
     training.rows(config(), "sft")
     assert asked[0] != asked[1]

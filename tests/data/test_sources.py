@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from datasets import concatenate_datasets, config, load_dataset
 from huggingface_hub import constants
 
 from data import world
-from data.sources import fingerprint, load
+from data.sources import fingerprint, load, load_for
 from data.splits import held_out, key_of, normalised
+from pretrain import PretrainConfig
 from utils.errors import Refused
 
 WriteRows = Callable[..., str]
@@ -82,6 +84,44 @@ def test_too_few_rows_to_hold_any_out_are_refused_with_a_fraction_that_works(wri
         load(path, "sft", eval_fraction=0.001)
     enough = float(str(refusal.value).rpartition("eval_fraction=")[2].split()[0])
     assert load(path, "sft", eval_fraction=enough).info["eval_rows"] == 1
+
+
+@pytest.mark.parametrize("text", ["one line\nand the next\n", "the same\n\nThe  same\n"])
+def test_a_text_that_is_one_row_is_refused_with_what_parts_rows(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text(text)
+    with pytest.raises(Refused, match=r"has one row.*blank lines part the rows"):
+        load(str(path), "pretrain")
+
+
+def test_the_data_of_a_stage_are_loaded_once_until_their_file_changes(write_rows: WriteRows, tmp_path: Path) -> None:
+    path = write_rows(50)
+    config = PretrainConfig(output_dir="base", dataset_name=path, eval_fraction=0.2)
+    first = load_for(config, "sft")
+    assert load_for(replace(config, max_steps=3), "sft") is first
+    assert load_for(config, "grpo") is not first
+    assert load_for(replace(config, eval_samples=1), "sft").info["eval_rows"] == 1
+    write_rows(60)
+    assert load_for(config, "sft").info["train_rows"] > first.info["train_rows"]
+    folder = replace(config, dataset_name=str(tmp_path))
+    assert load_for(folder, "sft") is load_for(folder, "sft")
+    write_rows(40, "more.jsonl", start=60)
+    more = load_for(folder, "sft").info
+    assert more["train_rows"] + more["eval_rows"] == 100
+
+
+def test_a_relative_name_means_another_file_in_another_directory(
+    write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PretrainConfig(output_dir="base", dataset_name="rows.jsonl", eval_fraction=0.2)
+    found = []
+    for name, count in (("one", 50), ("other", 60)):
+        (tmp_path / name).mkdir()
+        write_rows(count, f"{name}/rows.jsonl")
+        monkeypatch.chdir(tmp_path / name)
+        info = load_for(config, "sft").info
+        found.append(info["train_rows"] + info["eval_rows"])
+    assert found == [50, 60]
 
 
 def test_all_rows_held_out_is_refused(write_rows: WriteRows) -> None:
