@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.tensorboard import SummaryWriter
 
 from data import chat, sources
 from pretrain import checkpoint, packing
@@ -19,6 +18,7 @@ from pretrain.config import PretrainConfig
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizers
 from pretrain.tokenizer import train_tokenizer
+from utils import trackers
 from utils.console import progress
 from utils.errors import StageFailed
 from utils.runtime import computes_in_bf16, peak_memory_bytes
@@ -59,7 +59,7 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
     model.train()
     labels = packing.labels_of(corpus.train)
     log.event("TRAIN_START", f"{config.max_steps} steps, {model.num_parameters()} parameters, on {device}")
-    with progress("pretrain", config.max_steps) as bar, SummaryWriter(str(stage_dir / "logs")) as tensorboard:
+    with progress("pretrain", config.max_steps) as bar, trackers.recording(stage_dir, config, model) as record:
         for step in range(first_step, config.max_steps):
             rows = batch_rows(len(labels), config.per_device_train_batch_size, step, config.seed)
             batch = packing.Rows(corpus.train.input_ids[rows], corpus.train.document[rows])
@@ -93,9 +93,9 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
                 log.event("CHECKPOINT", path.name)
             if done % config.logging_steps == 0 or evaluated:
                 metrics |= {"learning_rate": config.learning_rate * factor, "num_tokens": tokens}
-                log.metrics(done, done * config.per_device_train_batch_size / len(labels), metrics)
-                for name, value in metrics.items():
-                    tensorboard.add_scalar(f"train/{name}", value, done)
+                epoch = done * config.per_device_train_batch_size / len(labels)
+                log.metrics(done, epoch, metrics)
+                record(done, metrics | {"epoch": epoch})
                 bar.update(done, loss=metrics["loss"])
 
     save(model, corpus.tokenizer, stage_dir)

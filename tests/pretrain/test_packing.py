@@ -1,6 +1,7 @@
 """Packing: whole documents, no attention across their boundaries, the loss of the unpacked text."""
 
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -76,9 +77,14 @@ def test_batches_walk_through_each_epoch_once_and_repeat_for_the_same_seed() -> 
 
 
 def test_an_epochs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+    drawn: list[int] = []
     draw = torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda *args, **options: drawn.append(args) or draw(*args, **options))
+
+    def counted(size: int, **options: Any) -> torch.Tensor:
+        drawn.append(size)
+        return draw(size, **options)
+
+    monkeypatch.setattr(torch, "randperm", counted)
     for step in range(25):  # 100 rows in epochs of 40: the third is begun
         batch_rows(40, 4, step, seed=987)
-    assert drawn == [(40,)] * 3
+    assert drawn == [40] * 3

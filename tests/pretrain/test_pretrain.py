@@ -14,6 +14,7 @@ from pretrain.config import range_problems
 from utils.errors import StageFailed
 from utils.files import weights_sha256
 from utils.stage_log import StageLog
+from utils.trackers import stage_environment
 
 SMALL = PretrainConfig(
     output_dir="base",
@@ -37,7 +38,9 @@ SMALL = PretrainConfig(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(SMALL, tmp_path_factory.mktemp("base"))
+    directory = tmp_path_factory.mktemp("base")
+    with stage_environment("run", "pretrain", directory):
+        return train(SMALL, directory)
 
 
 def metrics(directory: Path) -> list[dict]:
@@ -88,7 +91,17 @@ def test_info_and_events_are_complete(trained: Path) -> None:
     kinds = [line.split(" | ")[1] for line in (trained / "training_events.log").read_text().splitlines()]
     assert kinds == ["TRAIN_START", "CHECKPOINT", "CHECKPOINT", "TRAIN_END"]
     assert [path.name for path in checkpoint.checkpoints(trained)] == ["checkpoint-20"]
-    assert list((trained / "logs").glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_has_the_names_and_values_of_the_other_stages(trained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "logs")).Reload()
+    logged = metrics(trained)
+    for tag, name in (("train/loss", "loss"), ("train/grad_norm", "grad_norm"), ("eval/loss", "eval_loss")):
+        found = {event.step: event.value for event in events.Scalars(tag)}
+        assert found == pytest.approx({line["step"]: line[name] for line in logged if name in line})
+    assert '"muon_learning_rate": 0.02' in events.Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
 def test_resumed_run_ends_with_the_same_bytes_and_metrics(trained: Path, tmp_path: Path) -> None:
