@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from pretrain.loop import batch_rows, mean_loss
 from pretrain.packing import IGNORED, attention_mask, best_fit, labels_of, pack, positions_of
@@ -49,6 +50,11 @@ def test_labels_positions_and_mask_by_hand() -> None:
         [0, 0, 0, 1, 1, 0],
         [0, 0, 0, 0, 0, 1],
     ]
+
+
+def test_a_shape_other_than_the_annotated_one_is_an_error_in_tests() -> None:
+    with pytest.raises(TypeCheckError, match="document"):
+        attention_mask(torch.zeros(6, dtype=torch.long))
 
 
 def test_packed_loss_is_the_loss_of_the_documents_one_by_one() -> None:
