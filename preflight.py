@@ -1,6 +1,5 @@
 """What is settled before a run starts: is the recipe sound, can its models and data be had, do they fit together."""
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, get_type_hints
 from algorithms.config import KINDS as ALGORITHMS
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
 from pretrain import PretrainConfig
+from pretrain.config import range_problems
 from utils import hub, trackers
 from utils.console import console
 from utils.errors import Refused, did_you_mean
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Config = TrainingConfig | PretrainConfig
 
 KINDS = ("pretrain", *ALGORITHMS)
-MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "seed")
 RESERVED = ("run_info.json", "console_output.log", "report.html", "evaluation_scores.json")
 
 
@@ -171,19 +170,7 @@ def _config_problems(stage: Stage) -> list[str]:
         for name, value in values.items()
         if not matches(value, hints[name])
     ]
-    return [f"pretrain: {problem}" for problem in problems or _pretrain_ranges(values)]
-
-
-def _pretrain_ranges(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if not math.isfinite(value) or value < 0 or (value == 0 and name not in MAY_BE_0):
-            yield f"{name} = {value!r}: must be {'0 or more' if name in MAY_BE_0 else 'above 0'}"
-        elif name.endswith("_fraction") and value > 1:
-            yield f"{name} = {value!r}: must be at most 1"
-    if values["num_attention_heads"] > 0 and values["hidden_size"] % (2 * values["num_attention_heads"]):
-        yield f"hidden_size = {values['hidden_size']}: must be a multiple of 2 × num_attention_heads, for RoPE"
+    return [f"pretrain: {problem}" for problem in problems or range_problems(stage.config)]
 
 
 def missing(stages: Sequence[Stage]) -> list[str]:
@@ -254,21 +241,9 @@ def _download(name: str, revision: str | None) -> Path:
 
 def load_data(stage: Stage) -> "StageData":
     """Return the stage's rows as its trainer will see them."""
-    from data.sources import load
+    from data.sources import load_for
 
-    config = stage.config
-    return load(
-        config.dataset_name,
-        stage.kind,
-        split=config.dataset_split,
-        config_name=config.dataset_config_name,
-        revision=config.dataset_revision,
-        eval_split=config.eval_split,
-        eval_fraction=config.eval_fraction,
-        eval_samples=config.eval_samples,
-        max_samples=config.max_samples,
-        seed=config.seed,
-    )
+    return load_for(stage.config, stage.kind)
 
 
 def _fit_together(stage: Stage, rows: "StageData", models: Mapping[str, Path]) -> None:

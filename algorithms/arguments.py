@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
+from utils.runtime import computes_in_bf16, device
 
 CONFIG_CLASS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig", "grpo": "GRPOConfig"}
 
@@ -58,7 +59,7 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
     target = training_device(options)
     if target == "cpu":
         options |= {"use_cpu": True, "use_liger_kernel": False}
-    elif "bf16" not in options and not options.get("fp16") and not _has_bf16(target):
+    if "bf16" not in options and not options.get("fp16") and not computes_in_bf16(target):
         options["bf16"] = False
     batch_size = options.get("per_device_train_batch_size")
     if batch_size is not None and batch_size % (extra.num_generations if extra else 1) == 0:
@@ -68,16 +69,4 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
 
 def training_device(options: dict[str, Any]) -> str:
     """Return where a trainer with these options trains: "cuda", "mps" or "cpu"."""
-    from utils.runtime import device
-
     return "cpu" if options.get("use_cpu") else device()
-
-
-def _has_bf16(target: str) -> bool:
-    import torch
-
-    if target == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    from transformers.utils import is_torch_bf16_gpu_available
-
-    return bool(is_torch_bf16_gpu_available())

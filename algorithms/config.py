@@ -99,7 +99,7 @@ class TrainingConfig:
     """Optimizer, by the name transformers gives it: `adamw_torch`, `adamw_torch_8bit`, …"""
 
     bf16: bool | None = None
-    """Autocast to bfloat16. None: TRL's default, on, except on a GPU that lacks it."""
+    """Autocast to bfloat16. None: TRL's default, on, except on a device that does not compute in it natively."""
 
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass: less memory, about a quarter slower. TRL's default is on."""

@@ -8,7 +8,7 @@ from typing import Any
 from algorithms import arguments, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
-from data.sources import StageData, load
+from data.sources import StageData, load_for
 from utils import runtime, trackers
 from utils.console import warn
 from utils.errors import StageFailed
@@ -23,18 +23,7 @@ History = list[dict[str, Any]]
 
 def rows(config: TrainingConfig, kind: str) -> StageData:
     """Return the stage's training rows, and the held-out ones, in TRL's columns."""
-    return load(
-        config.dataset_name,
-        kind,
-        split=config.dataset_split,
-        config_name=config.dataset_config_name,
-        revision=config.dataset_revision,
-        eval_split=config.eval_split,
-        eval_fraction=config.eval_fraction,
-        eval_samples=config.eval_samples,
-        max_samples=config.max_samples,
-        seed=config.seed,
-    )
+    return load_for(config, kind)
 
 
 def trl_config(

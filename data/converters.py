@@ -24,8 +24,9 @@ def _messages(column: str) -> Callable[[Mapping[str, Any]], Row]:
 def _prompt_completion(row: Mapping[str, Any]) -> Row:
     prompt, completion = row["prompt"] or "", row["completion"] or ""
     if isinstance(prompt, str) and isinstance(completion, str):
+        _refuse_system(row)
         return {"prompt": prompt, "completion": completion}
-    return {"prompt": _asked(prompt), "completion": _answered(completion), **_tools(row)}
+    return {"prompt": _prompt(row, prompt), "completion": _answered(completion), **_tools(row)}
 
 
 def _instruction(answer: str, *asking: str) -> Callable[[Mapping[str, Any]], Row]:
@@ -43,21 +44,22 @@ def _pair(*asking: str) -> Callable[[Mapping[str, Any]], Row]:
         margin = {"margin": _number(row, "margin")} if "margin" in row else {}
         plain = isinstance(chosen, str) and isinstance(rejected, str)
         if plain and not asking:
+            _refuse_system(row)
             return {**_shared_text(chosen, rejected), **margin}
         if plain and asking == ("prompt",) and isinstance(row["prompt"], str):
+            _refuse_system(row)
             return {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **margin}
         sides = _answered(chosen), _answered(rejected)
         if not asking or all(side[0]["role"] in ("system", "user") for side in sides):
-            return {**_shared_turns(*sides), **_tools(row), **margin}
-        prompt = _asked(row["prompt"]) if asking == ("prompt",) else _question(row, *asking)
+            return {**_shared_turns(row, *sides), **_tools(row), **margin}
+        prompt = _prompt(row, row["prompt"]) if asking == ("prompt",) else _question(row, *asking)
         return {"prompt": prompt, "chosen": sides[0], "rejected": sides[1], **_tools(row), **margin}
 
     return convert
 
 
 def _pair_sharegpt(row: Mapping[str, Any]) -> Row:
-    prompt = [*_system(row), *conversation(row["conversations"])]
-    return _pair("prompt")({**row, "prompt": prompt})
+    return _pair("prompt")({**row, "prompt": conversation(row["conversations"])})
 
 
 def _only_prompt(*asking: str) -> Callable[[Mapping[str, Any]], Row]:
@@ -65,7 +67,7 @@ def _only_prompt(*asking: str) -> Callable[[Mapping[str, Any]], Row]:
         if tool_schemas(row.get("tools")):
             raise Malformed("GRPO shows no tools of a row to the model: describe them in its system turn")
         if asking == ("prompt",):
-            return {"prompt": _asked(row["prompt"])}
+            return {"prompt": _prompt(row, row["prompt"])}
         if asking[0] in ("messages", "conversations"):
             return {"prompt": _before_answer([*_system(row), *conversation(row[asking[0]])])}
         return {"prompt": _question(row, *asking), **_solution(row)}
@@ -129,10 +131,11 @@ def _string(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _asked(value: object) -> list[Message]:
+def _prompt(row: Mapping[str, Any], value: object) -> list[Message]:
+    """Return what asks, text or turns, after the row's system turn; nothing if it is empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return []
-    return user_turn(value) if isinstance(value, str) else conversation(value)
+    return [*_system(row), *(user_turn(value) if isinstance(value, str) else conversation(value))]
 
 
 def _answered(value: object) -> list[Message]:
@@ -142,13 +145,17 @@ def _answered(value: object) -> list[Message]:
 def _question(row: Mapping[str, Any], *columns: str) -> list[Message]:
     """Return the columns that ask, one below the other, as one user turn after the system turn."""
     parts = [_string(row, column) for column in columns if column in row]
-    asked = _asked("\n\n".join(part for part in parts if part.strip()))
-    return [*_system(row), *asked] if asked else []
+    return _prompt(row, "\n\n".join(part for part in parts if part.strip()))
 
 
 def _system(row: Mapping[str, Any]) -> list[Message]:
     text = _string(row, "system") if "system" in row else ""
     return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _refuse_system(row: Mapping[str, Any]) -> None:
+    if _system(row):
+        raise Malformed("plain text has no system turn: give prompt and answers as messages, or leave `system` out")
 
 
 def _tools(row: Mapping[str, Any]) -> Row:
@@ -163,14 +170,14 @@ def _before_answer(messages: list[Message]) -> list[Message]:
 
 
 def _shared_text(chosen: str, rejected: str) -> Row:
-    differ = next(
-        (n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), len(chosen)
-    )
+    shorter = min(len(chosen), len(rejected))
+    differ = next((n for n in range(shorter) if chosen[n] != rejected[n]), shorter)
     # Back to before the last space: a word that only begins alike belongs to the answers.
     cut = next((n for n in range(differ - 1, -1, -1) if chosen[n].isspace()), 0)
     return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
 
 
-def _shared_turns(chosen: list[Message], rejected: list[Message]) -> Row:
+def _shared_turns(row: Mapping[str, Any], chosen: list[Message], rejected: list[Message]) -> Row:
     cut = next((n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), len(chosen))
-    return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
+    prompt = [*_system(row), *chosen[:cut]] if cut else []
+    return {"prompt": prompt, "chosen": chosen[cut:], "rejected": rejected[cut:]}

@@ -4,25 +4,30 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, Json, Value, concatenate_datasets
+from datasets.exceptions import DatasetGenerationError
 
 from utils.errors import Refused
+from utils.hub import DATA_SUFFIXES
 
 Row = dict[str, Any]
 
-SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)")
+SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE)
 SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
+MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]")
+"""In JSON, what can be an integer of more than 64 bits or half a surrogate pair."""
 
 
 def read_path(path: Path, split: str) -> Dataset:
     """Return the rows of a file or folder, in order.
 
-    In a folder whose file names tell splits (`train.jsonl`, `zen_test.jsonl`), `split` chooses; a single file, or a
+    In a folder whose file names all tell splits (`train.jsonl`, `zen_test.jsonl`), `split` chooses; a single file, or a
     folder whose names tell none, is all `train`. CSV values stay text. Text files give one `text` row a paragraph.
 
     Raises:
@@ -77,9 +82,9 @@ def _feature(column: str, rows: list[Row], name: str) -> Any:
 
 
 def _files_of(path: Path, split: str) -> list[Path]:
-    accepted = " ".join((*READERS, ".parquet"))
+    accepted = " ".join(DATA_SUFFIXES)
     if path.is_file():
-        if path.suffix not in (*READERS, ".parquet"):
+        if path.suffix not in DATA_SUFFIXES:
             raise Refused(f"{path} has suffix {path.suffix!r}; data files are {accepted}.")
         if split != "train":
             raise Refused(
@@ -87,10 +92,16 @@ def _files_of(path: Path, split: str) -> list[Path]:
                 f"{split}{path.suffix} into one folder, and name the folder."
             )
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in (*READERS, ".parquet"))
+    files = sorted(file for file in path.iterdir() if file.suffix in DATA_SUFFIXES)
     if not files:
         raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
-    named = {file: match[1] for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
+    named = {file: match[1].lower() for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
+    if named and len(named) < len(files):
+        unnamed = ", ".join(file.name for file in files if file not in named)
+        raise Refused(
+            f"in {path}, the names of {unnamed} tell no split, while those of "
+            f"{', '.join(file.name for file in named)} do: put a split into every name, or into none."
+        )
     if named:
         files = [file for file, found in named.items() if _same_split(found, split)]
     if not files or (not named and split != "train"):
@@ -120,22 +131,25 @@ def _jsonl(file: Path) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg}, column {error.colno}"
-            raise Refused(f"{file}, line {number}: not valid JSON ({reason}): {line[:60]!r}") from None
+        except (ValueError, RecursionError) as error:
+            raise Refused(f"{file}, line {number}: not valid JSON ({_json_reason(error)}): {line[:60]!r}") from None
         if not isinstance(row, dict):
             hint = " A file that is one JSON list is named .json." if number == 1 and isinstance(row, list) else ""
             raise Refused(f"{file}, line {number}: each line is one JSON object, not {line[:60]!r}.{hint}")
+        if MAYBE_UNSTORABLE.search(line):
+            _check_storable(row, f"{file}, line {number}")
         yield row
 
 
 def _json(file: Path) -> Iterator[Row]:
+    text = _read_text(file)
     try:
-        rows = json.loads(_read_text(file))
-    except json.JSONDecodeError as error:
-        hint = " A file with one JSON object a line is named .jsonl." if error.msg == "Extra data" else ""
-        reason = f"{error.msg}, column {error.colno}"
-        raise Refused(f"{file}, line {error.lineno}: not valid JSON ({reason}).{hint}") from None
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        hint = " A file with one JSON object a line is named .jsonl." if str(error).startswith("Extra data") else ""
+        raise Refused(f"{file}{line}: not valid JSON ({_json_reason(error)}).{hint}") from None
+    check = bool(MAYBE_UNSTORABLE.search(text))
     if not isinstance(rows, list):
         raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")
     for number, row in enumerate(rows, 1):
@@ -143,10 +157,34 @@ def _json(file: Path) -> Iterator[Row]:
             raise Refused(
                 f"{file}, item {number} of the list: an object with the row's columns is needed, not {row!r}."
             )
+        if check:
+            _check_storable(row, f"{file}, item {number} of the list")
         yield row
 
 
+def _json_reason(error: Exception) -> str:
+    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _check_storable(row: Row, where: str) -> None:
+    for column, value in row.items():
+        problem = _unstorable(column) or _unstorable(value)
+        if problem:
+            raise Refused(f"{where}: column {column!r} holds {problem}.")
+
+
+def _unstorable(value: Any) -> str | None:
+    """Return what in a JSON value cannot be stored in a table and read back the same; None if all can."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"the integer {str(value)[:40]}, which needs more than 64 bits: write it as text"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return f"half a surrogate pair, which is no text: {value[:40]!r}"
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((problem for item in inner if (problem := _unstorable(item))), None)
+
+
 def _csv(file: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # its own, 131,072 characters, is less than a long document
     reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), strict=True)
     try:
         for row in reader:
@@ -167,8 +205,9 @@ def _paragraphs(file: Path) -> Iterator[Row]:
 def _parquet(file: Path) -> Dataset:
     try:
         rows = Dataset.from_parquet(str(file))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Refused(f"{file} cannot be read as Parquet ({error}). Is it really Parquet, and complete?") from None
+    except (pa.ArrowException, OSError, ValueError, DatasetGenerationError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        raise Refused(f"{file} cannot be read as Parquet ({reason}). Is it really Parquet, and complete?") from None
     if len(rows) == 0:
         raise Refused(f"{file} has no rows. Check that it was written completely.")
     return rows

@@ -12,8 +12,8 @@
 The first whose columns are there is taken. Turns are `role, content` (OpenAI) or `from, value` (ShareGPT, with
 `function_call` and `observation`). `instruction` takes an `input` below it, `system` becomes the system turn, `tools`
 stay beside the conversation. Plain strings in TRL's own `prompt, completion` and `prompt, chosen, rejected` stay plain
-text, as in TRL; a plain GRPO prompt becomes one user turn. `chosen, rejected` without a prompt share one: their common
-turns, or the common text up to its last space.
+text, as in TRL, and have no system turn; a plain GRPO prompt becomes one user turn. `chosen, rejected` without a prompt
+share one: their common turns, or the common text up to its last space.
 """
 
 from collections.abc import Mapping
@@ -126,7 +126,7 @@ def teaches_nothing(row: Mapping[str, Any]) -> bool:
         return not row["text"].strip()
     if "messages" in row:
         return says_nothing(row["messages"])
-    if not (row["prompt"].strip() if isinstance(row["prompt"], str) else row["prompt"]) and "completion" not in row:
+    if not (row["prompt"].strip() if isinstance(row["prompt"], str) else row["prompt"]):
         return True
     sides = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
     if any(not side.strip() if isinstance(side, str) else says_nothing(side) for side in sides):

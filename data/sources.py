@@ -2,28 +2,19 @@
 
 import json
 import math
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from ssl import SSLError
-from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from typing import Any, Protocol
 
 from datasets import Dataset
 
 from data.files import from_rows, read_path
 from data.layouts import to_layout
 from data.splits import key_of, normalised, position, two_sides
+from utils import hub
 from utils.errors import Refused, did_you_mean
-
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-FILE_NAME = re.compile(r".*\.(jsonl|json|csv|parquet|txt)")
-PROBE_TIMEOUT_S = 5.0
-OFFLINE_ADVICE = "With a network, run once with --download; without one, name a local file or made data."
 
 
 @dataclass(frozen=True)
@@ -35,6 +26,65 @@ class StageData:
     info: dict[str, Any]
     """`name`; `fingerprint`: sha256 of the rows used; `train_rows`, `eval_rows`; `dropped`: rows that teach nothing
     (empty, chosen equal to rejected), and training rows whose problem is in the published eval split."""
+
+
+class DataConfig(Protocol):
+    """What of a stage's configuration decides its rows."""
+
+    @property
+    def dataset_name(self) -> str: ...
+    @property
+    def dataset_split(self) -> str: ...
+    @property
+    def dataset_config_name(self) -> str | None: ...
+    @property
+    def dataset_revision(self) -> str | None: ...
+    @property
+    def eval_split(self) -> str | None: ...
+    @property
+    def eval_fraction(self) -> float: ...
+    @property
+    def eval_samples(self) -> int: ...
+    @property
+    def max_samples(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def load_for(config: DataConfig, stage: str) -> StageData:
+    """Load the data of a stage as its configuration says; see `load`.
+
+    Checks, training and evaluation of a stage share what was loaded first: do not change it. A local file that has
+    changed since is loaded again.
+    """
+    return _loaded(
+        config.dataset_name,
+        stage,
+        _files_now(config.dataset_name),
+        split=config.dataset_split,
+        config_name=config.dataset_config_name,
+        revision=config.dataset_revision,
+        eval_split=config.eval_split,
+        eval_fraction=config.eval_fraction,
+        eval_samples=config.eval_samples,
+        max_samples=config.max_samples,
+        seed=config.seed,
+    )
+
+
+Files = tuple[tuple[str, int, int], ...]
+
+
+@lru_cache(maxsize=5)  # a recipe has five stages at most
+def _loaded(dataset_name: str, stage: str, _files: Files, **options: Any) -> StageData:
+    return load(dataset_name, stage, **options)
+
+
+def _files_now(dataset_name: str) -> Files:
+    """Return path, time of change and size of the local files that a name means; none for other data."""
+    path = Path(dataset_name).expanduser().resolve()
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    return tuple((str(file), (found := file.stat()).st_mtime_ns, found.st_size) for file in files)
 
 
 def load(
@@ -120,6 +170,11 @@ def _held_apart(train: Dataset, held: Dataset) -> tuple[Dataset, Dataset]:
 def _held_by_hash(rows: Dataset, fraction: float, name: str) -> tuple[Dataset, Dataset]:
     keys = _keys(rows)
     train, held = two_sides(keys, fraction)
+    if len(set(keys)) == 1:
+        raise Refused(
+            f"{name} has one row, or one problem in all its rows, which cannot be both trained on and held out: give "
+            "more (in a .txt file, blank lines part the rows), or name an eval_split."
+        )
     if not held:
         nearest = min(position(key) for key in keys)
         raise Refused(
@@ -145,7 +200,7 @@ def _read(dataset_name: str, split: str, config_name: str | None, revision: str 
         if config_name or revision:
             raise Refused(f"{dataset_name} is a local path, which has no configurations or revisions: leave them out.")
         return read_path(path, split)
-    if FILE_NAME.fullmatch(dataset_name) or not HUB_ID.fullmatch(dataset_name):
+    if not hub.is_dataset_id(dataset_name):
         raise Refused(
             f"there is no data set {dataset_name!r}{did_you_mean(dataset_name, _near(path)) or '.'} Data are a local "
             f"file or folder (looked in {path.parent.resolve()}), a Hub id as owner/name, or made:NAME."
@@ -165,54 +220,21 @@ def _from_hub(name: str, split: str, config_name: str | None, revision: str | No
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    online = hub_is_reachable()
+    unreachable = hub.unreachable()
     try:
-        with _offline(not online):
-            rows = load_dataset(name, config_name, split=split, revision=revision)
+        rows = load_dataset(name, config_name, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         asked = f"split {split!r}, configuration {config_name!r}, revision {revision!r}"
-        if online:
+        if unreachable is None:
             raise Refused(f"data set {name!r} cannot be loaded from the Hub: {reason} ({asked}).") from None
         raise Refused(
-            f"data set {name!r} ({asked}) is not on this machine, and the Hub cannot be reached: {reason}. "
-            f"{OFFLINE_ADVICE}"
+            f"data set {name!r} ({asked}) is not on this machine, and {unreachable}: {reason}. {hub.GET_IT}"
         ) from None
     found = {Path(file["filename"]).parent.name for file in rows.cache_files}
-    if not online and revision is not None and revision not in found:
+    if unreachable and revision is not None and hub.dataset_commit(name, revision) not in found:
         raise Refused(
             f"data set {name!r} is on this machine as {', '.join(sorted(found))}, not as revision {revision!r}, and "
-            f"the Hub cannot be reached. {OFFLINE_ADVICE}"
+            f"{unreachable}. {hub.GET_IT}"
         )
     return rows
-
-
-def hub_is_reachable() -> bool:
-    """Return whether the Hub answers within seconds; False in offline mode.
-
-    Asked first, because the libraries retry for half a minute before they look into their cache.
-    """
-    from datasets import config
-
-    if config.HF_HUB_OFFLINE:
-        return False
-    try:
-        urlopen(Request(config.HF_ENDPOINT, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
-    except HTTPError:
-        return True
-    except OSError as error:
-        return isinstance(getattr(error, "reason", error), SSLError)  # it answered: what is wrong, the libraries tell
-    return True
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Make datasets look only into its cache."""
-    from datasets import config
-
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = wanted or before
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before

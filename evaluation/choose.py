@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from data.world import rows as made_rows
 from evaluation.answers import Answers, Rewards
@@ -10,6 +10,9 @@ from evaluation.encode import Row, prompt_of
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
+
+if TYPE_CHECKING:
+    from data.sources import DataConfig
 
 ANSWERED_PROMPTS = 64
 """Held-out prompts of a user's SFT or DPO data that are answered for the stop rate."""
@@ -24,31 +27,8 @@ MADE_SEED = 0
 """One for all runs, so that all are measured on the same problems."""
 
 
-class DataConfig(Protocol):
-    """What of a stage's configuration decides its held-out rows."""
-
-    @property
-    def dataset_name(self) -> str: ...
-    @property
-    def dataset_split(self) -> str: ...
-    @property
-    def dataset_config_name(self) -> str | None: ...
-    @property
-    def dataset_revision(self) -> str | None: ...
-    @property
-    def eval_split(self) -> str | None: ...
-    @property
-    def eval_fraction(self) -> float: ...
-    @property
-    def eval_samples(self) -> int: ...
-    @property
-    def max_samples(self) -> int | None: ...
-    @property
-    def seed(self) -> int: ...
-
-
 def tasks_for(
-    configs: Mapping[str, DataConfig],
+    configs: Mapping[str, "DataConfig"],
     grpo_extra: Any = None,
     reward_functions: Mapping[str, Callable[..., Any]] | None = None,
 ) -> dict[str, list[Task]]:
@@ -88,25 +68,13 @@ def tasks_for(
     return tasks
 
 
-def held_out_rows(config: DataConfig, kind: str) -> list[Row]:
+def held_out_rows(config: "DataConfig", kind: str) -> list[Row]:
     """Return a stage's held-out rows in its layout: of made data the world's own number, else `eval_samples`."""
     if config.dataset_name.startswith("made:"):
         return list(made_rows(config.dataset_name.removeprefix("made:"), "eval", None, MADE_SEED))
-    from data.sources import load
+    from data.sources import load_for
 
-    data = load(
-        config.dataset_name,
-        kind,
-        split=config.dataset_split,
-        config_name=config.dataset_config_name,
-        revision=config.dataset_revision,
-        eval_split=config.eval_split,
-        eval_fraction=config.eval_fraction,
-        eval_samples=config.eval_samples,
-        max_samples=config.max_samples,
-        seed=config.seed,
-    )
-    return list(data.eval)
+    return list(load_for(config, kind).eval)
 
 
 def _reward_tasks(

@@ -11,7 +11,7 @@ def train(config: PretrainConfig, stage_dir: Path) -> Path:
     """Pretrain as `config` says into `stage_dir`, which then holds model and tokenizer, and return it.
 
     Raises:
-        StageFailed: the loss became NaN.
+        StageFailed: the loss or the gradient became NaN or infinite.
     """
     from pretrain.loop import pretrain  # torch and transformers load only when something is trained
 

@@ -1,6 +1,10 @@
 """What a pretraining run is: the model's shape, its tokenizer, its data and its optimization."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class PretrainConfig:
     """transformers' attention; None is eager on a CPU, where it is fastest for small models, else sdpa."""
 
     max_length: int = 128
-    """Row length in tokens: whole documents are packed into it, longer ones are cut."""
+    """Row length in tokens: whole documents are packed into it, longer ones in pieces of that length."""
     max_steps: int = 600
     """Optimizer steps; the data are repeated when they run out."""
     per_device_train_batch_size: int = 16
@@ -75,3 +79,21 @@ class PretrainConfig:
     """Checkpoints kept."""
     seed: int = 42
     """Of the weights, the order of the data, and made data."""
+
+
+def range_problems(config: PretrainConfig) -> Iterator[str]:
+    """Yield what is out of range in a configuration whose values have the right types."""
+    for name, value in asdict(config).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value) or value < 0 or (value == 0 and name not in MAY_BE_0):
+            yield f"{name} = {value!r}: must be {'0 or more' if name in MAY_BE_0 else 'above 0'}"
+        elif name.endswith("_fraction") and value > 1:
+            yield f"{name} = {value!r}: must be at most 1"
+    if config.num_attention_heads > 0 and config.hidden_size % (2 * config.num_attention_heads):
+        yield f"hidden_size = {config.hidden_size}: must be a multiple of 2 × num_attention_heads, for RoPE"
+    if config.max_length == 1:
+        yield "max_length = 1: must be at least 2, since a single token predicts nothing"
+    longest = config.max_position_embeddings
+    if config.max_length > longest:
+        yield f"max_length = {config.max_length}: must be at most max_position_embeddings = {longest}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.tensorboard import SummaryWriter
 
 from data import chat, sources
 from pretrain import checkpoint, packing
@@ -18,10 +18,11 @@ from pretrain.config import PretrainConfig
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizers
 from pretrain.tokenizer import train_tokenizer
+from utils import trackers
 from utils.console import progress
 from utils.errors import StageFailed
+from utils.runtime import computes_in_bf16, peak_memory_bytes
 from utils.runtime import device as find_device
-from utils.runtime import peak_memory_bytes
 from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
     """Train from random weights, or from the newest checkpoint in `stage_dir`; return `stage_dir` with the result.
 
     Raises:
-        StageFailed: the loss became NaN.
+        StageFailed: the loss or the gradient became NaN or infinite.
     """
     log, device = StageLog(stage_dir), find_device()
     autocast = _autocast(config, device)
@@ -53,13 +54,12 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
         embedding_learning_rate=config.embedding_learning_rate,
         weight_decay=config.weight_decay,
     )
-    first_step = _resume(stage_dir, model, optimizers, log)
+    first_step, tokens = _resume(stage_dir, model, optimizers, log)
 
     model.train()
     labels = packing.labels_of(corpus.train)
-    tokens = seen_tokens(corpus.train, config, first_step)
     log.event("TRAIN_START", f"{config.max_steps} steps, {model.num_parameters()} parameters, on {device}")
-    with progress("pretrain", config.max_steps) as bar, SummaryWriter(str(stage_dir / "logs")) as tensorboard:
+    with progress("pretrain", config.max_steps) as bar, trackers.recording(stage_dir, config, model) as record:
         for step in range(first_step, config.max_steps):
             rows = batch_rows(len(labels), config.per_device_train_batch_size, step, config.seed)
             batch = packing.Rows(corpus.train.input_ids[rows], corpus.train.document[rows])
@@ -81,24 +81,22 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
             tokens += int((batch.document > 0).sum())
 
             done, last = step + 1, step + 1 == config.max_steps
-            if done % config.logging_steps == 0 or last:
-                metrics = {
-                    "loss": loss.item(),
-                    "grad_norm": grad_norm.item(),
-                    "learning_rate": config.learning_rate * factor,
-                    "num_tokens": tokens,
-                }
-                if not math.isfinite(metrics["loss"]):
-                    raise StageFailed(f"the loss of step {done} is {metrics['loss']}: lower muon_learning_rate.")
-                if done % config.eval_steps == 0 or last:
-                    metrics["eval_loss"] = evaluate(model, corpus.held_out, config, autocast, device)
-                log.metrics(done, done * config.per_device_train_batch_size / len(labels), metrics)
-                for name, value in metrics.items():
-                    tensorboard.add_scalar(f"train/{name}", value, done)
-                bar.update(done, loss=metrics["loss"])
+            metrics = {"loss": loss.item(), "grad_norm": grad_norm.item()}
+            evaluated = done % config.eval_steps == 0 or last
+            if evaluated:
+                metrics["eval_loss"] = evaluate(model, corpus.held_out, config, autocast, device)
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    raise StageFailed(f"the {name} of step {done} is {value}: lower muon_learning_rate.")
             if done % config.save_steps == 0 and not last:
-                path = checkpoint.save_checkpoint(stage_dir, done, model, optimizers, config.save_total_limit)
+                path = checkpoint.save_checkpoint(stage_dir, done, tokens, model, optimizers, config.save_total_limit)
                 log.event("CHECKPOINT", path.name)
+            if done % config.logging_steps == 0 or evaluated:
+                metrics |= {"learning_rate": config.learning_rate * factor, "num_tokens": tokens}
+                epoch = done * config.per_device_train_batch_size / len(labels)
+                log.metrics(done, epoch, metrics)
+                record(done, metrics | {"epoch": epoch})
+                bar.update(done, loss=metrics["loss"])
 
     save(model, corpus.tokenizer, stage_dir)
     log.event("TRAIN_END", f"step {config.max_steps}")
@@ -108,18 +106,7 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
 
 def load_corpus(config: PretrainConfig, stage_dir: Path, log: StageLog) -> Corpus:
     """Load the documents, train the tokenizer on the training side, and pack both sides."""
-    data = sources.load(
-        config.dataset_name,
-        "pretrain",
-        split=config.dataset_split,
-        config_name=config.dataset_config_name,
-        revision=config.dataset_revision,
-        eval_split=config.eval_split,
-        eval_fraction=config.eval_fraction,
-        eval_samples=config.eval_samples,
-        max_samples=config.max_samples,
-        seed=config.seed,
-    )
+    data = sources.load_for(config, "pretrain")
     log.info(data=data.info)
     texts = list(data.train["text"])
     tokenizer = train_tokenizer(texts[: config.tokenizer_samples], config.vocab_size, stage_dir)
@@ -136,19 +123,12 @@ def load_corpus(config: PretrainConfig, stage_dir: Path, log: StageLog) -> Corpu
 def batch_rows(row_count: int, batch_size: int, step: int, seed: int) -> Int[Tensor, " B"]:
     """Return the rows of optimizer step `step`: a function of seed and step; each epoch is its own permutation."""
     wanted = range(step * batch_size, (step + 1) * batch_size)
-    epochs = {position // row_count for position in wanted}
-    orders = {
-        epoch: torch.randperm(row_count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        for epoch in epochs
-    }
-    return torch.stack([orders[position // row_count][position % row_count] for position in wanted])
+    return torch.stack([_order(row_count, position // row_count, seed)[position % row_count] for position in wanted])
 
 
-def seen_tokens(rows: packing.Rows, config: PretrainConfig, steps: int) -> int:
-    """Return the number of tokens, padding left out, in the batches of the first `steps` steps."""
-    per_row = (rows.document > 0).sum(dim=1)
-    size, seed = config.per_device_train_batch_size, config.seed
-    return sum(int(per_row[batch_rows(len(per_row), size, step, seed)].sum()) for step in range(steps))
+@lru_cache(maxsize=2)  # the epochs that one step can meet, unless it is longer than an epoch
+def _order(row_count: int, epoch: int, seed: int) -> Int[Tensor, " N"]:
+    return torch.randperm(row_count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
 def mean_loss(
@@ -199,21 +179,19 @@ def save(model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", stage_
     tokenizer.save_pretrained(stage_dir)
 
 
-def _resume(stage_dir: Path, model: "Qwen3ForCausalLM", optimizers: list[torch.optim.Optimizer], log: StageLog) -> int:
-    """Restore the newest checkpoint, if there is one, and return the number of steps already done."""
+def _resume(
+    stage_dir: Path, model: "Qwen3ForCausalLM", optimizers: list[torch.optim.Optimizer], log: StageLog
+) -> tuple[int, int]:
+    """Restore the newest checkpoint, if there is one, and return the steps already done and the tokens seen in them."""
     found = checkpoint.checkpoints(stage_dir)
-    step = checkpoint.load_checkpoint(found[-1], model, optimizers) if found else 0
+    step, tokens = checkpoint.load_checkpoint(found[-1], model, optimizers) if found else (0, 0)
     log.cut_back(step)
     if found:
         log.event("RESUME", found[-1].name)
-    return step
+    return step, tokens
 
 
 def _autocast(config: PretrainConfig, device: str) -> Callable[[], AbstractContextManager[None]]:
     """Return the context of the forward passes: bfloat16 where it was asked for, or is native to the device."""
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    enabled = native if config.bf16 is None else config.bf16
+    enabled = computes_in_bf16(device) if config.bf16 is None else config.bf16
     return lambda: torch.autocast(device, torch.bfloat16, enabled=enabled)

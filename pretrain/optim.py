@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from utils.runtime import computes_in_bf16
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -16,15 +18,15 @@ STEPS = 5
 MOMENTUM = 0.95
 
 
-def orthogonalise(matrices: Float[Tensor, "N A B"]) -> Float[Tensor, "N A B"]:
-    """Return for each matrix one with the same singular vectors and singular values near 1, in bfloat16.
+def orthogonalise(matrices: Float[Tensor, "N A B"], dtype: torch.dtype = torch.bfloat16) -> Float[Tensor, "N A B"]:
+    """Return for each matrix one with the same singular vectors and singular values near 1, computed in `dtype`.
 
     Newton-Schulz iteration on the matrix over its Frobenius norm (Jordan et al. 2024). It does not compute U V^T: the
     singular values end somewhere between 0.5 and 1.5, which serves as well.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16().mT if tall else matrices.bfloat16()
+    x = matrices.to(dtype).mT if tall else matrices.to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
@@ -35,8 +37,9 @@ def orthogonalise(matrices: Float[Tensor, "N A B"]) -> Float[Tensor, "N A B"]:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for 2-D parameters.
 
-    The same updates as `torch.optim.Muon`, bit for bit on a CPU, but with all matrices of one shape in one batch: a
-    model of many small matrices spends its time on starting operations, not in them.
+    The same updates as `torch.optim.Muon`, bit for bit on a CPU that computes in bfloat16, but with all matrices of one
+    shape in one batch: a model of many small matrices spends its time on starting operations, not in them. Where
+    bfloat16 is only emulated, the matrices are orthogonalised in float32.
     """
 
     def __init__(self, params: list[torch.nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
@@ -59,7 +62,8 @@ class Muon(torch.optim.Optimizer):
         for p in params:
             self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         momentum = torch.stack([self.state[p]["momentum_buffer"] for p in params]).lerp_(gradients, 1 - MOMENTUM)
-        updates = orthogonalise(gradients.lerp(momentum, MOMENTUM))  # Nesterov
+        dtype = torch.bfloat16 if computes_in_bf16(gradients.device.type) else torch.float32
+        updates = orthogonalise(gradients.lerp(momentum, MOMENTUM), dtype)  # Nesterov
         for p, buffer, update in zip(params, momentum, updates, strict=True):
             self.state[p]["momentum_buffer"].copy_(buffer)
             p.mul_(1 - group["lr"] * group["weight_decay"])

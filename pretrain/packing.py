@@ -41,8 +41,12 @@ def best_fit(lengths: list[int], row_length: int) -> list[list[int]]:
 
 
 def pack(documents: list[list[int]], row_length: int, pad_token_id: int) -> Rows:
-    """Return the rows that hold every document whole; a longer one is cut to `row_length`."""
-    documents = [document[:row_length] for document in documents]
+    """Return the rows that hold every document whole; one longer than `row_length` in consecutive pieces of it.
+
+    A piece counts as a document. A single token predicts nothing: it is left out, and so may be a document's last.
+    """
+    pieces = (document[i : i + row_length] for document in documents for i in range(0, len(document), row_length))
+    documents = [piece for piece in pieces if len(piece) > 1]
     rows = best_fit([len(document) for document in documents], row_length)
     input_ids = torch.full((len(rows), row_length), pad_token_id)
     document = torch.zeros((len(rows), row_length), dtype=torch.long)

@@ -4,12 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the libraries; a test that needs the network unsets it itself
 for tracker_key in ("REPORT_TO", "WANDB_API_KEY", "WANDB_MODE"):
     os.environ.pop(tracker_key, None)
 
 import cache_config  # noqa: E402, F401  sets the rest of the environment before a Hugging Face library is imported
+
+# Where the maths is, annotated types and shapes are checked at each call; a user's run does not pay for it.
+install_import_hook(["pretrain.loop", "pretrain.optim", "pretrain.packing", "evaluation"], "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -240,6 +240,10 @@ REFUSALS: dict[str, tuple[Callable[[], Configs], str]] = {
         r"HF_HUB_OFFLINE.*'no/such-data'.*--download",
     ),
     "no such file": (lambda: _sft(dataset_name="rowz.jsonl"), "did you mean 'rows.jsonl'"),
+    "made data without `made:`": (
+        lambda: _sft(dataset_name="conversations"),
+        "did you mean 'made:conversations'",
+    ),
     "no such made data": (lambda: _sft(dataset_name="made:conversation"), "did you mean 'made:conversations'"),
 }
 

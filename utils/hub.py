@@ -1,17 +1,22 @@
-"""Models on the Hugging Face Hub: what is on this disk, what the network can give, and no long wait where it cannot."""
+"""The Hugging Face Hub: what of it is on this disk, what the network can give, and no long wait where it cannot."""
 
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from utils.errors import Refused
 from utils.files import weight_files
 
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""The files of a model's repository that are fetched, and must then be there."""
+DATASET_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 TIMEOUT_S = 5.0
-GET_IT = "Connect and fetch once with --download, or name a local directory or file."
+GET_IT = "With a network, fetch once with --download; without one, name a local directory or file."
 
 
 def unreachable() -> str | None:
@@ -66,7 +71,8 @@ def local_model(name: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        snapshot = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        # The patterns of `download_model`: without them, what it leaves out would count as missing.
+        snapshot = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=PATTERNS))
     except HFValidationError as error:
         raise Refused(f"{name!r} is neither a directory nor a Hub id such as 'Qwen/Qwen2.5-0.5B'") from error
     except LocalEntryNotFoundError:
@@ -101,7 +107,7 @@ def download_model(name: str, revision: str | None) -> Path:
 
     names = [file.rfilename for file in model_on_hub(name, revision).siblings or ()]
     older = not any(file.endswith(".safetensors") for file in names)
-    patterns = [*PATTERNS, "pytorch_model*.bin"] if older else list(PATTERNS)
+    patterns = [*PATTERNS, "pytorch_model*.bin"] if older else PATTERNS
     with _said_plainly("model", name, revision):
         if sys.stderr.isatty():
             enable_progress_bars()
@@ -124,16 +130,28 @@ def dataset_on_hub(name: str, revision: str | None) -> Any:
 
 
 def is_dataset_id(name: str) -> bool:
-    """Tell whether `name` can only be a data set on the Hub: it is no local path, and reads like owner/name."""
-    looks_local = name.startswith((".", "~", "/", "made:")) or Path(name).suffix in DATA_SUFFIXES
-    return not looks_local and not Path(name).exists() and name.count("/") <= 1
+    """Tell whether `name` is that of a data set on the Hub: owner/name, and nothing on this disk or a file's name."""
+    path = Path(name).expanduser()
+    return bool(DATASET_ID.fullmatch(name)) and path.suffix not in DATA_SUFFIXES and not path.exists()
 
 
 def has_dataset(name: str) -> bool:
     """Tell whether the data set has been prepared on this machine before."""
     from datasets import config
+    from datasets.naming import camelcase_to_snakecase
 
-    return any(Path(config.HF_DATASETS_CACHE).glob(f"{name.replace('/', '___')}/*"))
+    owner, _, own = name.rpartition("/")
+    return any(Path(config.HF_DATASETS_CACHE).glob(f"{owner}___{camelcase_to_snakecase(own)}/*"))
+
+
+def dataset_commit(name: str, revision: str) -> str:
+    """Return the commit that a tag or branch was when the data set was last fetched; `revision` if none is known."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
+    ref = folder / "refs" / revision
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
 
 
 def split_sizes(name: str, config_name: str | None, revision: str | None) -> dict[str, int]:
@@ -148,29 +166,22 @@ def split_sizes(name: str, config_name: str | None, revision: str | None) -> dic
     return {split: described.num_examples for split, described in (info.splits or {}).items() if described.num_examples}
 
 
-class _said_plainly:  # noqa: N801  used as a with statement
-    """Turns the Hub's errors into refusals that say what to do."""
+@contextmanager
+def _said_plainly(what: str, name: str, revision: str | None) -> Iterator[None]:
+    """Turn the Hub's errors into refusals that say what to do."""
+    from huggingface_hub import errors
 
-    def __init__(self, what: str, name: str, revision: str | None) -> None:
-        self.what, self.name, self.revision = what, name, revision
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        from huggingface_hub import errors
-
-        subject = f"{self.what} {self.name!r}"
-        if isinstance(error, errors.GatedRepoError):
-            page = f"https://huggingface.co/{self.name}"
-            raise Refused(
-                f"{subject} is gated: accept its terms at {page} and set HF_TOKEN (see .env.example)"
-            ) from error
-        if isinstance(error, errors.RevisionNotFoundError):
-            raise Refused(f"{subject} has no revision {self.revision!r}") from error
-        if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-            raise Refused(
-                f"{subject} is not on the Hub, or private: check its spelling; a private one needs HF_TOKEN"
-            ) from error
-        if isinstance(error, errors.HfHubHTTPError | OSError):
-            raise Refused(f"{subject} cannot be had from the Hub: {error}. {GET_IT}") from error
+    subject = f"{what} {name!r}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        page = f"https://huggingface.co/{name}"
+        raise Refused(f"{subject} is gated: accept its terms at {page} and set HF_TOKEN (see .env.example)") from error
+    except errors.RevisionNotFoundError as error:
+        raise Refused(f"{subject} has no revision {revision!r}") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise Refused(
+            f"{subject} is not on the Hub, or private: check its spelling; a private one needs HF_TOKEN"
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise Refused(f"{subject} cannot be had from the Hub: {error}. {GET_IT}") from error

@@ -59,6 +59,18 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def computes_in_bf16(device: str) -> bool:
+    """Tell whether a device ("cuda", "mps" or "cpu") computes in bfloat16 natively.
+
+    Where it does not, bfloat16 is emulated, on a CPU many times slower than float32. MPS does not tell.
+    """
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
 def hardware() -> dict[str, Any]:
     """Return the machine: platform, processor, cores, memory, device and GPUs."""
     facts: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import netrc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.console import warn
 from utils.errors import Refused, did_you_mean
+from utils.files import jsonable
 
 PACKAGE_OF = {
     "tensorboard": "tensorboard", "wandb": "wandb", "neptune": "neptune", "mlflow": "mlflow", "comet_ml": "comet_ml",
@@ -62,6 +63,37 @@ def _shielded(tracker: Any) -> Any:
         if method.startswith("on_"):
             setattr(tracker, method, guard(getattr(tracker, method)))
     return tracker
+
+
+@contextmanager
+def recording(stage_dir: Path, config: Any, model: Any) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Give a function that sends a step's metrics to the trackers, for a stage that has no Trainer.
+
+    It drives the callbacks that a Trainer would, so that all stages look alike, and `config` takes the place of the
+    Trainer's arguments.
+    """
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    arguments = TrainingArguments(str(stage_dir), report_to=[], use_cpu=model.device.type == "cpu")
+    arguments.to_dict = lambda: jsonable(config)
+    state, control = TrainerState(), TrainerControl()
+    made = [_Guard(kind.__name__)(kind)() for kind in get_reporting_integration_callbacks(report_to())]
+    trackers = [_shielded(tracker) for tracker in made if tracker is not None]
+
+    def tell(event: str, **what: Any) -> None:
+        for tracker in trackers:
+            getattr(tracker, event)(arguments, state, control, model=model, **what)
+
+    def record(step: int, metrics: Mapping[str, float]) -> None:
+        state.global_step = step
+        tell("on_log", logs=dict(metrics))
+
+    tell("on_train_begin")
+    try:
+        yield record
+    finally:
+        tell("on_train_end")
 
 
 class _Guard:

@@ -74,9 +74,10 @@ def test_field_reaches_the_trl_config(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in TO_THE_DATA_OR_MODEL if name.startswith(("dataset", "eval", "max"))])
 def test_field_reaches_the_data_loader(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from algorithms import training
+    from data import sources
 
     asked: list[Any] = []
-    monkeypatch.setattr(training, "load", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr(sources, "_loaded", lambda *args, **options: asked.append((args, options)))
     training.rows(config(**{name: TO_THE_DATA_OR_MODEL[name]}), "sft")
     training.rows(config(), "sft")
     assert asked[0] != asked[1]
@@ -128,13 +129,21 @@ def test_liger_left_off_is_said(
     assert "use_liger_kernel is off" in capsys.readouterr().out
 
 
-def test_autocast_is_trls_default_except_on_a_gpu_without_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(arguments, "training_device", lambda options: "cpu")
-    assert arguments.config_class("sft")(**arguments.resolve(config(), None, tmp_path)).bf16 is True
-    monkeypatch.setattr(arguments, "training_device", lambda options: "cuda")
-    monkeypatch.setattr(arguments, "_has_bf16", lambda target: False)
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_autocast_is_trls_default_except_on_a_device_without_bf16(
+    target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(arguments, "training_device", lambda options: target)
+    monkeypatch.setattr(arguments, "computes_in_bf16", lambda device: True)
+    assert "bf16" not in arguments.resolve(config(), None, tmp_path)
+    monkeypatch.setattr(arguments, "computes_in_bf16", lambda device: device != target)
     assert arguments.resolve(config(), None, tmp_path)["bf16"] is False
     assert arguments.resolve(config(bf16=True), None, tmp_path)["bf16"] is True
+    assert "bf16" not in arguments.resolve(config(trainer_args={"fp16": True}), None, tmp_path)
+
+
+def test_trls_default_is_autocast() -> None:
+    assert arguments.config_class("sft")(output_dir="o", use_cpu=True).bf16 is True
 
 
 def test_grpo_extra_reaches_the_trl_config(tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_csv_values_stay_text(write: Write) -> None:
         ("a.csv", "a,b\n1,2\n3\n", r"line 3: not the 2 fields"),
         ("a.csv", "a,b\n1,2,3\n", r"line 2: not the 2 fields"),
         ("a.parquet", "text", r"cannot be read as Parquet"),
+        (
+            "a.jsonl",
+            '{"n": 1}\n{"n": 9223372036854775808}',
+            r"line 2: column 'n' holds the integer 9223372036854775808",
+        ),
+        ("a.json", '[{"a": [{"n": -9223372036854775809}]}]', r"item 1 of the list: column 'a' holds the integer -92"),
+        ("a.jsonl", '{"n": ' + 5000 * "9" + "}", r"line 1: not valid JSON \(Exceeds the limit"),
+        ("a.json", '[{"n": ' + 5000 * "9" + "}]", r"a\.json: not valid JSON \(Exceeds the limit"),
+        ("a.json", 100_000 * "[", r"a\.json: not valid JSON \(maximum recursion"),
+        ("a.jsonl", '{"text": "\\ud83d?"}', r"line 1: column 'text' holds half a surrogate pair"),
+        ("a.json", '[{"m": [{"content": "\\uDE00"}]}]', r"column 'm' holds half a surrogate pair"),
         ("a.jsonl", "", r"no rows"),
         ("a.csv", "text\n", r"no rows"),
         ("a.txt", "\n \n", r"no rows"),
@@ -80,6 +91,26 @@ def test_csv_values_stay_text(write: Write) -> None:
 def test_a_file_that_cannot_be_read_is_refused_with_its_place(write: Write, name: str, text: str, message: str) -> None:
     with pytest.raises(Refused, match=message):
         read_path(write(name, text), "train")
+
+
+def test_the_largest_integers_and_whole_surrogate_pairs_are_read(write: Write) -> None:
+    path = write("a.jsonl", '{"n": 9223372036854775807, "text": "\\ud83d\\ude00", "m": [-9223372036854775808]}')
+    assert list(read_path(path, "train")) == [{"n": 2**63 - 1, "text": "😀", "m": [-(2**63)]}]
+
+
+def test_a_long_document_is_a_csv_value(write: Write) -> None:
+    assert list(read_path(write("a.csv", f"text\n{'a' * 200_000}\n"), "train")) == [{"text": "a" * 200_000}]
+
+
+def test_a_broken_page_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table({"text": [f"line {n}" for n in range(20_000)]}), path, compression="zstd")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 1000] = bytes(1000)
+    path.write_bytes(content)
+    with pytest.raises(Refused, match=r"a\.parquet cannot be read as Parquet"):
+        read_path(path, "train")
 
 
 def test_bytes_that_are_no_text_are_refused_with_the_line(tmp_path: Path) -> None:
@@ -95,6 +126,20 @@ def test_the_names_in_a_folder_tell_its_splits(write: Write, tmp_path: Path) -> 
     assert list(read_path(tmp_path, "validation")) == [{"text": "val"}]
     with pytest.raises(Refused, match="no split 'test'; it has train, val"):
         read_path(tmp_path, "test")
+
+
+def test_splits_are_told_in_any_case(write: Write, tmp_path: Path) -> None:
+    for split in ("Train", "TEST"):
+        write(f"{split}.csv", f"text\n{split}\n")
+    assert list(read_path(tmp_path, "train")) == [{"text": "Train"}]
+    assert list(read_path(tmp_path, "test")) == [{"text": "TEST"}]
+
+
+def test_a_folder_where_only_some_names_tell_a_split_is_refused(write: Write, tmp_path: Path) -> None:
+    for name in ("train", "more"):
+        write(f"{name}.jsonl", '{"text": "a"}')
+    with pytest.raises(Refused, match=r"the names of more\.jsonl tell no split, while those of train\.jsonl do"):
+        read_path(tmp_path, "train")
 
 
 def test_a_folder_without_splits_in_its_names_is_all_train(write: Write, tmp_path: Path) -> None:

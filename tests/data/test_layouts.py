@@ -40,6 +40,8 @@ def convert(stage: str, *rows: Row) -> list[Row]:
         ({"prompt": "2 + 2 =", "completion": " 4"}, {"prompt": "2 + 2 =", "completion": " 4"}),
         ({"prompt": USER, "completion": FOUR}, {"prompt": USER, "completion": FOUR}),
         ({"prompt": "2 + 2?", "completion": FOUR}, {"prompt": USER, "completion": FOUR}),
+        ({"prompt": USER, "completion": FOUR, "system": "Add."}, {"prompt": SYSTEM + USER, "completion": FOUR}),
+        ({"prompt": "2 + 2?", "completion": "4", "system": " "}, {"prompt": "2 + 2?", "completion": "4"}),
         ({"instruction": "2 + 2?", "input": "", "output": "4"}, {"prompt": USER, "completion": FOUR}),
         (
             {"instruction": "Add.", "input": "2, 2", "output": "4", "chosen": "4", "rejected": "5"},
@@ -63,6 +65,14 @@ def test_sft_layouts(row: Row, expected: Row) -> None:
         ({"chosen": USER + FOUR, "rejected": USER + FIVE}, PAIR),
         ({"prompt": "2 + 2?", "chosen": USER + FOUR, "rejected": USER + FIVE, "messages": USER + FOUR}, PAIR),
         ({"chosen": "a cat", "rejected": "a car"}, {"prompt": "a", "chosen": " cat", "rejected": " car"}),
+        ({"chosen": "a cat sat", "rejected": "a cat"}, {"prompt": "a", "chosen": " cat sat", "rejected": " cat"}),
+        ({"chosen": "a cat", "rejected": "a cat sat"}, {"prompt": "a", "chosen": " cat", "rejected": " cat sat"}),
+        ({**PAIR, "system": "Add."}, {**PAIR, "prompt": SYSTEM + USER}),
+        ({"system": "Add.", "chosen": USER + FOUR, "rejected": USER + FIVE}, {**PAIR, "prompt": SYSTEM + USER}),
+        (
+            {"conversations": SHAREGPT, "system": "Add.", "chosen": FOUR, "rejected": FIVE},
+            {**PAIR, "prompt": SYSTEM + USER},
+        ),
         ({"instruction": "2 + 2?", "output": "4", "chosen": "4", "rejected": "5"}, PAIR),
         ({"system": "Add.", "question": "2 + 2?", "chosen": "4", "rejected": "5"}, {**PAIR, "prompt": SYSTEM + USER}),
         ({"conversations": SHAREGPT, "chosen": GPT | {"value": "4"}, "rejected": GPT | {"value": "5"}}, PAIR),
@@ -78,6 +88,7 @@ def test_preference_layouts(stage: str, row: Row, expected: Row) -> None:
     ("row", "expected"),
     [
         ({"prompt": "2 + 2?"}, {"prompt": USER}),
+        ({"prompt": "2 + 2?", "system": "Add."}, {"prompt": SYSTEM + USER, "system": "Add."}),
         ({"prompt": USER, "answer": "4", "nums": [2, 2]}, {"prompt": USER, "answer": "4", "nums": [2, 2]}),
         ({**PAIR, "label": True}, {"prompt": USER, "label": True}),
         ({"messages": USER + FOUR}, {"prompt": USER}),
@@ -106,6 +117,9 @@ def test_grpo_layouts_keep_the_columns_that_rewards_read(row: Row, expected: Row
         ("grpo", {"text": "Hello."}, "has columns text"),
         ("reward", {**PAIR, "margin": "wide"}, "row 1: margin is a number, not 'wide'"),
         ("sft", {"question": 4, "answer": "4"}, "row 1: question is text, not 4"),
+        ("sft", {"prompt": "2 + 2 =", "completion": "4", "system": "Add."}, "row 1: plain text has no system turn"),
+        ("dpo", {"prompt": "2 =", "chosen": "4", "rejected": "5", "system": "Add."}, "row 1: plain text has no system"),
+        ("dpo", {"chosen": "a cat", "rejected": "a car", "system": "Add."}, "row 1: plain text has no system turn"),
     ],
 )
 def test_what_a_stage_cannot_use_is_refused(stage: str, row: Row, message: str) -> None:
@@ -133,6 +147,8 @@ def test_text_and_messages_do_not_mix() -> None:
         ("sft", {"messages": USER + FOUR}, {"messages": [*USER, {"role": "assistant", "content": " "}]}),
         ("sft", {"messages": USER + FOUR}, {"messages": USER}),
         ("sft", {"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}),
+        ("sft", {"prompt": "a", "completion": "b"}, {"prompt": " ", "completion": "b"}),
+        ("sft", {"question": "a", "answer": "b", "system": "c"}, {"question": "", "answer": "b", "system": "c"}),
         ("dpo", PAIR, {**PAIR, "rejected": FOUR}),
         ("dpo", PAIR, {**PAIR, "rejected": [{"role": "assistant", "content": ""}]}),
         ("dpo", {"chosen": "a b", "rejected": "a c"}, {"chosen": "b", "rejected": "c"}),

@@ -4,15 +4,18 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import concatenate_datasets, config, load_dataset
+from huggingface_hub import constants
 
-from data import sources, world
-from data.sources import fingerprint, load
+from data import world
+from data.sources import fingerprint, load, load_for
 from data.splits import held_out, key_of, normalised
+from pretrain import PretrainConfig
 from utils.errors import Refused
 
 WriteRows = Callable[..., str]
@@ -30,8 +33,8 @@ def write_rows(tmp_path: Path) -> WriteRows:
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of datasets, and no network."""
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+    """An empty cache of datasets and of the Hub, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache"
 
@@ -67,12 +70,58 @@ def test_max_samples_takes_the_first_training_rows_and_keeps_the_held_out_side(w
     assert list(few.eval) == list(whole.eval)
 
 
+def test_a_row_with_an_empty_question_is_left_out(write_rows: WriteRows) -> None:
+    path = write_rows(50)
+    with Path(path).open("a") as file:
+        file.write('{"question": "", "answer": "4"}\n')
+    data = load(path, "sft", eval_fraction=0.2)
+    assert (data.info["train_rows"] + data.info["eval_rows"], data.info["dropped"]) == (50, 1)
+
+
 def test_too_few_rows_to_hold_any_out_are_refused_with_a_fraction_that_works(write_rows: WriteRows) -> None:
     path = write_rows(3)
     with pytest.raises(Refused, match="holds out none of its 3 rows") as refusal:
         load(path, "sft", eval_fraction=0.001)
     enough = float(str(refusal.value).rpartition("eval_fraction=")[2].split()[0])
     assert load(path, "sft", eval_fraction=enough).info["eval_rows"] == 1
+
+
+@pytest.mark.parametrize("text", ["one line\nand the next\n", "the same\n\nThe  same\n"])
+def test_a_text_that_is_one_row_is_refused_with_what_parts_rows(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text(text)
+    with pytest.raises(Refused, match=r"has one row.*blank lines part the rows"):
+        load(str(path), "pretrain")
+
+
+def test_the_data_of_a_stage_are_loaded_once_until_their_file_changes(write_rows: WriteRows, tmp_path: Path) -> None:
+    path = write_rows(50)
+    config = PretrainConfig(output_dir="base", dataset_name=path, eval_fraction=0.2)
+    first = load_for(config, "sft")
+    assert load_for(replace(config, max_steps=3), "sft") is first
+    assert load_for(config, "grpo") is not first
+    assert load_for(replace(config, eval_samples=1), "sft").info["eval_rows"] == 1
+    write_rows(60)
+    assert load_for(config, "sft").info["train_rows"] > first.info["train_rows"]
+    folder = replace(config, dataset_name=str(tmp_path))
+    assert load_for(folder, "sft") is load_for(folder, "sft")
+    write_rows(40, "more.jsonl", start=60)
+    more = load_for(folder, "sft").info
+    assert more["train_rows"] + more["eval_rows"] == 100
+
+
+def test_a_relative_name_means_another_file_in_another_directory(
+    write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PretrainConfig(output_dir="base", dataset_name="rows.jsonl", eval_fraction=0.2)
+    found = []
+    for name, count in (("one", 50), ("other", 60)):
+        (tmp_path / name).mkdir()
+        write_rows(count, f"{name}/rows.jsonl")
+        monkeypatch.chdir(tmp_path / name)
+        info = load_for(config, "sft").info
+        found.append(info["train_rows"] + info["eval_rows"])
+    assert found == [50, 60]
 
 
 def test_all_rows_held_out_is_refused(write_rows: WriteRows) -> None:
@@ -170,13 +219,14 @@ def test_hub_data_that_are_not_here_are_refused_at_once_when_offline(offline: Pa
 def test_without_a_network_the_hub_is_found_unreachable_before_the_libraries_retry(
     offline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(config, "HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens on the discard port
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for library in (constants, config):
+        monkeypatch.setattr(library, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens on the discard port
     started = time.monotonic()
-    with pytest.raises(Refused, match="the Hub cannot be reached"):
+    with pytest.raises(Refused, match="the Hugging Face Hub cannot be reached"):
         load("owner/missing", "sft")
     assert time.monotonic() - started < 2
-    assert config.HF_HUB_OFFLINE is False
 
 
 def test_hub_data_prepared_earlier_load_offline_in_their_revision_only(
@@ -186,6 +236,13 @@ def test_hub_data_prepared_earlier_load_offline_in_their_revision_only(
     data = load("owner/sums", "sft", eval_fraction=0.2)
     assert data.info["train_rows"] + data.info["eval_rows"] == 100
     assert load("owner/sums", "sft", eval_fraction=0.2, revision="c0ffee").info == data.info
+    with pytest.raises(Refused, match="as c0ffee, not as revision 'main'"):
+        load("owner/sums", "sft", revision="main")
+    refs = Path(constants.HF_HUB_CACHE) / "datasets--owner--sums" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("c0ffee")
+    assert load("owner/sums", "sft", eval_fraction=0.2, revision="main").info == data.info
+    (refs / "main").write_text("decaf")  # fetched since, as another commit
     with pytest.raises(Refused, match="as c0ffee, not as revision 'main'"):
         load("owner/sums", "sft", revision="main")
 
@@ -207,15 +264,3 @@ def test_an_unknown_split_or_configuration_is_refused_with_what_there_is(write_r
         load("owner/sums", "sft", split="trian")
     with pytest.raises(Refused, match="configuration 'other'"):
         load("owner/sums", "sft", config_name="other")
-
-
-def test_the_probe_takes_any_answer_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-    from threading import Thread
-
-    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # knows no method: answers 501
-    Thread(target=server.handle_request, daemon=True).start()
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(config, "HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    assert sources.hub_is_reachable()
-    server.server_close()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain import optim
 from pretrain.config import PretrainConfig
 from pretrain.model import parameter_count
 from pretrain.optim import Muon, learning_rate_factor, make_optimizers, orthogonalise
@@ -36,7 +37,8 @@ def test_every_parameter_has_one_optimizer_and_muon_has_the_hidden_matrices() ->
     assert {id(p) for p in adamw.param_groups[0]["params"]} == {id(model.get_input_embeddings().weight)}
 
 
-def test_muon_is_torchs_muon_bit_for_bit() -> None:
+def test_muon_is_torchs_muon_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "computes_in_bf16", lambda device: True)  # torch's always orthogonalises in bfloat16
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (24, 8), (8, 8), (8, 24), (24, 8))]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
@@ -49,6 +51,16 @@ def test_muon_is_torchs_muon_bit_for_bit() -> None:
             optimizer.step()
     for p, q in zip(ours, theirs, strict=True):
         assert torch.equal(p, q), p.shape
+
+
+def test_muon_orthogonalises_in_float32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "computes_in_bf16", lambda device: False)
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.zeros(8, 8))
+    p.grad = torch.randn(8, 8)
+    Muon([p], lr=1.0).step()
+    exact = orthogonalise(p.grad.double()[None], torch.float64)[0]
+    torch.testing.assert_close(p.double(), -exact, rtol=1e-4, atol=1e-5)  # bfloat16 is some 1e-2 off
 
 
 def test_orthogonalised_matrix_keeps_its_directions_with_singular_values_near_one() -> None:

@@ -1,10 +1,12 @@
 """Packing: whole documents, no attention across their boundaries, the loss of the unpacked text."""
 
 from random import Random
+from typing import Any
 
+import pytest
 import torch
+from jaxtyping import TypeCheckError
 
-from pretrain.config import PretrainConfig
 from pretrain.loop import batch_rows, mean_loss
 from pretrain.packing import IGNORED, attention_mask, best_fit, labels_of, pack, positions_of
 
@@ -23,6 +25,17 @@ def test_every_document_is_in_exactly_one_row_that_holds_it() -> None:
     assert len(rows) <= 1.02 * sum(lengths) / 50 + 1
 
 
+def test_a_long_document_is_packed_in_consecutive_pieces() -> None:
+    rows = pack([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [12, 13]], 4, pad_token_id=0)
+    assert rows.input_ids.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 0], [12, 13, 0, 0]]
+    assert rows.document.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]
+
+
+def test_a_single_last_token_makes_no_row_without_a_label() -> None:
+    rows = pack([[1, 2, 3, 4, 5]], 4, pad_token_id=0)
+    assert rows.input_ids.tolist() == [[1, 2, 3, 4]]
+
+
 def test_labels_positions_and_mask_by_hand() -> None:
     rows = pack([[5, 6, 7], [8, 9]], 6, pad_token_id=0)
     assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9, 0]]
@@ -37,6 +50,11 @@ def test_labels_positions_and_mask_by_hand() -> None:
         [0, 0, 0, 1, 1, 0],
         [0, 0, 0, 0, 0, 1],
     ]
+
+
+def test_a_shape_other_than_the_annotated_one_is_an_error_in_tests() -> None:
+    with pytest.raises(TypeCheckError, match="document"):
+        attention_mask(torch.zeros(6, dtype=torch.long))
 
 
 def test_packed_loss_is_the_loss_of_the_documents_one_by_one() -> None:
@@ -64,6 +82,15 @@ def test_batches_walk_through_each_epoch_once_and_repeat_for_the_same_seed() -> 
     assert torch.equal(batch_rows(10, 4, 2, seed=3), seen[8:12])
 
 
-def test_defaults_are_a_shape_that_divides() -> None:
-    config = PretrainConfig(output_dir="base", dataset_name="made:documents")
-    assert config.hidden_size % config.num_attention_heads == 0
+def test_an_epochs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = torch.randperm
+
+    def counted(size: int, **options: Any) -> torch.Tensor:
+        drawn.append(size)
+        return draw(size, **options)
+
+    monkeypatch.setattr(torch, "randperm", counted)
+    for step in range(25):  # 100 rows in epochs of 40: the third is begun
+        batch_rows(40, 4, step, seed=987)
+    assert drawn == [40] * 3

@@ -2,6 +2,8 @@
 
 import datetime
 
+import pytest
+
 from utils import runtime
 
 
@@ -23,6 +25,16 @@ def test_peak_memory_is_at_least_what_is_in_use_and_starts_anew() -> None:
     del held
     runtime.reset_peak_memory()
     assert runtime.peak_memory_bytes() <= peak
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_cpu_computes_in_bf16_if_it_has_the_instructions(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    found = dict(torch.cpu.get_capabilities())
+    assert "architecture" in found
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found | {"avx2": True, "avx512_bf16": has})
+    assert runtime.computes_in_bf16("cpu") is has
 
 
 def test_hardware_tells_device_cores_and_memory() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from utils.errors import Refused
-from utils.trackers import report_to, requested, shield, stage_environment
+from utils.trackers import recording, report_to, requested, shield, stage_environment
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,46 @@ def test_a_tracker_that_raises_is_reported_once_and_then_left_alone(capsys: pyte
     assert capsys.readouterr().out.count("no key") == 1
     with pytest.raises(ValueError, match="ours"):
         ours.on_log(None, None, None)
+
+
+def test_a_stage_without_a_trainer_records_with_every_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPORT_TO", "wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    model = SimpleNamespace(device=SimpleNamespace(type="cpu"), config=None)
+    environment = stage_environment("20260102_030405_abcd", "pretrain", tmp_path)
+    with environment, recording(tmp_path, {"learning_rate": 0.1234567}, model) as record:
+        record(1, {"loss": 2.5})
+        record(2, {"loss": 1.5})
+    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+    (recorded,) = (tmp_path / "logs/wandb").glob("offline-run-*/run-*.wandb")
+    content = recorded.read_bytes()
+    assert b"train/loss" in content
+    assert b"0.1234567" in content
+
+
+def test_a_tracker_that_fails_does_not_end_a_stage_without_a_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    class Unborn(TrainerCallback):
+        def __init__(self) -> None:
+            raise RuntimeError("no account")
+
+    class Broken(TrainerCallback):
+        def on_log(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no network")
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Unborn)
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "neptune", Broken)
+    monkeypatch.setenv("REPORT_TO", "wandb,neptune")
+    model = SimpleNamespace(device=SimpleNamespace(type="cpu"), config=None)
+    with recording(tmp_path, {}, model) as record:
+        record(1, {"loss": 2.5})
+        record(2, {"loss": 1.5})
+    said = capsys.readouterr().out
+    assert (said.count("no account"), said.count("no network")) == (1, 1)
 
 
 def test_a_stage_names_its_trackers_and_leaves_the_environment_as_it_was(
