@@ -146,6 +146,7 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
         try:
             _begin(run, stage, log)
             _train(run, stage, stage_dir, log)
+            _free_memory()  # of the trainer, whose model a reference cycle keeps alive
             _measure(run, stage, stage_dir, log)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  _end raises it again
             ended = error

@@ -98,7 +98,9 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
     from transformers import PrinterCallback
 
     checkpoint = newest_checkpoint(stage_dir)
-    if checkpoint is not None and _resume(trainer, checkpoint, log):
+    if checkpoint is None:
+        log.cut_back(0)  # an attempt that was killed before its first checkpoint
+    elif _resume(trainer, checkpoint, log):
         return
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)

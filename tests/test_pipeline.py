@@ -1,5 +1,6 @@
 """The run: its directory and record, what it refuses, how it fails, stops and goes on. Stages are stand-ins here."""
 
+import gc
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -187,6 +189,23 @@ def test_a_failing_measurement_fails_the_stage(stages: Stages, monkeypatch: pyte
     monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(RuntimeError("cannot score"))())
     with pytest.raises(StageFailed, match="cannot score"):
         run_pipeline(_configs())
+
+
+def test_the_trainers_model_is_freed_before_it_is_measured(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.forward = lambda: self  # a cycle, as accelerate makes one
+
+    alive: list[weakref.ref[Model]] = []
+    found: list[Model | None] = []
+    stages.instead["sft"] = lambda: alive.append(weakref.ref(Model()))
+    monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: found.append(alive[0]()) or [RESULT])
+    gc.disable()
+    try:
+        run_pipeline(_sft())
+    finally:
+        gc.enable()
+    assert found == [None]
 
 
 def _sft(**changes: Any) -> Configs:

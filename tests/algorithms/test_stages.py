@@ -87,6 +87,13 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
     assert events(resumed) == ["RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END"]
 
 
+def test_a_stage_killed_before_its_first_checkpoint_holds_each_step_once(configure: Configure, stage_dir: Path) -> None:
+    (stage_dir / "training_metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    run("sft", configure("sft"), stage_dir)
+    assert [line["step"] for line in metrics(stage_dir)] == [1, 2, 3]
+    assert "loss" in metrics(stage_dir)[0]
+
+
 def test_a_stage_killed_after_its_last_checkpoint_takes_no_more_steps(configure: Configure, tmp_path: Path) -> None:
     config = configure("sft", max_steps=3)
     whole, resumed = run("sft", config, tmp_path / "whole"), tmp_path / "resumed"
