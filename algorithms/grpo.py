@@ -28,8 +28,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     if missing:
         raise Refused("; ".join(missing))
     settings = training.trl_config("grpo", config, stage_dir, extra)
-    if settings.beta and (config.revision or "model_init_kwargs" in config.trainer_args):
-        settings.model_init_kwargs = loading.options(config)  # TRL loads the reference model, by the policy's name
+    settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
     trainer = GRPOTrainer(
         model=loading.language_model(config),
         reward_funcs=functions,

@@ -123,6 +123,43 @@ def test_dpo_loss_is_log_2_when_policy_equals_reference(configure: Configure, st
     assert metrics(stage_dir)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["dpo", "grpo"])
+def test_the_reference_is_loaded_as_the_policy_was_and_nobody_is_told_otherwise(
+    kind: str, configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from algorithms import training
+    from utils.quiet import quiet_libraries
+
+    trainers: list[Any] = []
+    monkeypatch.setattr(training, "fit", lambda trainer, *_: trainers.append(trainer) or stage_dir)
+    loading = {"model_init_kwargs": {"attention_dropout": 0.25}}
+    with quiet_libraries(None):
+        run(kind, configure(kind, beta=0.1, attn_implementation="eager", trainer_args=loading), stage_dir)
+    (trainer,) = trainers
+    for model in (trainer.model, trainer.ref_model):
+        assert model.config.attention_dropout == 0.25
+        assert model.config._attn_implementation == "eager"
+    states = (trainer.model.state_dict(), trainer.ref_model.state_dict())
+    assert all(weight.equal(states[1][name]) for name, weight in states[0].items())
+    assert "will be ignored" not in capsys.readouterr().out
+
+
+def test_dpo_with_the_reference_computed_ahead_holds_none_and_learns_the_same(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from algorithms import training
+
+    trainers: list[Any] = []
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda trainer, *rest: trainers.append(trainer) or fit(trainer, *rest))
+    run("dpo", configure("dpo"), tmp_path / "beside")
+    run("dpo", configure("dpo", trainer_args={"precompute_ref_log_probs": True}), tmp_path / "ahead")
+    assert trainers[0].ref_model is not None
+    assert trainers[1].ref_model is None
+    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("beside", "ahead")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_dpo_accepts_several_losses_with_weights(configure: Configure, stage_dir: Path) -> None:
     mixed = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}
     run("dpo", configure("dpo", max_steps=1, trainer_args=mixed), stage_dir)
