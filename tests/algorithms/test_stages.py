@@ -125,7 +125,11 @@ def test_dpo_loss_is_log_2_when_policy_equals_reference(configure: Configure, st
 
 @pytest.mark.parametrize("kind", ["dpo", "grpo"])
 def test_the_reference_is_loaded_as_the_policy_was_and_nobody_is_told_otherwise(
-    kind: str, configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    configure: Configure,
+    stage_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from algorithms import training
     from utils.quiet import quiet_libraries

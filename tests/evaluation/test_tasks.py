@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from data.world.problems import Problem
 from evaluation.answers import Answers, Rewards, call_reward
 from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model
 from evaluation.generate import Completion
+from evaluation.paired import paired_difference
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, weighted
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
@@ -100,8 +102,31 @@ def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: Checkp
 
 
 def test_weighted_scores_average_to_the_ratio_of_sums() -> None:
-    assert weighted([2.0, 6.0, 5.0], [1, 3, 0]) == [1.0, 3.0, None]
+    """12 over 4 is 3, the mean size 2: 3 + (2 - 3·1)/2 = 2.5 and 3 + (10 - 3·3)/2 = 3.5."""
+    assert weighted([2.0, 10.0, 5.0], [1, 3, 0]) == [2.5, 3.5, None]
     assert weighted([0.0], [0]) == [None]
+
+
+def test_the_spread_of_lengths_is_no_spread_of_the_effect() -> None:
+    """Every token of every document lost 0.1 nats, so the difference is known exactly."""
+    sizes = [10, 20, 400]
+    before = weighted([2.0 * size for size in sizes], sizes)
+    after = weighted([1.9 * size for size in sizes], sizes)
+    difference = paired_difference(before, after)  # type: ignore[arg-type]
+    assert difference == pytest.approx((-0.1, -0.1, -0.1))
+
+
+def test_the_interval_of_a_token_weighted_difference_holds_the_truth_95_times_in_100() -> None:
+    random, held, widths, trials = Random(3), 0, 0.0, 1000
+    for _ in range(trials):
+        sizes = [1 + int(random.expovariate(1 / 40)) for _ in range(80)]
+        before = [size * random.gauss(2.0, 0.5) for size in sizes]
+        after = [total - size * random.gauss(0.3, 0.2) for total, size in zip(before, sizes, strict=True)]
+        difference = paired_difference(weighted(before, sizes), weighted(after, sizes))  # type: ignore[arg-type]
+        held += difference.low <= -0.3 <= difference.high
+        widths += difference.high - difference.low
+    assert 0.93 <= held / trials <= 0.97
+    assert widths / trials == pytest.approx(2 * 1.99 * 0.2 * math.sqrt(2 / 80), rel=0.05)  # E[size²] = 2 E[size]²
 
 
 def test_demonstrations_that_do_not_fit_count_for_nothing(checkpoint: Checkpoint) -> None:
