@@ -209,7 +209,7 @@ def _tasks(stages: list[Stage]) -> dict[str, Any]:
 
     extra = next((stage.extra for stage in stages if stage.extra is not None), None)
     functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not preflight.is_reward_model(one)]
-    by_name = {getattr(function, "__name__", type(function).__name__): function for function in functions}
+    by_name = {rewards.name_of(function): function for function in functions}
     return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
 
 

@@ -62,7 +62,7 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     concern of whoever loads them.
     """
     if kind not in KINDS:
-        return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS)} Allowed: {', '.join(KINDS)}"]
+        return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS) or '.'} Allowed: {', '.join(KINDS)}"]
     extra = (extra or GRPOExtraConfig()) if kind == "grpo" else None
     mistyped = _mistyped(config) | (_mistyped(extra) if extra else {})
     problems = list(mistyped.values())

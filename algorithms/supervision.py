@@ -87,7 +87,7 @@ def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
     _judge(
         open_ended / number,
         f"{open_ended} of {number} examples do not supervise the EOS {tokenizer.eos_token!r} of their last answer: they"
-        f" are cut off at max_length = {trainer.args.max_length}, or the chat template ends an answer with another token",
+        f" are cut off at max_length = {trainer.args.max_length}, or the template ends an answer with another token",
         stage_dir,
     )
 

@@ -123,7 +123,7 @@ class Checkpoint:
             by_index = dict(zip(fits, done, strict=True))
             return [by_index.get(i) for i in range(len(ids))]
 
-        key = f"{'sampled-' if sampled else ''}completions-{fingerprint([prompts, max_new_tokens])}"
+        key = f"{'sampled-' if sampled else ''}completions-v2-{fingerprint([prompts, max_new_tokens])}"
         return [None if item is None else Completion(*item) for item in self.remembered(key, compute)]
 
     def encode(self, prompt: Any, tools: Any = None) -> list[int]:

@@ -26,7 +26,7 @@ configs = {
         per_device_train_batch_size=2, gradient_accumulation_steps=16, max_length=1024, optim="adamw_8bit",
         save_steps=200, save_total_limit=2,
     ),
-    # The reference's log-probabilities are computed ahead, so that its weights, 1.98 GB, are not held beside the policy.
+    # The reference's log-probabilities are computed ahead: its weights, 1.98 GB, are not held beside the policy's.
     "dpo": TrainingConfig(
         model_name=StageOutput("sft"), output_dir="Qwen2.5-0.5B-DPO", dataset_name="trl-lib/ultrafeedback_binarized",
         eval_split="test", learning_rate=1e-6, beta=0.1, warmup_steps=0.03, num_train_epochs=1,

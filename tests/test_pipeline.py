@@ -199,7 +199,12 @@ def test_the_trainers_model_is_freed_before_it_is_measured(stages: Stages, monke
     alive: list[weakref.ref[Model]] = []
     found: list[Model | None] = []
     stages.instead["sft"] = lambda: alive.append(weakref.ref(Model()))
-    monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: found.append(alive[0]()) or [RESULT])
+
+    def measure(*_: Any, **__: Any) -> list[dict[str, Any]]:
+        found.append(alive[0]())
+        return [RESULT]
+
+    monkeypatch.setattr("evaluation.evaluate_stage", measure)
     gc.disable()
     try:
         run_pipeline(_sft())

@@ -129,6 +129,30 @@ def test_rewards_are_checked_by_name_and_by_number_of_weights() -> None:
 def test_an_unknown_kind_is_told_with_the_nearest() -> None:
     (problem,) = check("stf", config())
     assert "'sft'" in problem
+    (problem,) = check("quantise", config())
+    assert "no kind of stage. Allowed" in problem
+    (problem,) = check("grpo", config(), GRPOExtraConfig(reward_func="zzz"))
+    assert "no built-in reward. Built in" in problem
+
+
+def test_two_rewards_of_one_name_are_refused() -> None:
+    def at_most(limit: int) -> Any:
+        def brief(completions: list[Any], **_: Any) -> list[float]:
+            return [float(len(one) <= limit) for one in completions]
+
+        return brief
+
+    pairs: list[list[Any]] = [
+        [at_most(3), at_most(9)],
+        [lambda **_: [], lambda **_: []],
+        ["exact_match", "exact_match"],
+    ]
+    for pair in pairs:
+        (problem,) = check("grpo", config(), GRPOExtraConfig(reward_func=pair))
+        assert "2 functions of the name" in problem
+    named = at_most(9)
+    named.__name__ = "brief_9"
+    assert check("grpo", config(), GRPOExtraConfig(reward_func=[at_most(3), named, "exact_match"])) == []
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,15 @@ def test_a_stage_killed_before_its_first_checkpoint_holds_each_step_once(configu
 
 
 def test_a_stage_killed_after_its_last_checkpoint_takes_no_more_steps(configure: Configure, tmp_path: Path) -> None:
-    config = configure("sft", max_steps=3)
+    # The model has an EOS of its own; the stage's is that of the template.
+    config = configure("sft", max_steps=3, trainer_args={"model_init_kwargs": {"eos_token_id": 0}})
     whole, resumed = run("sft", config, tmp_path / "whole"), tmp_path / "resumed"
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-3", resumed / "checkpoint-3")
     run("sft", config, resumed)
     assert weights_sha256(resumed) == weights_sha256(whole)
+    for name in ("config.json", "generation_config.json"):
+        assert (resumed / name).read_text() == (whole / name).read_text()
     assert json.loads((resumed / "stage_info.json").read_text())["steps"] == 3
 
 
@@ -135,7 +138,12 @@ def test_the_reference_is_loaded_as_the_policy_was_and_nobody_is_told_otherwise(
     from utils.quiet import quiet_libraries
 
     trainers: list[Any] = []
-    monkeypatch.setattr(training, "fit", lambda trainer, *_: trainers.append(trainer) or stage_dir)
+
+    def collect(trainer: Any, *_: Any) -> Path:
+        trainers.append(trainer)
+        return stage_dir
+
+    monkeypatch.setattr(training, "fit", collect)
     loading = {"model_init_kwargs": {"attention_dropout": 0.25}}
     with quiet_libraries(None):
         run(kind, configure(kind, beta=0.1, attn_implementation="eager", trainer_args=loading), stage_dir)
@@ -155,7 +163,12 @@ def test_dpo_with_the_reference_computed_ahead_holds_none_and_learns_the_same(
 
     trainers: list[Any] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda trainer, *rest: trainers.append(trainer) or fit(trainer, *rest))
+
+    def watched(trainer: Any, *rest: Any) -> Path:
+        trainers.append(trainer)
+        return fit(trainer, *rest)
+
+    monkeypatch.setattr(training, "fit", watched)
     run("dpo", configure("dpo"), tmp_path / "beside")
     run("dpo", configure("dpo", trainer_args={"precompute_ref_log_probs": True}), tmp_path / "ahead")
     assert trainers[0].ref_model is not None

@@ -191,7 +191,7 @@ def test_no_two_models_are_in_memory_at_once(
         return first_look
 
     monkeypatch.setattr(checkpoint, "load_policy", watched(checkpoint.load_policy))
-    monkeypatch.setattr(compare, "load_reward_model", watched(compare.load_reward_model))
+    monkeypatch.setattr(compare, "load_reward_model", watched(checkpoint.load_reward_model))
     judge = make_model(tmp_path / "reward", seed=3, reward=True)
     evaluate_stage("dpo", *stages, [PROBLEMS], reward_model=judge)
     assert len(loaded) == 5  # after and before for the tasks, both for sampled answers, the judge

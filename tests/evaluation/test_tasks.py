@@ -23,6 +23,10 @@ SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4
 CALL = Problem(skill="calculator", key="", question="What is 348 times 27?", trace="348*27", answer="9396")
 
 
+def said(text: str) -> Completion:
+    return Completion(text, [ord(letter) for letter in text], True)
+
+
 class Scripted(Checkpoint):
     """A checkpoint that says what it is told to, turn by turn, in place of a model."""
 
@@ -34,7 +38,7 @@ class Scripted(Checkpoint):
         self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False
     ) -> list[Completion | None]:
         self.asked.append([prompt for prompt, _ in prompts])
-        return [Completion(text, len(text), True) for text in self.turns.pop(0)]
+        return [said(text) for text in self.turns.pop(0)]
 
 
 def posed(*problems: Problem) -> HeldOut:
@@ -175,28 +179,37 @@ def test_reward_functions_get_what_trl_gives_them() -> None:
         return [1, None]
 
     asked = [{"role": "user", "content": "2+3?"}]
-    assert call_reward(reward, [{"prompt": asked, "answer": "5"}, {"prompt": asked, "answer": "6"}], ["5", "7"]) == [
-        1.0,
-        None,
-    ]
+    rows_of_two = [{"prompt": asked, "answer": "5"}, {"prompt": asked, "answer": "6"}]
+    assert call_reward(reward, rows_of_two, [said("5"), said("78")]) == [1.0, None]
     assert seen["prompts"] == [asked, asked]
-    assert seen["completions"] == [[{"role": "assistant", "content": "5"}], [{"role": "assistant", "content": "7"}]]
+    assert seen["completions"] == [[{"role": "assistant", "content": "5"}], [{"role": "assistant", "content": "78"}]]
+    assert seen["completion_ids"] == [[53], [55, 56]]
     assert seen["answer"] == ["5", "6"]
-    assert {"completion_ids", "trainer_state", "log_extra", "log_metric"} <= set(seen)
-    call_reward(reward, [{"prompt": "a", "answer": "5"}, {"prompt": "b", "answer": "6"}], ["5", "7"])
-    assert seen["completions"] == ["5", "7"]
+    assert {"trainer_state", "log_extra", "log_metric"} <= set(seen)
+    call_reward(reward, [{"prompt": "a", "answer": "5"}, {"prompt": "b", "answer": "6"}], [said("5"), said("78")])
+    assert seen["completions"] == ["5", "78"]
+
+
+def test_trls_rewards_of_length_measure_the_lengths(checkpoint: Checkpoint) -> None:
+    from trl.rewards import get_soft_overlong_punishment
+
+    punish = get_soft_overlong_punishment(max_completion_len=8, soft_punish_cache=4)
+    scores = Rewards(HeldOut(rows("prompts", "eval", 12)), 8, {"length": punish}).scores(checkpoint)
+    expected = [-max(0.0, (n or 0) - 4) / 4 for n in scores["completion_tokens"]]
+    assert scores["length"] == expected
+    assert min(expected) < 0
 
 
 def test_an_async_reward_function_is_awaited() -> None:
     async def reward(completions: list[str], **_: Any) -> list[float]:
         return [float(len(text)) for text in completions]
 
-    assert call_reward(reward, [{"prompt": "a"}], ["four"]) == [4.0]
+    assert call_reward(reward, [{"prompt": "a"}], [said("four")]) == [4.0]
 
 
 def test_a_reward_function_with_too_few_rewards_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 rewards for 2 completions"):
-        call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], ["", ""])
+        call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], [said(""), said("")])
 
 
 def test_a_changed_reward_function_is_called_again(checkpoint: Checkpoint) -> None:
