@@ -105,7 +105,7 @@ class TrainingConfig:
     """Recompute activations in the backward pass: less memory, about a quarter slower. TRL's default is on."""
 
     use_liger_kernel: bool | None = None
-    """Liger's fused layer kernels. GPU only: on a CPU they stay off, and the run says so."""
+    """Liger's fused layer kernels. For CUDA: elsewhere they stay off, and the run says so."""
 
     dataloader_num_workers: int | None = None
     """Processes that prepare batches. 0: the training process itself."""

@@ -19,7 +19,7 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     from algorithms import loading, supervision, training
 
     data = training.rows(config, "dpo")
-    tokenizer = loading.tokenizer(config, data.train[0])
+    tokenizer = loading.tokenizer(config, data.train)
     settings = training.trl_config("dpo", config, stage_dir)
     settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
     trainer = DPOTrainer(

@@ -36,7 +36,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
         args=settings,
         train_dataset=data.train,
         eval_dataset=training.eval_rows(settings, data),
-        processing_class=loading.tokenizer(config, data.train[0]),
+        processing_class=loading.tokenizer(config, data.train),
     )
     shown = {"reward": "reward", "reward_std": "std", "completions/mean_length": "length"}
     return training.fit(trainer, stage_dir, data, shown, judge_rewards)

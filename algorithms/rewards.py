@@ -126,13 +126,17 @@ def reward_model(path: str) -> tuple[Any, Any]:
     The score is read at the last token that is not padding: padding stands on the right and has a token of its own.
 
     Raises:
-        Refused: it does not give one score, or its tokenizer has no chat template or no padding token.
+        Refused: it does not give one score, lacks weights, or its tokenizer has no chat template or no padding token.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", trust_remote_code=False)
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype="auto", output_loading_info=True, trust_remote_code=False
+    )
     lacks = []
+    if found["missing_keys"]:
+        lacks.append(f"it lacks {', '.join(sorted(found['missing_keys']))}, which would be random")
     if model.config.num_labels != 1:
         lacks.append(f"it gives {model.config.num_labels} scores instead of 1")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

@@ -104,6 +104,12 @@ def test_loading_options_that_have_a_field_are_refused_in_trainer_args() -> None
     assert "dtype" in problem
 
 
+@pytest.mark.parametrize("given", [{"trust_remote_code": True}, {"model_init_kwargs": {"trust_remote_code": True}}])
+def test_remote_code_is_refused_wherever_it_is_asked_for(given: dict[str, Any]) -> None:
+    (problem,) = check("sft", config(trainer_args=given))
+    assert "trust_remote_code cannot be set: code that comes with a model is never run" in problem
+
+
 def test_a_batch_that_holds_no_whole_groups_is_refused_with_one_that_does() -> None:
     fields = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
     (problem,) = check("grpo", config(**fields), GRPOExtraConfig(num_generations=4))

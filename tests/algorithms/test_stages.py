@@ -60,6 +60,9 @@ def test_a_stage_leaves_a_checkpoint_that_loads_and_a_record(kind: str, configur
     assert info["steps"] == 3
     assert info["tokens"] == metrics(stage_dir)[-1]["num_tokens"] > 0
     assert info["peak_memory_bytes"] > 0
+    trainer = info["config"]["trainer"]
+    assert (trainer["max_steps"], trainer["per_device_train_batch_size"]) == (3, 4)
+    assert trainer.get("assistant_only_loss", True) is True  # what SFT decides by the template
     assert info["data"]["train_rows"] + info["data"]["eval_rows"] + info["data"]["dropped"] == 100
 
 
@@ -254,6 +257,55 @@ def test_grpo_without_any_difference_in_reward_fails_and_says_where_to_look(
         run("grpo", configure("grpo"), stage_dir, extra)
     assert "temperature" in str(failed.value)
     assert "ALARM" in events(stage_dir)
+
+
+def test_a_stage_keeps_what_was_recorded_of_its_configuration(configure: Configure, stage_dir: Path) -> None:
+    (stage_dir / "stage_info.json").write_text('{"config": {"model_name": "mine"}}')
+    run("sft", configure("sft", max_steps=1), stage_dir)
+    config = json.loads((stage_dir / "stage_info.json").read_text())["config"]
+    assert config["model_name"] == "mine"
+    assert config["trainer"]["max_steps"] == 1
+
+
+def test_a_classifier_whose_head_has_another_name_is_no_reward_model(
+    model_dir: Path, configure: Configure, tmp_path: Path
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"id2label": {"0": "score"}}))
+    with pytest.raises(Refused, match=r"cannot be a reward model here: it lacks score.weight, which would be random\."):
+        run("grpo", configure("grpo"), tmp_path / "grpo", GRPOExtraConfig(reward_func=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_directory_without_a_tokenizer_is_refused(
+    kind: str, model_dir: Path, configure: Configure, tmp_path: Path
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(Refused, match=r"bare has no tokenizer that transformers can load \(.*tokenizer.json"):
+        run(kind, configure(kind, model_name=str(tmp_path / "bare")), tmp_path / "stage")
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_a_model_of_an_unknown_type_is_refused(
+    kind: str, model_dir: Path, configure: Configure, tmp_path: Path
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "nonesuch"}')
+    with pytest.raises(Refused, match=r"odd cannot be loaded by transformers: .*nonesuch"):
+        run(kind, configure(kind, model_name=str(tmp_path / "odd")), tmp_path / "stage")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_rows_with_tools_are_refused_under_a_template_that_drops_them(
+    kind: str, configure: Configure, stage_dir: Path, shared: Path
+) -> None:
+    layout = {"sft": "language_modeling", "dpo": "preference"}[kind]
+    calls = shared / f"fixtures/data/sft/trl_toolcall/{layout}_train.jsonl"
+    smollm2 = shared / "fixtures/tokenizers/smollm2"  # holds no model: it is refused before one is loaded
+    with pytest.raises(Refused, match=r"row 1 has tools.*Qwen2\.5's"):
+        run(kind, configure(kind, model_name=str(smollm2), dataset_name=str(calls), eval_fraction=0.3), stage_dir)
 
 
 def test_grpo_refuses_a_reward_whose_column_the_data_lacks(configure: Configure, stage_dir: Path) -> None:
