@@ -97,8 +97,10 @@ def test_qwens_template_is_marked_by_trl_for_the_labels_and_saved_as_it_was(
     assert "generation" not in before.replace("add_generation_prompt", "")
     # TRL's twin of this template counts the line breaks around an answer as the assistant's too.
     config = configure("sft", model_name=str(tmp_path / "qwen"))
+    (tmp_path / "trained").mkdir()
+    sft.train(replace(config, max_steps=1), tmp_path / "trained")
+    assert AutoTokenizer.from_pretrained(tmp_path / "trained").chat_template == before
     assert learnt(ask(10), config) == ["\nred<|im_end|>\n\nblue<|im_end|>\n"]
-    assert AutoTokenizer.from_pretrained(tmp_path / "qwen").chat_template == before
 
 
 def test_prompt_and_completion_learn_the_completion_only(
