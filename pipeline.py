@@ -19,7 +19,7 @@ import screen
 from algorithms.config import GRPOExtraConfig, StageOutput
 from preflight import Config, Fetched, Stage
 from recipes import name_of
-from run_record import changes_since, finished_outputs, open_record, recorded, trainer_options
+from run_record import changes_since, finished_outputs, open_record, recorded
 from utils.console import console, tee
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
@@ -146,6 +146,7 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
         try:
             _begin(run, stage, log)
             _train(run, stage, stage_dir, log)
+            _free_memory()  # of the trainer, whose model a reference cycle keeps alive
             _measure(run, stage, stage_dir, log)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  _end raises it again
             ended = error
@@ -158,8 +159,8 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
     if stage.model is not None:
         path = Path(resolved.config.model_name)
         source = {"ref": screen.reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
-    config = recorded(stage) | ({"trainer": trainer_options(resolved)} if stage.model is not None else {})
-    log.open(name=stage.kind, status="running", config=config, input=source, error=None)
+    config = log.read_info().get("config") or {}  # of an interrupted run: its trainer's options stay
+    log.open(name=stage.kind, status="running", config=config | recorded(stage), input=source, error=None)
     run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
     log.event("STAGE_START", f"{stage.kind} from {source['ref'] if source else 'random weights'}")
     console().print(screen.stage(stage, run.fetched.data[stage.kind]))
@@ -208,7 +209,7 @@ def _tasks(stages: list[Stage]) -> dict[str, Any]:
 
     extra = next((stage.extra for stage in stages if stage.extra is not None), None)
     functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not preflight.is_reward_model(one)]
-    by_name = {getattr(function, "__name__", type(function).__name__): function for function in functions}
+    by_name = {rewards.name_of(function): function for function in functions}
     return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
 
 

@@ -252,7 +252,7 @@ def _fit_together(stage: Stage, rows: "StageData", models: Mapping[str, Path]) -
         from algorithms.loading import tokenizer
 
         config = replace(stage.config, model_name=str(models[stage.model]), revision=None)
-        tokenizer(config, rows.train[0])
+        tokenizer(config, rows.train)
     if stage.extra is not None:
         from algorithms import rewards
 

@@ -83,14 +83,6 @@ def recorded(stage: Stage) -> dict[str, Any]:
     return config
 
 
-def trainer_options(stage: Stage) -> dict[str, Any]:
-    """Return every option of the stage's TRL trainer as it is used, with the defaults that the recipe leaves."""
-    from algorithms import arguments
-
-    options = arguments.resolve(stage.config, stage.extra, Path(stage.config.output_dir))
-    return dict(jsonable(arguments.config_class(stage.kind)(**options).to_dict()))
-
-
 def open_record(info: RunInfo, stages: list[Stage], recipe: str | None, changes: list[str]) -> None:
     """Write run_info.json of a new run, or mark a resumed one as running again."""
     if info.file.exists():

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from algorithms.config import StageOutput
+from algorithms.rewards import name_of
 from preflight import Stage
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
@@ -27,7 +28,7 @@ def reward(source: Any) -> str:
     """Return how a recipe names a reward."""
     if isinstance(source, str | StageOutput):
         return reference(source)
-    return str(getattr(source, "__name__", type(source).__name__))
+    return name_of(source)
 
 
 def header(record: Mapping[str, Any], run_dir: Path) -> RenderableType:

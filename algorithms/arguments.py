@@ -20,6 +20,7 @@ OURS = {
     "resume_from_checkpoint": "a stage resumes from the newest checkpoint in its directory",
     "report_to": "the environment variable REPORT_TO names the trackers",
     "disable_tqdm": "progress is shown by the run's console",
+    "trust_remote_code": "code that comes with a model is never run",
     "logging_nan_inf_filter": "a loss that is not a number must be seen, since it ends the stage",
 }
 """Options that a recipe cannot set, with the reason."""
@@ -64,6 +65,8 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
     batch_size = options.get("per_device_train_batch_size")
     if batch_size is not None and batch_size % (extra.num_generations if extra else 1) == 0:
         options.setdefault("per_device_eval_batch_size", batch_size)  # evaluation must not need more than training
+    if target != "cuda":
+        options["use_liger_kernel"] = False  # its kernels are CUDA's
     return options | {"output_dir": str(stage_dir), "disable_tqdm": True, "logging_nan_inf_filter": False}
 
 

@@ -62,7 +62,7 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     concern of whoever loads them.
     """
     if kind not in KINDS:
-        return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS)} Allowed: {', '.join(KINDS)}"]
+        return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS) or '.'} Allowed: {', '.join(KINDS)}"]
     extra = (extra or GRPOExtraConfig()) if kind == "grpo" else None
     mistyped = _mistyped(config) | (_mistyped(extra) if extra else {})
     problems = list(mistyped.values())
@@ -108,6 +108,9 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
     for name in ("dtype", "attn_implementation", "revision"):
         if isinstance(loading, Mapping) and name in loading:
             problems.append(f"trainer_args: model_init_kwargs: {name} is a field of TrainingConfig: set it there")
+    if isinstance(loading, Mapping) and "trust_remote_code" in loading:
+        reason = arguments.OURS["trust_remote_code"]
+        problems.append(f"trainer_args: model_init_kwargs: trust_remote_code cannot be set: {reason}")
     return problems
 
 

@@ -51,7 +51,7 @@ class TrainingConfig:
     """Share of the rows held out when there is no `eval_split`."""
 
     eval_samples: int = 256
-    """Most held-out rows that are used."""
+    """Most held-out rows that the stage is measured on. Exact match on made problems is always of the same problems."""
 
     max_samples: int | None = None
     """Most training rows that are used. None: all."""
@@ -105,7 +105,7 @@ class TrainingConfig:
     """Recompute activations in the backward pass: less memory, about a quarter slower. TRL's default is on."""
 
     use_liger_kernel: bool | None = None
-    """Liger's fused layer kernels. GPU only: on a CPU they stay off, and the run says so."""
+    """Liger's fused layer kernels. For CUDA: elsewhere they stay off, and the run says so."""
 
     dataloader_num_workers: int | None = None
     """Processes that prepare batches. 0: the training process itself."""
@@ -120,7 +120,7 @@ class TrainingConfig:
     """Checkpoints that are kept. None: all."""
 
     seed: int = 42
-    """Seed of new weights, of the order of the rows, and of sampling."""
+    """Seed of new weights, of the order of the rows, of sampling, and of made data."""
 
     trainer_args: Mapping[str, Any] = field(default_factory=dict)
     """Anything else that the stage's TRL config accepts, by its name there."""

@@ -8,7 +8,8 @@ from algorithms.config import TrainingConfig
 def train(config: TrainingConfig, stage_dir: Path) -> Path:
     """Train on pairs of a chosen and a rejected answer; return the checkpoint's directory.
 
-    The reference is the stage's own input, loaded a second time. `trainer_args` may name several losses and weights.
+    The reference is the stage's own input, which TRL loads a second time, or with `precompute_ref_log_probs` runs once
+    over the data before training. `trainer_args` may name several losses and weights.
 
     Raises:
         StageFailed: most pairs are longer than `max_length`, or training did not work.
@@ -18,11 +19,11 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     from algorithms import loading, supervision, training
 
     data = training.rows(config, "dpo")
-    tokenizer = loading.tokenizer(config, data.train[0])
+    tokenizer = loading.tokenizer(config, data.train)
     settings = training.trl_config("dpo", config, stage_dir)
+    settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
     trainer = DPOTrainer(
         model=loading.language_model(config),
-        ref_model=loading.language_model(config),  # left out, TRL would load it by the name stored in the model
         args=settings,
         train_dataset=data.train,
         eval_dataset=training.eval_rows(settings, data),

@@ -28,8 +28,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     if missing:
         raise Refused("; ".join(missing))
     settings = training.trl_config("grpo", config, stage_dir, extra)
-    if settings.beta and (config.revision or "model_init_kwargs" in config.trainer_args):
-        settings.model_init_kwargs = loading.options(config)  # TRL loads the reference model, by the policy's name
+    settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
     trainer = GRPOTrainer(
         model=loading.language_model(config),
         reward_funcs=functions,
@@ -37,7 +36,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
         args=settings,
         train_dataset=data.train,
         eval_dataset=training.eval_rows(settings, data),
-        processing_class=loading.tokenizer(config, data.train[0]),
+        processing_class=loading.tokenizer(config, data.train),
     )
     shown = {"reward": "reward", "reward_std": "std", "completions/mean_length": "length"}
     return training.fit(trainer, stage_dir, data, shown, judge_rewards)

@@ -5,22 +5,33 @@ from typing import Any
 from algorithms.config import TrainingConfig
 from algorithms.overrides import without_head_report
 from data import chat
-from utils.errors import StageFailed
+from utils.errors import Refused, StageFailed
 
 HEAD = "score.weight"  # the new layer of a reward model
 
 
-def tokenizer(config: TrainingConfig, row: dict[str, Any], *, gives_template: bool = False) -> Any:
-    """Return the model's tokenizer, fit for rows like `row`: a pad apart from EOS, and for conversations a template.
+def tokenizer(config: TrainingConfig, rows: Any, *, gives_template: bool = False) -> Any:
+    """Return the model's tokenizer, fit for `rows`: a pad apart from EOS, and for conversations a template.
 
     `gives_template`: a model without a chat template gets the project's; otherwise it is refused.
+
+    Raises:
+        Refused: there is no tokenizer, or it is not fit for the rows and cannot be made so.
     """
     from transformers import AutoTokenizer
     from trl import is_conversational
 
-    loaded = AutoTokenizer.from_pretrained(str(config.model_name), revision=config.revision or "main")
-    if is_conversational(row):
+    name = str(config.model_name)
+    try:
+        loaded = AutoTokenizer.from_pretrained(name, revision=config.revision or "main", trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise Refused(
+            f"{name} has no tokenizer that transformers can load ({_first_line(error)}). A model needs tokenizer.json "
+            "and tokenizer_config.json beside its weights: save them there, or name another model."
+        ) from error
+    if is_conversational(rows[0]):
         chat.prepare_tokenizer(loaded, template="give" if gives_template else "need")
+        chat.check_tools_render(loaded, rows)
     else:
         chat.separate_pad_from_eos(loaded)
     return loaded
@@ -29,10 +40,9 @@ def tokenizer(config: TrainingConfig, row: dict[str, Any], *, gives_template: bo
 def options(config: TrainingConfig) -> dict[str, Any]:
     """Return what `from_pretrained` takes to load the stage's model: type, attention kernel, revision, and the rest."""
     chosen: dict[str, Any] = {"dtype": config.dtype or "float32", "revision": config.revision or "main"}
+    chosen["trust_remote_code"] = False
     if config.attn_implementation is not None:
         chosen["attn_implementation"] = config.attn_implementation
-    if config.trainer_args.get("trust_remote_code"):
-        chosen["trust_remote_code"] = True
     return chosen | dict(config.trainer_args.get("model_init_kwargs") or {})
 
 
@@ -40,34 +50,37 @@ def language_model(config: TrainingConfig) -> Any:
     """Return the stage's model for next-token prediction.
 
     Raises:
+        Refused: transformers cannot load it.
         StageFailed: the checkpoint lacks weights that the model needs.
     """
     from transformers import AutoModelForCausalLM
 
-    model, found = AutoModelForCausalLM.from_pretrained(
-        str(config.model_name), output_loading_info=True, **options(config)
-    )
-    return _complete(model, found, config)
+    return _model(AutoModelForCausalLM, config)
 
 
 def reward_model(config: TrainingConfig, pad_token_id: int) -> Any:
     """Return the stage's model with a head that gives one score; a new head depends on `config.seed` alone.
 
     Raises:
+        Refused: transformers cannot load it.
         StageFailed: the checkpoint lacks other weights than the head.
     """
     from transformers import AutoModelForSequenceClassification, set_seed
 
     set_seed(config.seed)
     with without_head_report():
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            str(config.model_name), num_labels=1, output_loading_info=True, **options(config)
-        )
+        model = _model(AutoModelForSequenceClassification, config, num_labels=1)
     model.config.pad_token_id = pad_token_id  # the score is read at the last token that is not this one
-    return _complete(model, found, config)
+    return model
 
 
-def _complete(model: Any, found: dict[str, Any], config: TrainingConfig) -> Any:
+def _model(auto_class: Any, config: TrainingConfig, **head: int) -> Any:
+    try:
+        model, found = auto_class.from_pretrained(
+            str(config.model_name), output_loading_info=True, **head, **options(config)
+        )
+    except (OSError, ValueError) as error:
+        raise Refused(f"{config.model_name} cannot be loaded by transformers: {_first_line(error)}") from error
     missing = sorted(set(found["missing_keys"]) - {HEAD})
     if missing or found["mismatched_keys"]:
         wrong = missing or sorted(str(key) for key in found["mismatched_keys"])
@@ -76,3 +89,7 @@ def _complete(model: Any, found: dict[str, Any], config: TrainingConfig) -> Any:
             "they would be random. Is the checkpoint whole, and of this architecture?"
         )
     return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(" :")

@@ -8,7 +8,9 @@ from typing import Any
 def load_finished(trainer: Any, checkpoint: Path) -> None:
     """Bring a trainer to the state of its last checkpoint; `train` would take one step too many from there."""
     from transformers import TrainerState
+    from transformers.trainer_utils import align_special_tokens
 
+    align_special_tokens(trainer.model, trainer.processing_class)  # as `train` does first
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 

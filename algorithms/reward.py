@@ -19,7 +19,7 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     from algorithms import loading, supervision, training
 
     data = training.rows(config, "reward")
-    tokenizer = loading.tokenizer(config, data.train[0])
+    tokenizer = loading.tokenizer(config, data.train)
     settings = training.trl_config("reward", config, stage_dir)
     trainer = RewardTrainer(
         model=loading.reward_model(config, tokenizer.pad_token_id),

@@ -4,7 +4,9 @@ A reward function has TRL's convention: it takes `prompts, completions, completi
 lists, one item a completion, and returns one number each, or None where it has nothing to say.
 """
 
+import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,18 +80,32 @@ BUILT_IN: dict[str, Callable[[], RewardFunction]] = {
 """Each built-in reward by its name; called, it gives the function. TRL is imported only then."""
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    """Return a reward function's name, by which TRL logs it and its measurement is recorded."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def problems(extra: GRPOExtraConfig) -> list[str]:
-    """Return what is wrong with the rewards and their weights, without loading any."""
+    """Return what is wrong with the rewards and their weights, without loading a model."""
     found = []
     if not extra.rewards:
         found.append("reward_func is empty: name at least one reward")
     for source in extra.rewards:
         if isinstance(source, str) and source not in BUILT_IN and not Path(source).is_dir() and "/" not in source:
-            near = did_you_mean(source, BUILT_IN)
+            near = did_you_mean(source, BUILT_IN) or "."
             found.append(
                 f"reward_func {source!r} is no built-in reward{near} Built in: {', '.join(BUILT_IN)}. Also allowed: a "
                 "callable, StageOutput(name), a reward model's directory, a Hub id"
             )
+    functions = [load(one)[0] for one in extra.rewards if callable(one) or one in BUILT_IN]
+    found += [
+        f"reward_func has {count} functions of the name {name!r}, by which they are logged and measured: define each "
+        "under a name of its own, or set its __name__"
+        for name, count in Counter(map(name_of, functions)).items()
+        if count > 1
+    ]
     weights = extra.reward_weights
     if weights is not None and len(weights) != len(extra.rewards):
         found.append(f"reward_weights has {len(weights)} numbers for {len(extra.rewards)} rewards: give one for each")
@@ -110,13 +126,17 @@ def reward_model(path: str) -> tuple[Any, Any]:
     The score is read at the last token that is not padding: padding stands on the right and has a token of its own.
 
     Raises:
-        Refused: it does not give one score, or its tokenizer has no chat template or no padding token.
+        Refused: it does not give one score, lacks weights, or its tokenizer has no chat template or no padding token.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", trust_remote_code=False)
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype="auto", output_loading_info=True, trust_remote_code=False
+    )
     lacks = []
+    if found["missing_keys"]:
+        lacks.append(f"it lacks {', '.join(sorted(found['missing_keys']))}, which would be random")
     if model.config.num_labels != 1:
         lacks.append(f"it gives {model.config.num_labels} scores instead of 1")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -137,8 +157,9 @@ def missing_columns(functions: Iterable[Any], columns: Sequence[str]) -> list[st
             continue
         lacking = [name for name in _columns_of(function) if name not in columns]
         if lacking:
-            name = getattr(function, "__name__", type(function).__name__)
-            found.append(f"the reward {name} needs {', '.join(lacking)}; the data has {', '.join(columns)}")
+            found.append(
+                f"the reward {name_of(function)} needs {', '.join(lacking)}; the data has {', '.join(columns)}"
+            )
     return found
 
 

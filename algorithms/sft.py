@@ -19,7 +19,7 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     from algorithms import loading, supervision, training
 
     data = training.rows(config, "sft")
-    tokenizer = loading.tokenizer(config, data.train[0], gives_template=True)
+    tokenizer = loading.tokenizer(config, data.train, gives_template=True)
     trains_on, defaults = supervision.choose(tokenizer, data.train, config)
     settings = training.trl_config("sft", config, stage_dir, **defaults)
     held_out = training.eval_rows(settings, data)

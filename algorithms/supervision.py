@@ -82,12 +82,12 @@ def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
     _show(tokenizer, trainer.train_dataset[0], stage_dir)
     examples = list(_labels(trainer.train_dataset))
     dropped = 0 if trainer.args.packing else len(rows) - len(trainer.train_dataset)
-    open_ended = dropped + sum(tokenizer.eos_token_id not in labels for labels in examples)
+    open_ended = dropped + sum(_is_cut_off(labels, tokenizer.eos_token_id) for labels in examples)
     number = dropped + len(examples)
     _judge(
         open_ended / number,
-        f"{open_ended} of {number} examples do not supervise the EOS {tokenizer.eos_token!r}: they are cut off at"
-        f" max_length = {trainer.args.max_length}, or the chat template ends an answer with another token",
+        f"{open_ended} of {number} examples do not supervise the EOS {tokenizer.eos_token!r} of their last answer: they"
+        f" are cut off at max_length = {trainer.args.max_length}, or the template ends an answer with another token",
         stage_dir,
     )
 
@@ -114,6 +114,11 @@ def _judge(share: float, message: str, stage_dir: Path) -> None:
         raise StageFailed(f"{message}. Too little would be learnt of how answers end: raise max_length.")
     if share > MANY:
         StageLog(stage_dir).alarm(0, "cut_off_examples", message)
+
+
+def _is_cut_off(labels: list[int], eos_token_id: int) -> bool:
+    """Return whether no answer ends, or the last token is learnt and no EOS: one may come before a last line break."""
+    return eos_token_id not in labels or (labels[-1] != -100 and eos_token_id not in labels[-2:])
 
 
 def _labels(dataset: Rows) -> Iterator[list[int]]:

@@ -31,8 +31,8 @@ def trl_config(
 ) -> Any:
     """Return the TRL config of a stage; `defaults` are ours, for what the recipe leaves open."""
     options = defaults | arguments.resolve(config, extra, stage_dir) | {"report_to": trackers.report_to()}
-    if config.use_liger_kernel and not options["use_liger_kernel"]:
-        warn("use_liger_kernel is off: Liger's kernels need a GPU")
+    if arguments.given(config, extra).get("use_liger_kernel") and not options["use_liger_kernel"]:
+        warn("use_liger_kernel is off: Liger's kernels need a CUDA GPU")
     return arguments.config_class(kind)(**options)
 
 
@@ -60,7 +60,8 @@ def fit(
     log = StageLog(stage_dir)
     if len(trainer.train_dataset) == 0:
         raise StageFailed("no training row is left: each is longer than max_length, or holds nothing to learn")
-    log.info(data=data.info)
+    config = log.read_info().get("config") or {}
+    log.info(data=data.info, config=config | {"trainer": trainer.args.to_dict()})
     before = _sample_weights(trainer.model)
     _train(trainer, stage_dir, log, shown)
     history: History = trainer.state.log_history
@@ -87,7 +88,9 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
     from transformers import PrinterCallback
 
     checkpoint = newest_checkpoint(stage_dir)
-    if checkpoint is not None and _resume(trainer, checkpoint, log):
+    if checkpoint is None:
+        log.cut_back(0)  # an attempt that was killed before its first checkpoint
+    elif _resume(trainer, checkpoint, log):
         return
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)

@@ -19,6 +19,10 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from evaluation.paired import t_quantile
+
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = (
     ("pretrain", "skills", "strict"),
@@ -33,14 +37,17 @@ SHOWN = (
     ("dpo", "preferences", "accuracy"),
     ("dpo", "reward_model", "prefers_after"),
 )
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t at 97.5 %, by degrees of freedom."""
 
 
-def run(*arguments: str) -> tuple[float, int]:
-    """Run `run_all.py` with these arguments; return its wall time in seconds and its peak resident memory in bytes."""
+def run(runs_dir: Path, *arguments: str) -> tuple[Path, float, int]:
+    """Run `run_all.py --test` with these arguments.
+
+    Returns the run directory that it made, its wall time in seconds and its peak resident memory in bytes.
+    """
+    before = set(runs_dir.glob("*/"))
+    command = [sys.executable, str(ROOT / "run_all.py"), "--test", "--runs-dir", str(runs_dir), *arguments]
     started, peak = time.monotonic(), 0
-    with subprocess.Popen([sys.executable, str(ROOT / "run_all.py"), *arguments], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             try:
@@ -49,13 +56,13 @@ def run(*arguments: str) -> tuple[float, int]:
                 break
             time.sleep(0.2)
     if process.returncode:
-        raise SystemExit(f"run_all.py {' '.join(arguments)} ended with {process.returncode}")
-    return time.monotonic() - started, peak
-
-
-def newest_run(runs_dir: Path) -> Path:
-    """Return the newest run directory."""
-    return max((path for path in runs_dir.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    made = set(runs_dir.glob("*/")) - before
+    if len(made) != 1:
+        raise SystemExit(
+            f"{len(made)} new runs in {runs_dir}: another process writes there; name a directory of its own"
+        )
+    return made.pop(), time.monotonic() - started, peak
 
 
 def stages_of(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -73,33 +80,38 @@ def figure(info: dict[str, Any], task: str, metric: str, when: str = "after") ->
     return float(found[0])
 
 
+def trained_s(info: dict[str, Any]) -> float:
+    """Return how long a stage's training took, its loading and evaluation left out."""
+    events = (Path(info["output"]["path"]) / "training_events.log").read_text().splitlines()
+    times = {kind: datetime.fromisoformat(at) for at, kind, _ in (line.split(" | ", 2) for line in events)}
+    return (times["TRAIN_END"] - times["TRAIN_START"]).total_seconds()
+
+
 def measure(seed: int, runs_dir: Path, with_control: bool) -> dict[str, Any]:
     """Run one seed, and its control if asked; return the figures."""
-    wall_s, peak = run("--test", "--seed", str(seed), "--runs-dir", str(runs_dir))
-    run_dir = newest_run(runs_dir)
+    run_dir, wall_s, peak = run(runs_dir, "--seed", str(seed))
     stages = stages_of(run_dir)
     result: dict[str, Any] = {"seed": seed, "wall_s": wall_s, "peak_bytes": peak}
     result |= {f"{stage} {task} {metric}": figure(stages[stage], task, metric) for stage, task, metric in SHOWN}
     result["dpo change of skills strict"] = result["dpo skills strict"] - result["sft skills strict"]
     result |= {f"{name} seconds": info["duration_s"] for name, info in stages.items()}
-    if not with_control:
-        return result
+    return result | (control(seed, runs_dir, run_dir) if with_control else {})
 
-    def train_s(name: str) -> float:
-        """Return how long the stage's training took, its loading and evaluation left out."""
-        events = (Path(stages[name]["output"]["path"]) / "training_events.log").read_text().splitlines()
-        times = {kind: datetime.fromisoformat(at) for at, kind, _ in (line.split(" | ", 2) for line in events)}
-        return (times["TRAIN_END"] - times["TRAIN_START"]).total_seconds()
 
-    later_s = sum(train_s(name) for name in ("reward", "dpo", "grpo"))
-    per_step_s = train_s("sft") / stages["sft"]["steps"]
-    steps = stages["sft"]["steps"] + math.ceil(later_s / per_step_s)
-    run(
-        "--test", "--seed", str(seed), "--runs-dir", str(runs_dir), "--stages", "sft", "--from", run_dir.name,
-        "--set", f"sft.max_steps={steps}",
-    )  # fmt: skip
-    control = stages_of(newest_run(runs_dir))["sft"]
-    return result | {"control sft steps": steps, "control skills strict": figure(control, "skills", "strict")}
+def control(seed: int, runs_dir: Path, run_dir: Path) -> dict[str, float]:
+    """Train SFT again from the run's base, for as long as SFT, reward model, DPO and GRPO trained; return figures."""
+    stages = stages_of(run_dir)
+    seconds = {name: trained_s(stages[name]) for name in ("sft", "reward", "dpo", "grpo")}
+    steps = math.ceil(stages["sft"]["steps"] * sum(seconds.values()) / seconds["sft"])
+    only_sft = ("--stages", "sft", "--from", run_dir.name, "--set", f"sft.max_steps={steps}")
+    control_dir, _, _ = run(runs_dir, "--seed", str(seed), *only_sft)
+    info = stages_of(control_dir)["sft"]
+    return {
+        "control sft steps": info["steps"],
+        "control sft seconds of training": trained_s(info),
+        "seconds of training of sft, reward, dpo, grpo": sum(seconds.values()),
+        "control skills strict": figure(info, "skills", "strict"),
+    }
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -109,7 +121,7 @@ def table(results: list[dict[str, Any]]) -> str:
         values = [float(result[name]) for result in results]
         mean, interval = statistics.fmean(values), "–"
         if len(values) > 1:
-            half = T_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+            half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
             interval = f"{mean - half:.4g} … {mean + half:.4g}"
         if name != "seed":
             lines.append(f"| {name} | {mean:.4g} | {interval} | {min(values):.4g} | {max(values):.4g} |")

@@ -4,11 +4,14 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evaluation.checkpoint import Checkpoint
 from evaluation.encode import Row
 from evaluation.task import PromptTask, Scores, ending_scores, scattered
+
+if TYPE_CHECKING:
+    from evaluation.generate import Completion
 
 RewardFunction = Callable[..., Any]
 
@@ -38,7 +41,7 @@ class Rewards(PromptTask):
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return each function's reward under its name, `stop_rate` and `completion_tokens`."""
         completions = self.completions(checkpoint)
-        said = {index: completion.text for index, completion in enumerate(completions) if completion is not None}
+        said = {index: completion for index, completion in enumerate(completions) if completion is not None}
         rows = [self.held_out.rows[index] for index in said]
         scores: Scores = {}
         for name, function in self.functions.items():
@@ -47,29 +50,29 @@ class Rewards(PromptTask):
         return scores | ending_scores(completions)
 
 
-def call_reward(function: RewardFunction, rows: Sequence[Row], texts: Sequence[str]) -> list[float | None]:
-    """Return what a reward function of TRL's convention gives for `texts` as completions of the rows' prompts.
+def call_reward(function: RewardFunction, rows: Sequence[Row], said: "Sequence[Completion]") -> list[float | None]:
+    """Return what a reward function of TRL's convention gives for what was said to the rows' prompts.
 
     Raises:
         ValueError: it does not return one reward a completion.
     """
     from transformers import TrainerState
 
-    if not texts:
+    if not said:
         return []
     prompts = [row["prompt"] for row in rows]
     talk = not isinstance(prompts[0], str)
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
     rewards = function(
         prompts=prompts,
-        completions=[[{"role": "assistant", "content": text}] for text in texts] if talk else list(texts),
-        completion_ids=[[] for _ in texts],
+        completions=[[{"role": "assistant", "content": one.text}] if talk else one.text for one in said],
+        completion_ids=[one.ids for one in said],
         trainer_state=TrainerState(),
         log_extra=lambda *_: None,
         log_metric=lambda *_: None,
         **columns,
     )
     rewards = list(asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards)
-    if len(rewards) != len(texts):
-        raise ValueError(f"a reward function returned {len(rewards)} rewards for {len(texts)} completions")
+    if len(rewards) != len(said):
+        raise ValueError(f"a reward function returned {len(rewards)} rewards for {len(said)} completions")
     return [None if reward is None else float(reward) for reward in rewards]

@@ -123,7 +123,7 @@ class Checkpoint:
             by_index = dict(zip(fits, done, strict=True))
             return [by_index.get(i) for i in range(len(ids))]
 
-        key = f"{'sampled-' if sampled else ''}completions-{fingerprint([prompts, max_new_tokens])}"
+        key = f"{'sampled-' if sampled else ''}completions-v2-{fingerprint([prompts, max_new_tokens])}"
         return [None if item is None else Completion(*item) for item in self.remembered(key, compute)]
 
     def encode(self, prompt: Any, tools: Any = None) -> list[int]:
@@ -172,11 +172,15 @@ def load_reward_model(directory: Path | str, pad_token_id: int) -> "PreTrainedMo
     """Return the reward model in `directory`.
 
     Raises:
-        Refused: it does not give one score.
+        Refused: it does not give one score, or lacks weights.
     """
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=_dtype())
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        directory, dtype=_dtype(), output_loading_info=True
+    )
+    if found["missing_keys"]:
+        raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: its scores would be random.")
     if model.config.num_labels != 1:
         raise Refused(f"{directory} gives {model.config.num_labels} scores instead of 1: it is no reward model.")
     model.config.get_text_config().pad_token_id = pad_token_id  # the score is read at the last other token

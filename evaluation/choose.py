@@ -24,7 +24,7 @@ ANSWER_TOKENS = 128
 SKILL_TOKENS = 96
 """Tokens for one turn on a made problem; the taught solutions need fewer."""
 MADE_SEED = 0
-"""One for all runs, so that all are measured on the same problems."""
+"""One for the problems of all runs and stages: before is the input's after, whatever `seed` and `eval_samples` are."""
 
 
 def tasks_for(
@@ -69,9 +69,9 @@ def tasks_for(
 
 
 def held_out_rows(config: "DataConfig", kind: str) -> list[Row]:
-    """Return a stage's held-out rows in its layout: of made data the world's own number, else `eval_samples`."""
+    """Return a stage's held-out rows in its layout, those that its record describes."""
     if config.dataset_name.startswith("made:"):
-        return list(made_rows(config.dataset_name.removeprefix("made:"), "eval", None, MADE_SEED))
+        return list(made_rows(config.dataset_name.removeprefix("made:"), "eval", config.eval_samples, config.seed))
     from data.sources import load_for
 
     return list(load_for(config, kind).eval)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.chat import encode
 from evaluation.checkpoint import (
@@ -20,6 +20,9 @@ from evaluation.paired import paired_difference
 from evaluation.task import PromptTask, Scores, Task, scattered
 from evaluation.tasks import rewards_of
 from utils.console import progress
+
+if TYPE_CHECKING:
+    from evaluation.generate import Completion
 
 JUDGED_ANSWERS = 300
 """Answers of one policy that a reward model is asked about."""
@@ -116,8 +119,13 @@ def judged_by_reward_model(
     tokenizer = load_tokenizer(reward_model)
     pad = tokenizer.pad_token_id
     judge = Checkpoint(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad), "reward model")
+    prompts = [asked for row in task.held_out.rows if (asked := prompt_of(row)) is not None][:JUDGED_ANSWERS]
+    said = []
     try:
-        earlier, later = (_judged(judge, task, policy) for policy in (before, after))
+        for policy in (before, after):
+            said.append(policy.complete(prompts, task.max_new_tokens, sampled=True))
+            policy.release()  # one model at a time
+        earlier, later = (_judged(judge, prompts, answers) for answers in said)
     except Impossible as impossible:
         return [_result("reward_model", "prefers_after", [], None, None, str(impossible))]
     finally:
@@ -132,10 +140,10 @@ def judged_by_reward_model(
     ]
 
 
-def _judged(judge: Checkpoint, task: PromptTask, policy: Checkpoint) -> list[float | None]:
-    """Return the reward of the policy's answer to each row, prompt and answer rendered as the judge was trained on."""
-    prompts = [asked for row in task.held_out.rows if (asked := prompt_of(row)) is not None][:JUDGED_ANSWERS]
-    said = policy.complete(prompts, task.max_new_tokens, sampled=True)
+def _judged(
+    judge: Checkpoint, prompts: Sequence[tuple[Any, Any]], said: "Sequence[Completion | None]"
+) -> list[float | None]:
+    """Return the reward of the answer to each (prompt, tools), both rendered as the judge was trained on."""
     sequences: dict[int, list[int]] = {}
     for index, ((prompt, tools), answer) in enumerate(zip(prompts, said, strict=True)):
         if answer is None:

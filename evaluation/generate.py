@@ -28,10 +28,15 @@ class Completion(NamedTuple):
 
     text: str
     """Without special tokens, as reward functions see it."""
-    n_tokens: int
-    """Its EOS included."""
+    ids: list[int]
+    """Its tokens, the EOS included."""
     stopped: bool
     """Whether it ended by itself, not by the limit."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Its length."""
+        return len(self.ids)
 
 
 def complete(
@@ -57,7 +62,7 @@ def complete(
             generated = _generate(model, [prompts[i] for i in batch], max_new_tokens, options)
             texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
             for index, ids, text in zip(batch, generated, texts, strict=True):
-                completions[index] = Completion(text, len(ids), ids[-1] in stops)
+                completions[index] = Completion(text, ids, ids[-1] in stops)
     return [completion for completion in completions if completion is not None]
 
 

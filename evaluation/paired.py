@@ -1,4 +1,4 @@
-"""Intervals of means and of paired differences, all at 95 %. Pure functions of numbers."""
+"""Intervals of paired differences, at 95 %. Pure functions of numbers."""
 
 import math
 from collections.abc import Sequence
@@ -10,27 +10,11 @@ Z = 1.959963984540054
 
 
 class Estimate(NamedTuple):
-    """A mean, or a mean difference, with its 95 % interval. The bounds are NaN where one example allows no interval."""
+    """A mean difference with its 95 % interval. The bounds are NaN where one example allows no interval."""
 
     mean: float
     low: float
     high: float
-
-
-def mean_interval(values: Sequence[float]) -> Estimate:
-    """Return the mean of `values` with its interval: Wilson's (1927) for outcomes 0 and 1, else Student's t.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("no values: an interval needs at least one")
-    if not is_binary(values):
-        return _student(values)
-    n, share = len(values), sum(values) / len(values)
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estimate:

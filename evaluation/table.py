@@ -14,7 +14,7 @@ Result = Mapping[str, Any]
 
 
 def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of stages in run order, each with `name`, `evaluation` and perhaps `kind`, if its name is none.
+    """Return the table of stages in run order, each with `name` (its kind) and `evaluation`.
 
     Shows the results that matter for the kind of stage; fits 100 columns. Reasons for missing figures stand below it.
     """
@@ -29,7 +29,7 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     reasons: dict[str, None] = {}
     for stage in stages:
         name = str(stage["name"])
-        rows = list(shown(str(stage.get("kind", name)), stage.get("evaluation") or []))
+        rows = list(shown(name, stage.get("evaluation") or []))
         for index, (label, result) in enumerate(rows):
             mark = verdict(result["metric"], result["ci95"])
             if result.get("reason"):
@@ -46,10 +46,7 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def shown(kind: str, results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
-    """Yield what matters for a kind of stage, in order, each with its name; everything for an unknown kind."""
-    if kind not in SHOWN:
-        yield from ((f"{result['task']} {result['metric']}", result) for result in results)
-        return
+    """Yield what matters for a kind of stage, in order, each with its name."""
     for pattern, label in SHOWN[kind].items():
         start, star, _ = pattern.partition("*")
         for result in results:

@@ -1,5 +1,6 @@
 """What a task is: held-out rows, and the scores that a checkpoint gets on each of them."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,11 +107,17 @@ def scattered(values: Mapping[int, float | None], length: int) -> list[float | N
 def weighted(sums: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
     """Return one score an example such that their plain mean is sum(sums) / sum(sizes); None where the size is 0.
 
-    A document's share of the loss grows with its length, and yet documents, not tokens, are the independent examples.
+    The score is `ratio + (total - ratio·size) / mean size`, the ratio linearised (delta method). The spread of these
+    scores, or of their paired differences, is that of the ratio, since a size adds nothing by itself. Documents, not
+    tokens, are the independent examples.
 
-    >>> weighted([2.0, 6.0], [1, 3])
-    [1.0, 3.0]
+    >>> weighted([2.0, 10.0], [1, 3])
+    [2.5, 3.5]
     """
-    counted = [size for size in sizes if size]
-    mean_size = sum(counted) / len(counted) if counted else 1.0
-    return [total / mean_size if size else None for total, size in zip(sums, sizes, strict=True)]
+    counted = [(total, size) for total, size in zip(sums, sizes, strict=True) if size]
+    if not counted:
+        return [None for _ in sizes]
+    all_sizes = sum(size for _, size in counted)
+    ratio, mean_size = math.fsum(total for total, _ in counted) / all_sizes, all_sizes / len(counted)
+    scores = (ratio + (total - ratio * size) / mean_size for total, size in zip(sums, sizes, strict=True))
+    return [score if size else None for score, size in zip(scores, sizes, strict=True)]

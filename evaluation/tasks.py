@@ -18,6 +18,7 @@ class LanguageModelling(Task):
     """Documents (rows with `text`): how well each token is predicted, from a document's second on."""
 
     name: ClassVar[str] = "documents"
+    version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("loss", "bits_per_byte")
 
     def score(self, checkpoint: Checkpoint) -> Scores:
@@ -34,6 +35,7 @@ class Demonstrations(Task):
     """SFT rows (`messages`, `prompt, completion` or `text`): how well what the assistant should say is predicted."""
 
     name: ClassVar[str] = "demonstrations"
+    version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
     def score(self, checkpoint: Checkpoint) -> Scores:

@@ -10,8 +10,9 @@ from pipeline import run_pipeline
 
 configs = {
     # The base model continues text and does not end its turn: it learns to, so <|im_end|> becomes its end of sequence.
-    # float32 weights everywhere: in bfloat16, updates of 1e-5 and less round away. The 8-bit states of AdamW make that
-    # 10 bytes a weight, gradients included, 4.9 GB for 494 M weights, instead of 16.
+    # float32 weights everywhere: in bfloat16, updates of 1e-5 and less round away. Weights and gradients of 494 M are
+    # 8 bytes each, 3.95 GB. AdamW's states are 2 bytes of 358 M, 0.72 GB, and 8 of the 136 M embeddings, which
+    # transformers keeps in 32 bits, 1.09 GB: 5.76 GB together, instead of 7.90 with all states in 32 bits.
     "sft": TrainingConfig(
         model_name="Qwen/Qwen2.5-0.5B", output_dir="Qwen2.5-0.5B-SFT", dataset_name="trl-lib/Capybara",
         learning_rate=2e-5, lr_scheduler_type="cosine", warmup_steps=0.03, num_train_epochs=1,
@@ -25,11 +26,12 @@ configs = {
         per_device_train_batch_size=2, gradient_accumulation_steps=16, max_length=1024, optim="adamw_8bit",
         save_steps=200, save_total_limit=2,
     ),
+    # The reference's log-probabilities are computed ahead: its weights, 1.98 GB, are not held beside the policy's.
     "dpo": TrainingConfig(
         model_name=StageOutput("sft"), output_dir="Qwen2.5-0.5B-DPO", dataset_name="trl-lib/ultrafeedback_binarized",
         eval_split="test", learning_rate=1e-6, beta=0.1, warmup_steps=0.03, num_train_epochs=1,
         per_device_train_batch_size=1, gradient_accumulation_steps=32, max_length=1024, optim="adamw_8bit",
-        save_steps=200, save_total_limit=2,
+        save_steps=200, save_total_limit=2, trainer_args={"precompute_ref_log_probs": True},
     ),
     # Eight answers a prompt: with two, both are mostly right or both wrong, and most steps teach nothing.
     "grpo": TrainingConfig(

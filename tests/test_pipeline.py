@@ -1,5 +1,6 @@
 """The run: its directory and record, what it refuses, how it fails, stops and goes on. Stages are stand-ins here."""
 
+import gc
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +128,7 @@ def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
         stage = _info(run / name / "stage_info.json")
         assert set(stage) >= STAGE_INFO_KEYS
         assert (stage["status"], stage["evaluation"]) == ("passed", [RESULT])
-        assert stage["config"]["trainer"]["per_device_train_batch_size"] == 8
+        assert stage["config"]["dataset_name"] in ("rows.jsonl", "pairs.jsonl")
     console = (run / "console_output.log").read_text()
     assert "\x1b" not in console
     for text in (run.name, "rows.jsonl", "sft passed", "Held-out results"):
@@ -187,6 +189,28 @@ def test_a_failing_measurement_fails_the_stage(stages: Stages, monkeypatch: pyte
     monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(RuntimeError("cannot score"))())
     with pytest.raises(StageFailed, match="cannot score"):
         run_pipeline(_configs())
+
+
+def test_the_trainers_model_is_freed_before_it_is_measured(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.forward = lambda: self  # a cycle, as accelerate makes one
+
+    alive: list[weakref.ref[Model]] = []
+    found: list[Model | None] = []
+    stages.instead["sft"] = lambda: alive.append(weakref.ref(Model()))
+
+    def measure(*_: Any, **__: Any) -> list[dict[str, Any]]:
+        found.append(alive[0]())
+        return [RESULT]
+
+    monkeypatch.setattr("evaluation.evaluate_stage", measure)
+    gc.disable()
+    try:
+        run_pipeline(_sft())
+    finally:
+        gc.enable()
+    assert found == [None]
 
 
 def _sft(**changes: Any) -> Configs:

@@ -43,7 +43,7 @@ def report(error: BaseException) -> int:
 
 def plain_endings() -> None:
     """Let a script that these errors end print one message instead of a traceback, with the error's exit code."""
-    if sys.excepthook is _hook or sys.excepthook is not sys.__excepthook__ or hasattr(sys, "ps1"):
+    if sys.excepthook is not sys.__excepthook__ or hasattr(sys, "ps1"):
         return  # an interactive session, a notebook or a test runner shows errors in its own way
     sys.excepthook = _hook
 

@@ -28,6 +28,7 @@ NOISE = re.compile(
     r"using the .__call__. method is faster|"
     r"This is not expected.*lora|"
     r"generation flags are not valid|"
+    r"model_init_kwargs. will be ignored|"  # not by the reference model, for which they are set
     r"Redirects are currently not supported|"
     r"CUDA initialization: Found no NVIDIA driver|"
     r"cpp extensions|"

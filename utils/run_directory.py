@@ -82,10 +82,6 @@ class RunInfo:
         stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]
         self.set(stages=stages)
 
-    def stage(self, name: str) -> dict[str, Any] | None:
-        """Return one stage's entry, or None if the run has no such stage."""
-        return next((entry for entry in self.read()["stages"] if entry["name"] == name), None)
-
 
 def find(runs_dir: Path, run_id: str) -> RunInfo:
     """Return the run of that id; `latest` is the newest that has not passed.

@@ -44,18 +44,19 @@ class StageLog:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
     def cut_back(self, step: int) -> None:
-        """Drop the metrics logged after `step`, and a last line that a crash left incomplete."""
-        if not self.metrics_file.exists():
-            return
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if (logged := _step_of(line)) is not None and logged <= step]
-        replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
+        """Drop the metrics and alarms of later steps than `step`, and a last line that a crash left incomplete."""
+        if self.metrics_file.exists():
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if (logged := _step_of(line)) is not None and logged <= step]
+            replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
+        if alarms := self.read_info().get("alarms"):
+            self.info(alarms=[alarm for alarm in alarms if alarm["step"] <= step])
 
     def alarm(self, step: int, name: str, message: str) -> None:
-        """Record an alarm as an event and in stage_info.json, and show it to the user."""
+        """Record an alarm as an event and in stage_info.json, there once however often it is raised; tell the user."""
         self.event("ALARM", f"step {step}: {name}: {message}")
-        alarms = self.read_info().get("alarms") or []
-        self.info(alarms=[*alarms, {"step": step, "name": name, "message": message}])
+        others = [one for one in self.read_info().get("alarms") or [] if (one["step"], one["name"]) != (step, name)]
+        self.info(alarms=[*others, {"step": step, "name": name, "message": message}])
         warn(f"step {step}: {name}: {message}")
 
     def info(self, **fields: Any) -> None:

@@ -104,6 +104,12 @@ def test_loading_options_that_have_a_field_are_refused_in_trainer_args() -> None
     assert "dtype" in problem
 
 
+@pytest.mark.parametrize("given", [{"trust_remote_code": True}, {"model_init_kwargs": {"trust_remote_code": True}}])
+def test_remote_code_is_refused_wherever_it_is_asked_for(given: dict[str, Any]) -> None:
+    (problem,) = check("sft", config(trainer_args=given))
+    assert "trust_remote_code cannot be set: code that comes with a model is never run" in problem
+
+
 def test_a_batch_that_holds_no_whole_groups_is_refused_with_one_that_does() -> None:
     fields = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
     (problem,) = check("grpo", config(**fields), GRPOExtraConfig(num_generations=4))
@@ -129,6 +135,30 @@ def test_rewards_are_checked_by_name_and_by_number_of_weights() -> None:
 def test_an_unknown_kind_is_told_with_the_nearest() -> None:
     (problem,) = check("stf", config())
     assert "'sft'" in problem
+    (problem,) = check("quantise", config())
+    assert "no kind of stage. Allowed" in problem
+    (problem,) = check("grpo", config(), GRPOExtraConfig(reward_func="zzz"))
+    assert "no built-in reward. Built in" in problem
+
+
+def test_two_rewards_of_one_name_are_refused() -> None:
+    def at_most(limit: int) -> Any:
+        def brief(completions: list[Any], **_: Any) -> list[float]:
+            return [float(len(one) <= limit) for one in completions]
+
+        return brief
+
+    pairs: list[list[Any]] = [
+        [at_most(3), at_most(9)],
+        [lambda **_: [], lambda **_: []],
+        ["exact_match", "exact_match"],
+    ]
+    for pair in pairs:
+        (problem,) = check("grpo", config(), GRPOExtraConfig(reward_func=pair))
+        assert "2 functions of the name" in problem
+    named = at_most(9)
+    named.__name__ = "brief_9"
+    assert check("grpo", config(), GRPOExtraConfig(reward_func=[at_most(3), named, "exact_match"])) == []
 
 
 @pytest.mark.parametrize(

@@ -111,21 +111,25 @@ def test_type_and_attention_reach_the_model(configure: Callable[..., TrainingCon
     assert loading.language_model(configure("sft")).dtype == torch.float32
 
 
-def test_liger_is_for_gpus_and_off_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_liger_is_for_cuda_and_off_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wanted = config(use_liger_kernel=True, bf16=False)
-    monkeypatch.setattr(arguments, "training_device", lambda options: "cpu")
-    assert arguments.resolve(wanted, None, tmp_path)["use_liger_kernel"] is False
+    for device in ("cpu", "mps"):
+        monkeypatch.setattr(arguments, "training_device", lambda options, device=device: device)
+        assert arguments.resolve(wanted, None, tmp_path)["use_liger_kernel"] is False
     monkeypatch.setattr(arguments, "training_device", lambda options: "cuda")
     assert arguments.resolve(wanted, None, tmp_path)["use_liger_kernel"] is True
 
 
+@pytest.mark.parametrize("asked", [{"use_liger_kernel": True}, {"trainer_args": {"use_liger_kernel": True}}])
 def test_liger_left_off_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from algorithms import training
 
     monkeypatch.setattr(arguments, "training_device", lambda options: "cpu")
-    training.trl_config("sft", config(use_liger_kernel=True), tmp_path)
+    training.trl_config("sft", config(), tmp_path)
+    assert "use_liger_kernel" not in capsys.readouterr().out
+    training.trl_config("sft", config(**asked), tmp_path)
     assert "use_liger_kernel is off" in capsys.readouterr().out
 
 

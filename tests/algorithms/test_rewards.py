@@ -1,5 +1,6 @@
 """The built-in rewards, and how rewards of every kind are found and checked."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_reward_whose_column_is_missing_is_told() -> None:
 
     (line,) = rewards.missing_columns([sized, rewards.exact_match], ["prompt", "answer"])
     assert line == "the reward sized needs size; the data has prompt, answer"
+
+
+def test_a_reward_has_the_name_that_trl_gives_it() -> None:
+    from trl.trainer.utils import get_callable_name
+
+    class Long:
+        def __call__(self, completions: list[Any], **_: Any) -> list[float]:
+            return [1.0 for _ in completions]
+
+    for function in (rewards.exact_match, partial(rewards.exact_match, answer=[]), Long(), Long().__call__):
+        assert rewards.name_of(function) == get_callable_name(function)
 
 
 def test_a_callable_object_is_a_reward() -> None:

@@ -60,6 +60,9 @@ def test_a_stage_leaves_a_checkpoint_that_loads_and_a_record(kind: str, configur
     assert info["steps"] == 3
     assert info["tokens"] == metrics(stage_dir)[-1]["num_tokens"] > 0
     assert info["peak_memory_bytes"] > 0
+    trainer = info["config"]["trainer"]
+    assert (trainer["max_steps"], trainer["per_device_train_batch_size"]) == (3, 4)
+    assert trainer.get("assistant_only_loss", True) is True  # what SFT decides by the template
     assert info["data"]["train_rows"] + info["data"]["eval_rows"] + info["data"]["dropped"] == 100
 
 
@@ -87,13 +90,23 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
     assert events(resumed) == ["RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END"]
 
 
+def test_a_stage_killed_before_its_first_checkpoint_holds_each_step_once(configure: Configure, stage_dir: Path) -> None:
+    (stage_dir / "training_metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    run("sft", configure("sft"), stage_dir)
+    assert [line["step"] for line in metrics(stage_dir)] == [1, 2, 3]
+    assert "loss" in metrics(stage_dir)[0]
+
+
 def test_a_stage_killed_after_its_last_checkpoint_takes_no_more_steps(configure: Configure, tmp_path: Path) -> None:
-    config = configure("sft", max_steps=3)
+    # The model has an EOS of its own; the stage's is that of the template.
+    config = configure("sft", max_steps=3, trainer_args={"model_init_kwargs": {"eos_token_id": 0}})
     whole, resumed = run("sft", config, tmp_path / "whole"), tmp_path / "resumed"
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-3", resumed / "checkpoint-3")
     run("sft", config, resumed)
     assert weights_sha256(resumed) == weights_sha256(whole)
+    for name in ("config.json", "generation_config.json"):
+        assert (resumed / name).read_text() == (whole / name).read_text()
     assert json.loads((resumed / "stage_info.json").read_text())["steps"] == 3
 
 
@@ -114,6 +127,57 @@ def test_a_trained_model_without_a_template_goes_through_all_stages(
 def test_dpo_loss_is_log_2_when_policy_equals_reference(configure: Configure, stage_dir: Path) -> None:
     run("dpo", configure("dpo", max_steps=1), stage_dir)
     assert metrics(stage_dir)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "grpo"])
+def test_the_reference_is_loaded_as_the_policy_was_and_nobody_is_told_otherwise(
+    kind: str,
+    configure: Configure,
+    stage_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from algorithms import training
+    from utils.quiet import quiet_libraries
+
+    trainers: list[Any] = []
+
+    def collect(trainer: Any, *_: Any) -> Path:
+        trainers.append(trainer)
+        return stage_dir
+
+    monkeypatch.setattr(training, "fit", collect)
+    loading = {"model_init_kwargs": {"attention_dropout": 0.25}}
+    with quiet_libraries(None):
+        run(kind, configure(kind, beta=0.1, attn_implementation="eager", trainer_args=loading), stage_dir)
+    (trainer,) = trainers
+    for model in (trainer.model, trainer.ref_model):
+        assert model.config.attention_dropout == 0.25
+        assert model.config._attn_implementation == "eager"
+    states = (trainer.model.state_dict(), trainer.ref_model.state_dict())
+    assert all(weight.equal(states[1][name]) for name, weight in states[0].items())
+    assert "will be ignored" not in capsys.readouterr().out
+
+
+def test_dpo_with_the_reference_computed_ahead_holds_none_and_learns_the_same(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from algorithms import training
+
+    trainers: list[Any] = []
+    fit = training.fit
+
+    def watched(trainer: Any, *rest: Any) -> Path:
+        trainers.append(trainer)
+        return fit(trainer, *rest)
+
+    monkeypatch.setattr(training, "fit", watched)
+    run("dpo", configure("dpo"), tmp_path / "beside")
+    run("dpo", configure("dpo", trainer_args={"precompute_ref_log_probs": True}), tmp_path / "ahead")
+    assert trainers[0].ref_model is not None
+    assert trainers[1].ref_model is None
+    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("beside", "ahead")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_dpo_accepts_several_losses_with_weights(configure: Configure, stage_dir: Path) -> None:
@@ -193,6 +257,55 @@ def test_grpo_without_any_difference_in_reward_fails_and_says_where_to_look(
         run("grpo", configure("grpo"), stage_dir, extra)
     assert "temperature" in str(failed.value)
     assert "ALARM" in events(stage_dir)
+
+
+def test_a_stage_keeps_what_was_recorded_of_its_configuration(configure: Configure, stage_dir: Path) -> None:
+    (stage_dir / "stage_info.json").write_text('{"config": {"model_name": "mine"}}')
+    run("sft", configure("sft", max_steps=1), stage_dir)
+    config = json.loads((stage_dir / "stage_info.json").read_text())["config"]
+    assert config["model_name"] == "mine"
+    assert config["trainer"]["max_steps"] == 1
+
+
+def test_a_classifier_whose_head_has_another_name_is_no_reward_model(
+    model_dir: Path, configure: Configure, tmp_path: Path
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"id2label": {"0": "score"}}))
+    with pytest.raises(Refused, match=r"cannot be a reward model here: it lacks score.weight, which would be random\."):
+        run("grpo", configure("grpo"), tmp_path / "grpo", GRPOExtraConfig(reward_func=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_directory_without_a_tokenizer_is_refused(
+    kind: str, model_dir: Path, configure: Configure, tmp_path: Path
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(Refused, match=r"bare has no tokenizer that transformers can load \(.*tokenizer.json"):
+        run(kind, configure(kind, model_name=str(tmp_path / "bare")), tmp_path / "stage")
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_a_model_of_an_unknown_type_is_refused(
+    kind: str, model_dir: Path, configure: Configure, tmp_path: Path
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "nonesuch"}')
+    with pytest.raises(Refused, match=r"odd cannot be loaded by transformers: .*nonesuch"):
+        run(kind, configure(kind, model_name=str(tmp_path / "odd")), tmp_path / "stage")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_rows_with_tools_are_refused_under_a_template_that_drops_them(
+    kind: str, configure: Configure, stage_dir: Path, shared: Path
+) -> None:
+    layout = {"sft": "language_modeling", "dpo": "preference"}[kind]
+    calls = shared / f"fixtures/data/sft/trl_toolcall/{layout}_train.jsonl"
+    smollm2 = shared / "fixtures/tokenizers/smollm2"  # holds no model: it is refused before one is loaded
+    with pytest.raises(Refused, match=r"row 1 has tools.*Qwen2\.5's"):
+        run(kind, configure(kind, model_name=str(smollm2), dataset_name=str(calls), eval_fraction=0.3), stage_dir)
 
 
 def test_grpo_refuses_a_reward_whose_column_the_data_lacks(configure: Configure, stage_dir: Path) -> None:

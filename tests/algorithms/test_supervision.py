@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,6 @@ def learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., lis
         monkeypatch.setattr(training, "fit", collect)
         data = tmp_path / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        from dataclasses import replace
-
         sft.train(replace(config, dataset_name=str(data), eval_fraction=0.3), tmp_path)
         return sorted(set(found))
 
@@ -98,8 +97,10 @@ def test_qwens_template_is_marked_by_trl_for_the_labels_and_saved_as_it_was(
     assert "generation" not in before.replace("add_generation_prompt", "")
     # TRL's twin of this template counts the line breaks around an answer as the assistant's too.
     config = configure("sft", model_name=str(tmp_path / "qwen"))
+    (tmp_path / "trained").mkdir()
+    sft.train(replace(config, max_steps=1), tmp_path / "trained")
+    assert AutoTokenizer.from_pretrained(tmp_path / "trained").chat_template == before
     assert learnt(ask(10), config) == ["\nred<|im_end|>\n\nblue<|im_end|>\n"]
-    assert AutoTokenizer.from_pretrained(tmp_path / "qwen").chat_template == before
 
 
 def test_prompt_and_completion_learn_the_completion_only(
@@ -130,6 +131,24 @@ def test_examples_cut_off_before_their_end_fail_the_stage(configure: Configure, 
     config = configure("sft", max_length=len(whole) - 2)  # without the EOS and the line break after it
     with pytest.raises(StageFailed, match=r"98 of 98 examples do not supervise the EOS.*max_length = \d+"):
         sft.train(config, stage_dir)
+
+
+def test_a_last_answer_cut_off_is_counted_though_an_earlier_one_ends(
+    configure: Configure, stage_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ask(10)), encoding="utf-8")
+    config = configure("sft", dataset_name=str(data), eval_fraction=0.3)
+    tokenizer = AutoTokenizer.from_pretrained(str(config.model_name))
+    whole = tokenizer.apply_chat_template(ask(1)[0]["messages"])["input_ids"]
+    last = len(tokenizer("<|im_end|>\n")["input_ids"])
+    with pytest.raises(StageFailed, match=r"(\d+) of \1 examples do not supervise the EOS"):
+        sft.train(replace(config, max_length=len(whole) - last), stage_dir)
+    user_turn = tokenizer.apply_chat_template(ask(1)[0]["messages"][:3])["input_ids"]
+    sft.train(replace(config, max_length=len(user_turn) - 2, max_steps=1), stage_dir)  # the question is cut: no matter
+    assert not json.loads((stage_dir / "stage_info.json").read_text()).get("alarms")
 
 
 def test_packed_examples_are_inspected_one_by_one(configure: Configure, stage_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,26 @@ def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems()
 def test_the_problems_do_not_depend_on_the_runs_seed() -> None:
     chain = made_chain()
     other = {kind: type(config)(**(vars(config) | {"seed": 7})) for kind, config in chain.items()}
-    one, two = tasks_for(chain)["sft"], tasks_for(other)["sft"]
-    assert [task.held_out.fingerprint for task in one] == [task.held_out.fingerprint for task in two]
+    one, two = tasks_for(chain)["sft"][0], tasks_for(other)["sft"][0]
+    assert one.name == "skills"
+    assert one.held_out.fingerprint == two.held_out.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [("pretrain", "documents"), ("sft", "demonstrations"), ("reward", "pairs"), ("dpo", "preferences")],
+)
+def test_made_rows_are_those_that_the_stage_records(kind: str, task: str) -> None:
+    from data.sources import load
+
+    chain = made_chain()
+    chain[kind] = replace(chain[kind], eval_samples=20, max_samples=30, seed=7)
+    config = chain[kind]
+    (measured,) = [one for one in tasks_for(chain)[kind] if one.name == task]
+    recorded = load(config.dataset_name, kind, eval_samples=20, max_samples=30, seed=7)
+    for row, described in zip(measured.held_out.rows, recorded.eval, strict=True):
+        assert {name: row[name] for name in described} == described  # what is measured has the kind of pair besides
+    assert recorded.info["eval_rows"] == len(measured.held_out.rows) == 20
 
 
 def test_own_sft_data_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:

@@ -1,7 +1,9 @@
 """A stage's evaluation: paired with its input, computed once, honest about what could not be measured."""
 
+import gc
 import json
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,30 @@ def test_the_reward_model_judges_the_answers_of_both(
     assert alone["ci95"] is None
     back = evaluate_stage("dpo", second, first, [PROBLEMS], reward_model=judge)
     assert result(back, "reward_model", "prefers_after")["after"] == pytest.approx(1 - preferred["after"])
+
+
+def test_no_two_models_are_in_memory_at_once(
+    stages: tuple[Path, Path], make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evaluation import checkpoint, compare
+
+    loaded: list[weakref.ref[Any]] = []
+    gc.collect()
+
+    def watched(load: Callable[..., Any]) -> Callable[..., Any]:
+        def first_look(*args: Any) -> Any:
+            assert all(earlier() is None for earlier in loaded)
+            model = load(*args)
+            loaded.append(weakref.ref(model))
+            return model
+
+        return first_look
+
+    monkeypatch.setattr(checkpoint, "load_policy", watched(checkpoint.load_policy))
+    monkeypatch.setattr(compare, "load_reward_model", watched(checkpoint.load_reward_model))
+    judge = make_model(tmp_path / "reward", seed=3, reward=True)
+    evaluate_stage("dpo", *stages, [PROBLEMS], reward_model=judge)
+    assert len(loaded) == 5  # after and before for the tasks, both for sampled answers, the judge
 
 
 def test_equal_answers_are_a_tie(make_model: Callable[..., Path], tmp_path: Path) -> None:

@@ -18,14 +18,12 @@ def prompts(checkpoint: Checkpoint) -> list[list[int]]:
 
 def alone(checkpoint: Checkpoint, prompt: list[int], eos_token_id: int | None) -> list[int]:
     """Return the unpadded completion by transformers' own loop, EOS included."""
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        for _ in range(LIMIT):
-            token = checkpoint.model(ids).logits[0, -1].argmax()
-            ids = torch.cat([ids, token[None, None]], dim=1)
-            if token == eos_token_id:
-                break
-    return ids[0, len(prompt) :].tolist()
+    none = len(checkpoint.tokenizer)  # no token's id; None would be the model's own EOS
+    eos = none if eos_token_id is None else eos_token_id
+    output = checkpoint.model.generate(
+        torch.tensor([prompt]), do_sample=False, max_new_tokens=LIMIT, eos_token_id=eos, pad_token_id=0
+    )
+    return list(output[0, len(prompt) :].tolist())
 
 
 def test_left_padded_completions_are_the_unpadded_ones(checkpoint: Checkpoint, prompts: list[list[int]]) -> None:
@@ -64,10 +62,20 @@ def test_the_models_sampling_settings_do_not_change_greedy_search(
     assert complete(checkpoint.model, checkpoint.tokenizer, prompts[:3], LIMIT) == plain
 
 
-def test_tags_stay_in_the_text_and_special_tokens_do_not(checkpoint: Checkpoint) -> None:
+def test_special_tokens_are_left_out_of_the_text_and_other_added_ones_stay(
+    checkpoint: Checkpoint, prompts: list[list[int]]
+) -> None:
     tokenizer = checkpoint.tokenizer
-    ids = tokenizer("<think>1</think><|im_start|>2<|im_end|>", add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "<think>1</think>2"
+    (plain,) = complete(checkpoint.model, tokenizer, prompts[:1], LIMIT)
+    special, tag = list(dict.fromkeys(plain.ids))[:2]
+    tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(special)]})
+    tokenizer.add_tokens([tokenizer.convert_ids_to_tokens(tag)])
+    (found,) = complete(checkpoint.model, tokenizer, prompts[:1], LIMIT)
+    kept = [token for token in plain.ids if token not in tokenizer.all_special_ids]
+    assert tag in kept
+    assert special not in kept
+    assert found.ids == plain.ids
+    assert found.text == tokenizer.decode(kept) != tokenizer.decode(plain.ids)
 
 
 def test_no_prompts_give_no_completions(checkpoint: Checkpoint) -> None:

@@ -1,5 +1,6 @@
 """Likelihoods and rewards: the same alone as in a padded batch, and the same as by hand."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from data.world import rows
 from evaluation.checkpoint import Checkpoint, load_reward_model
 from evaluation.encode import Example, demonstration
 from evaluation.likelihood import batches, likelihoods, reward_scores, right_padded
+from utils.errors import Refused
 
 
 @pytest.fixture
@@ -52,6 +54,14 @@ def test_padded_rewards_are_the_unpadded_ones(
     together = reward_scores(model, sequences, pad)
     assert together == pytest.approx([reward_scores(model, [ids], pad)[0] for ids in sequences], rel=1e-4)
     assert len(set(together)) == len(sequences)
+
+
+def test_a_classifier_without_its_head_is_no_judge(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    directory = make_model(tmp_path / "policy")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"id2label": {"0": "score"}}))
+    with pytest.raises(Refused, match=r"lacks score\.weight: its scores would be random"):
+        load_reward_model(directory, 2)
 
 
 def test_nothing_to_score_is_no_error(checkpoint: Checkpoint) -> None:

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from evaluation.paired import mean_interval, paired_difference, t_probability, t_quantile
+from evaluation.paired import paired_difference, t_probability, t_quantile
 
 
 def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[float], list[float]]:
@@ -58,15 +58,6 @@ def test_one_example_gives_no_interval() -> None:
 def test_scores_of_different_examples_are_refused(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match="same examples"):
         paired_difference(before, after)
-
-
-def test_one_share_gets_wilsons_interval() -> None:
-    """8 of 10: 0.490 to 0.943 in the published tables. No share leaves 0 to 1."""
-    assert mean_interval([1.0] * 8 + [0.0] * 2) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
-    assert mean_interval([0.0] * 10) == pytest.approx((0.0, 0.0, 0.2775), abs=1e-4)
-    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-4)
-    with pytest.raises(ValueError, match="no values"):
-        mean_interval([])
 
 
 @pytest.mark.parametrize(

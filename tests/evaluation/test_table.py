@@ -87,11 +87,6 @@ def test_the_reason_for_a_missing_figure_stands_below() -> None:
     assert "dpo, stop rate: the model has no chat template" in lines
 
 
-def test_a_stage_of_another_name_is_shown_by_its_kind() -> None:
-    assert "exact match" in "\n".join(rendered([STAGES[1] | {"name": "Llama-SFT", "kind": "sft"}]))
-    assert "skills completion_tokens" in "\n".join(rendered([STAGES[1] | {"name": "other"}]))
-
-
 @pytest.mark.parametrize("stages", [[], [{"name": "sft"}], [{"name": "sft", "evaluation": []}]])
 def test_a_run_without_results_has_an_empty_table(stages: list[dict[str, Any]]) -> None:
     assert result_table(stages).row_count == 0

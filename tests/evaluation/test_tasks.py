@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,12 +14,17 @@ from data.world.problems import Problem
 from evaluation.answers import Answers, Rewards, call_reward
 from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model
 from evaluation.generate import Completion
+from evaluation.paired import paired_difference
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, weighted
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
 
 SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4+7=11, 3+5+1=9, 91", answer="91")
 CALL = Problem(skill="calculator", key="", question="What is 348 times 27?", trace="348*27", answer="9396")
+
+
+def said(text: str) -> Completion:
+    return Completion(text, [ord(letter) for letter in text], True)
 
 
 class Scripted(Checkpoint):
@@ -32,7 +38,7 @@ class Scripted(Checkpoint):
         self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False
     ) -> list[Completion | None]:
         self.asked.append([prompt for prompt, _ in prompts])
-        return [Completion(text, len(text), True) for text in self.turns.pop(0)]
+        return [said(text) for text in self.turns.pop(0)]
 
 
 def posed(*problems: Problem) -> HeldOut:
@@ -100,8 +106,31 @@ def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: Checkp
 
 
 def test_weighted_scores_average_to_the_ratio_of_sums() -> None:
-    assert weighted([2.0, 6.0, 5.0], [1, 3, 0]) == [1.0, 3.0, None]
+    """12 over 4 is 3, the mean size 2: 3 + (2 - 3·1)/2 = 2.5 and 3 + (10 - 3·3)/2 = 3.5."""
+    assert weighted([2.0, 10.0, 5.0], [1, 3, 0]) == [2.5, 3.5, None]
     assert weighted([0.0], [0]) == [None]
+
+
+def test_the_spread_of_lengths_is_no_spread_of_the_effect() -> None:
+    """Every token of every document lost 0.1 nats, so the difference is known exactly."""
+    sizes = [10, 20, 400]
+    before = weighted([2.0 * size for size in sizes], sizes)
+    after = weighted([1.9 * size for size in sizes], sizes)
+    difference = paired_difference(before, after)  # type: ignore[arg-type]
+    assert difference == pytest.approx((-0.1, -0.1, -0.1))
+
+
+def test_the_interval_of_a_token_weighted_difference_holds_the_truth_95_times_in_100() -> None:
+    random, held, widths, trials = Random(3), 0, 0.0, 1000
+    for _ in range(trials):
+        sizes = [1 + int(random.expovariate(1 / 40)) for _ in range(80)]
+        before = [size * random.gauss(2.0, 0.5) for size in sizes]
+        after = [total - size * random.gauss(0.3, 0.2) for total, size in zip(before, sizes, strict=True)]
+        difference = paired_difference(weighted(before, sizes), weighted(after, sizes))  # type: ignore[arg-type]
+        held += difference.low <= -0.3 <= difference.high
+        widths += difference.high - difference.low
+    assert 0.93 <= held / trials <= 0.97
+    assert widths / trials == pytest.approx(2 * 1.99 * 0.2 * math.sqrt(2 / 80), rel=0.05)  # E[size²] = 2 E[size]²
 
 
 def test_demonstrations_that_do_not_fit_count_for_nothing(checkpoint: Checkpoint) -> None:
@@ -150,28 +179,37 @@ def test_reward_functions_get_what_trl_gives_them() -> None:
         return [1, None]
 
     asked = [{"role": "user", "content": "2+3?"}]
-    assert call_reward(reward, [{"prompt": asked, "answer": "5"}, {"prompt": asked, "answer": "6"}], ["5", "7"]) == [
-        1.0,
-        None,
-    ]
+    rows_of_two = [{"prompt": asked, "answer": "5"}, {"prompt": asked, "answer": "6"}]
+    assert call_reward(reward, rows_of_two, [said("5"), said("78")]) == [1.0, None]
     assert seen["prompts"] == [asked, asked]
-    assert seen["completions"] == [[{"role": "assistant", "content": "5"}], [{"role": "assistant", "content": "7"}]]
+    assert seen["completions"] == [[{"role": "assistant", "content": "5"}], [{"role": "assistant", "content": "78"}]]
+    assert seen["completion_ids"] == [[53], [55, 56]]
     assert seen["answer"] == ["5", "6"]
-    assert {"completion_ids", "trainer_state", "log_extra", "log_metric"} <= set(seen)
-    call_reward(reward, [{"prompt": "a", "answer": "5"}, {"prompt": "b", "answer": "6"}], ["5", "7"])
-    assert seen["completions"] == ["5", "7"]
+    assert {"trainer_state", "log_extra", "log_metric"} <= set(seen)
+    call_reward(reward, [{"prompt": "a", "answer": "5"}, {"prompt": "b", "answer": "6"}], [said("5"), said("78")])
+    assert seen["completions"] == ["5", "78"]
+
+
+def test_trls_rewards_of_length_measure_the_lengths(checkpoint: Checkpoint) -> None:
+    from trl.rewards import get_soft_overlong_punishment
+
+    punish = get_soft_overlong_punishment(max_completion_len=8, soft_punish_cache=4)
+    scores = Rewards(HeldOut(rows("prompts", "eval", 12)), 8, {"length": punish}).scores(checkpoint)
+    expected = [-max(0.0, (n or 0) - 4) / 4 for n in scores["completion_tokens"]]
+    assert scores["length"] == expected
+    assert min(expected) < 0
 
 
 def test_an_async_reward_function_is_awaited() -> None:
     async def reward(completions: list[str], **_: Any) -> list[float]:
         return [float(len(text)) for text in completions]
 
-    assert call_reward(reward, [{"prompt": "a"}], ["four"]) == [4.0]
+    assert call_reward(reward, [{"prompt": "a"}], [said("four")]) == [4.0]
 
 
 def test_a_reward_function_with_too_few_rewards_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 rewards for 2 completions"):
-        call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], ["", ""])
+        call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], [said(""), said("")])
 
 
 def test_a_changed_reward_function_is_called_again(checkpoint: Checkpoint) -> None:

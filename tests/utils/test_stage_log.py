@@ -39,6 +39,21 @@ def test_cut_back_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
     assert _steps(log) == [1, 2, 3]
 
 
+def test_cut_back_drops_later_alarms(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    for step in (0, 2, 3):
+        log.alarm(step, "spike", "loss doubled")
+    log.cut_back(2)
+    assert [alarm["step"] for alarm in log.read_info()["alarms"]] == [0, 2]
+
+
+def test_an_alarm_raised_again_at_the_same_step_is_recorded_once(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    for message in ("3 of 9", "3 of 9 again"):
+        log.alarm(0, "cut_off_examples", message)
+    assert log.read_info()["alarms"] == [{"step": 0, "name": "cut_off_examples", "message": "3 of 9 again"}]
+
+
 def test_cut_back_before_anything_was_logged_is_no_error(tmp_path: Path) -> None:
     StageLog(tmp_path).cut_back(7)
     assert list(tmp_path.iterdir()) == []
