@@ -31,7 +31,7 @@ STEPS = {"pretrain": 250, "sft": 40, "reward": 15, "dpo": 4, "grpo": 2}
 SHRUNKEN = [f"{stage}.max_steps={steps}" for stage, steps in STEPS.items()] + [
     "pretrain.num_hidden_layers=3", "pretrain.max_samples=6000", "pretrain.tokenizer_samples=2000",
     "pretrain.save_steps=100", "pretrain.eval_steps=50", "sft.save_steps=20", "sft.per_device_train_batch_size=16",
-    "reward.max_samples=500", "reward.eval_samples=60", "reward.save_steps=10", "reward.per_device_train_batch_size=16",
+    "reward.max_samples=500", "reward.save_steps=10", "reward.per_device_train_batch_size=16",
     "dpo.max_samples=128", "dpo.save_steps=2",
     "grpo.max_samples=32", "grpo.save_steps=1", "grpo.logging_steps=1", "grpo.per_device_train_batch_size=32",
     "grpo.max_completion_length=40",
