@@ -33,6 +33,9 @@ SHOWN = (
     ("grpo", "skills", "strict/counting"),
     ("grpo", "skills", "strict/calculator"),
     ("grpo", "skills", "flexible"),
+    ("sft", "sampled_skills", "strict"),
+    ("dpo", "sampled_skills", "strict"),
+    ("grpo", "sampled_skills", "strict"),
     ("reward", "pairs", "accuracy"),
     ("dpo", "preferences", "accuracy"),
     ("dpo", "reward_model", "prefers_after"),
@@ -111,6 +114,7 @@ def control(seed: int, runs_dir: Path, run_dir: Path) -> dict[str, float]:
         "control sft seconds of training": trained_s(info),
         "seconds of training of sft, reward, dpo, grpo": sum(seconds.values()),
         "control skills strict": figure(info, "skills", "strict"),
+        "control sampled_skills strict": figure(info, "sampled_skills", "strict"),
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from data.world import rows as made_rows
 from evaluation.answers import Answers, Rewards
 from evaluation.encode import Row, prompt_of
-from evaluation.skills import Skills
+from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
 
@@ -20,6 +20,8 @@ REWARDED_PROMPTS = 128
 """Held-out prompts of a user's GRPO data that are answered and judged."""
 POLICY_PAIRS = 300
 """Held-out pairs that a policy is scored on; a reward model is scored on all."""
+SAMPLED_PROBLEMS = 300
+"""Made problems that are answered by sampling too: those whose sampled answers a reward model judges."""
 ANSWER_TOKENS = 128
 SKILL_TOKENS = 96
 """Tokens for one turn on a made problem; the taught solutions need fewer."""
@@ -42,10 +44,13 @@ def tasks_for(
     made = {kind for kind, config in configs.items() if config.dataset_name.startswith("made:")}
     max_completion_length = getattr(grpo_extra, "max_completion_length", None)
     shared: list[Task] = []
+    of_policies: list[Task] = []
     if made - {"pretrain"}:
         problems = HeldOut(partial(made_rows, "prompts", "eval", None, MADE_SEED))
         in_made_grpo = max_completion_length if "grpo" in made else None
         shared.append(Skills(problems, in_made_grpo or SKILL_TOKENS))
+        fewer = HeldOut(partial(_first, problems, SAMPLED_PROBLEMS))
+        of_policies.append(SampledSkills(fewer, in_made_grpo or SKILL_TOKENS))
     tasks: dict[str, list[Task]] = {}
     for kind in configs:
         if kind == "reward":
@@ -54,6 +59,8 @@ def tasks_for(
         tasks[kind] = list(shared)
         if kind == "pretrain":
             tasks[kind].append(LanguageModelling(held_out[kind]))
+        else:
+            tasks[kind] += of_policies
         if "sft" in configs and kind != "pretrain":
             tasks[kind].append(Demonstrations(held_out["sft"]))
         if kind == "dpo":

@@ -10,6 +10,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "sft": {
         "skills strict": "exact match",
         "skills strict/*": "  *",
+        "sampled_skills strict": "exact match, sampled",
         "skills stop_rate": "stop rate",
         "demonstrations loss": "demonstration loss",
         "demonstrations accuracy": "token accuracy",
@@ -23,11 +24,13 @@ SHOWN: dict[str, dict[str, str]] = {
         "preferences rejected_logp": "rejected logp",
         "reward_model prefers_after": "reward model prefers",
         "skills strict": "exact match",
+        "sampled_skills strict": "exact match, sampled",
         "answers stop_rate": "stop rate",
     },
     "grpo": {
         "skills strict": "exact match",
         "skills strict/*": "  *",
+        "sampled_skills strict": "exact match, sampled",
         "skills flexible": "right in any form",
         "skills stop_rate": "stop rate",
         "rewards *": "*",

@@ -58,5 +58,17 @@ class Skills(PromptTask):
                 prompts[index] = ([*row["prompt"], *turns], None)
         if not prompts:
             return {}
-        then = checkpoint.complete(list(prompts.values()), self.max_new_tokens)
+        then = checkpoint.complete(list(prompts.values()), self.max_new_tokens, self.sampled)
         return {index: said for index, said in zip(prompts, then, strict=True) if said is not None}
+
+
+@dataclass(frozen=True)
+class SampledSkills(Skills):
+    """The same with sampled answers: how often the policy is right, where `Skills` asks whether it mostly is.
+
+    This is what GRPO raises: its rewards are of sampled answers.
+    """
+
+    name: ClassVar[str] = "sampled_skills"
+    headline: ClassVar[tuple[str, ...]] = ("strict",)
+    sampled: ClassVar[bool] = True

@@ -71,15 +71,18 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class PromptTask(Task):
-    """A task whose rows are prompts, which the checkpoint completes greedily."""
+    """A task whose rows are prompts, which the checkpoint completes."""
 
     max_new_tokens: int = 128
     """Tokens after which a completion is cut off."""
+    sampled: ClassVar[bool] = False
+    """Whether completions are sampled at temperature 1, from a fixed seed, instead of the likeliest ones."""
 
     def completions(self, checkpoint: Checkpoint) -> "list[Completion | None]":
         """Return the completion of each row's prompt; None where there is no prompt, or no room after it."""
         asked = [prompt_of(row) for row in self.held_out.rows]
-        done = iter(checkpoint.complete([prompt for prompt in asked if prompt is not None], self.max_new_tokens))
+        prompts = [prompt for prompt in asked if prompt is not None]
+        done = iter(checkpoint.complete(prompts, self.max_new_tokens, self.sampled))
         return [None if prompt is None else next(done) for prompt in asked]
 
 

@@ -44,10 +44,10 @@ def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems()
     tasks = tasks_for(made_chain(), GRPOExtraConfig(max_completion_length=80))
     assert {kind: names(some) for kind, some in tasks.items()} == {
         "pretrain": ["skills", "documents"],
-        "sft": ["skills", "demonstrations"],
+        "sft": ["skills", "sampled_skills", "demonstrations"],
         "reward": ["pairs"],
-        "dpo": ["skills", "demonstrations", "preferences"],
-        "grpo": ["skills", "demonstrations"],
+        "dpo": ["skills", "sampled_skills", "demonstrations", "preferences"],
+        "grpo": ["skills", "sampled_skills", "demonstrations"],
     }
     skills = [task for some in tasks.values() for task in some if isinstance(task, PromptTask)]
     assert len({task.held_out.fingerprint for task in skills}) == 1

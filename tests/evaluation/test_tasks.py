@@ -15,7 +15,7 @@ from evaluation.answers import Answers, Rewards, call_reward
 from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model
 from evaluation.generate import Completion
 from evaluation.paired import paired_difference
-from evaluation.skills import Skills
+from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, weighted
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
 
@@ -90,6 +90,17 @@ def test_skills_of_a_random_model_are_zero(checkpoint: Checkpoint) -> None:
     scores = Skills(HeldOut(rows("prompts", "eval", 12)), max_new_tokens=8).scores(checkpoint)
     assert scores["strict"] == [0.0] * 12
     assert all(n is not None and 1 <= n <= 8 for n in scores["completion_tokens"])
+
+
+def test_sampled_answers_are_those_that_a_reward_model_judges(checkpoint: Checkpoint) -> None:
+    fewer = HeldOut(rows("prompts", "eval", 12))
+    greedy, sampled = Skills(fewer, max_new_tokens=8), SampledSkills(fewer, max_new_tokens=8)
+    texts = [[one.text for one in task.completions(checkpoint) if one] for task in (greedy, sampled)]
+    assert texts[0] != texts[1]
+    prompts = [(row["prompt"], None) for row in fewer.rows]
+    judged = checkpoint.complete(prompts, 8, sampled=True)
+    assert [one.text for one in judged if one] == texts[1]
+    assert sampled.scores(checkpoint).keys() == greedy.scores(checkpoint).keys()
 
 
 def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: Checkpoint) -> None:
