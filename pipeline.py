@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-import preflight
-import screen
 from algorithms.config import GRPOExtraConfig, StageOutput
-from preflight import Config, Fetched, Stage
+from chain import screen
+from chain.preflight import Fetched, fetch
+from chain.record import changes_since, finished_outputs, open_record, recorded, trainer_options
+from chain.run_directory import RunInfo, create, find, lock
+from chain.stages import Config, Stage, is_reward_model, reference, stages_of
 from recipes import name_of
-from run_record import changes_since, finished_outputs, open_record, recorded, trainer_options
 from utils.console import console, tee
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo, create, find, lock
 from utils.runtime import now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
@@ -58,10 +58,10 @@ def run_pipeline(
     runs_dir = Path(runs_dir)
     with quiet_libraries(None):
         outputs = finished_outputs(find(runs_dir, from_run)) if from_run else {}
-        chosen = preflight.stages_of(configs, grpo_extra, stages, outputs)
+        chosen = stages_of(configs, grpo_extra, stages, outputs)
         earlier = find(runs_dir, resume) if resume else None
         changes = changes_since(earlier, chosen, force) if earlier else []
-        fetched = preflight.fetch(chosen)
+        fetched = fetch(chosen)
     run_dir = earlier.run_dir if earlier else create(runs_dir)
     with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
         info = RunInfo(run_dir)
@@ -157,7 +157,7 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
     source = None
     if stage.model is not None:
         path = Path(resolved.config.model_name)
-        source = {"ref": screen.reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
+        source = {"ref": reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
     config = recorded(stage) | ({"trainer": trainer_options(resolved)} if stage.model is not None else {})
     log.open(name=stage.kind, status="running", config=config, input=source, error=None)
     run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
@@ -207,7 +207,7 @@ def _tasks(stages: list[Stage]) -> dict[str, Any]:
     from evaluation import tasks_for
 
     extra = next((stage.extra for stage in stages if stage.extra is not None), None)
-    functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not preflight.is_reward_model(one)]
+    functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not is_reward_model(one)]
     by_name = {getattr(function, "__name__", type(function).__name__): function for function in functions}
     return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
 

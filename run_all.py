@@ -3,14 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from utils.errors import Refused, StageFailed, did_you_mean, report
 
 if TYPE_CHECKING:
-    from preflight import Stage
+    from chain.stages import Stage
     from recipes import Recipe
 
 TEST, PROD = "scratch_tiny", "qwen2.5_0.5b"
@@ -150,7 +150,7 @@ def request(args: argparse.Namespace, recipe: str) -> Request:
 
 def resumed(args: argparse.Namespace) -> Request:
     """Return what an earlier run was asked for, as its record tells, and what `--set` changes now."""
-    from utils.run_directory import find
+    from chain.run_directory import find
 
     info = find(args.runs_dir, args.resume)
     record = info.read()
@@ -204,7 +204,7 @@ def run(request: Request) -> int:
 
 def check(request: Request) -> None:
     """Raise Refused unless the recipe is sound and what it needs can be had."""
-    from preflight import missing
+    from chain.preflight import missing
     from utils.quiet import quiet_libraries
 
     with quiet_libraries(None):
@@ -215,7 +215,7 @@ def check(request: Request) -> None:
 
 def show_plan(request: Request) -> int:
     """Print what each stage needs."""
-    from plan import plan, plan_table
+    from chain.plan import plan, plan_table
     from utils.console import console
     from utils.quiet import quiet_libraries
 
@@ -227,7 +227,7 @@ def show_plan(request: Request) -> int:
 
 def download(request: Request) -> int:
     """Fetch the models and data that the recipe names, so that it can run without a network."""
-    from preflight import fetch
+    from chain.preflight import fetch
     from utils.console import console
     from utils.quiet import quiet_libraries
 
@@ -244,17 +244,20 @@ def load(request: Request) -> "Recipe":
     """Return the recipe, changed as requested."""
     import cache_config  # noqa: F401  before a recipe imports any Hugging Face library
     import recipes
-    from overrides import with_seed, with_values
+    from chain.set_values import with_seed, with_values
 
-    recipe = with_values(recipes.load(request.recipe), request.values)
-    return recipe if request.seed is None else with_seed(recipe, request.seed)
+    recipe = recipes.load(request.recipe)
+    configs, extra = with_values(recipe.configs, recipe.grpo_extra, request.values)
+    return replace(
+        recipe, configs=configs if request.seed is None else with_seed(configs, request.seed), grpo_extra=extra
+    )
 
 
 def stages(request: Request) -> tuple[list["Stage"], dict[str, Path]]:
     """Return the checked stages, and the directories of an earlier run that they may start from."""
-    from preflight import stages_of
-    from run_record import finished_outputs
-    from utils.run_directory import find
+    from chain.record import finished_outputs
+    from chain.run_directory import find
+    from chain.stages import stages_of
 
     recipe = load(request)
     outputs = finished_outputs(find(request.runs_dir, request.from_run)) if request.from_run else {}

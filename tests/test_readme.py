@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import run_all
+from chain.run_directory import RunInfo
 from utils.files import weights_sha256, write_json
-from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -115,7 +115,7 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a recipe as a script, up to `run_pipeline`, whose arguments are then checked as it checks them."""
     import pipeline
-    from preflight import stages_of
+    from chain.stages import stages_of
 
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(pipeline, "run_pipeline", lambda *arguments: calls.append(arguments))
@@ -174,7 +174,8 @@ def test_a_command_of_the_readme_runs(
 
 @pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
-    from preflight import missing, stages_of
+    from chain.preflight import missing
+    from chain.stages import stages_of
     from recipes import load
 
     (work / "from_readme.py").write_text(source)

@@ -1,20 +1,15 @@
 """The command line: what it accepts, what it refuses, and how it ends."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import run_all
-from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from overrides import parse, with_seed, with_values
-from pretrain import PretrainConfig
-from recipes import Recipe, load, shipped
+from chain.run_directory import RunInfo, create
+from recipes import load, shipped
 from run_all import Request, main
 from utils.errors import Refused, StageFailed
-from utils.run_directory import RunInfo, create
 
 RECIPE = '''"""A recipe of one stage."""
 
@@ -65,7 +60,7 @@ def test_list_names_the_recipes_with_the_first_line_of_their_docstring(capsys: p
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_is_sound(name: str) -> None:
-    from preflight import stages_of
+    from chain.stages import stages_of
 
     recipe = load(name)
     assert recipe.name == name
@@ -136,63 +131,6 @@ def test_a_recipe_loads_by_path_with_dots_in_its_name_and_its_neighbours_importa
     assert recipe.name == str(in_tmp / "mine-0.5.py")
 
 
-@pytest.mark.parametrize(
-    ("text", "annotation", "value"),
-    [
-        ("1e-5", float | None, 1e-5),
-        ("3", float | None, 3.0),
-        ("none", float | None, None),
-        ("12", int | None, 12),
-        ("true", bool | None, True),
-        ("False", bool, False),
-        ("12", str, "12"),
-        ("None", str | None, None),
-        ("Qwen/Qwen2.5-0.5B", str | StageOutput, "Qwen/Qwen2.5-0.5B"),
-        ('StageOutput("sft")', str | StageOutput, StageOutput("sft")),
-    ],
-)
-def test_set_reads_text_as_the_annotated_type(text: str, annotation: Any, value: Any) -> None:
-    found = parse(text, annotation)
-    assert (found, type(found)) == (value, type(value))
-
-
-@pytest.mark.parametrize(("text", "annotation"), [("nan", float), ("yes", bool), ("1.0", int), ("none", int)])
-def test_set_refuses_what_is_not_of_the_type(text: str, annotation: Any) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        parse(text, annotation)
-
-
-def _recipe() -> Recipe:
-    configs = {
-        "pretrain": PretrainConfig(output_dir="base", dataset_name="made:documents"),
-        "grpo": TrainingConfig(model_name=StageOutput("pretrain"), output_dir="grpo", dataset_name="made:prompts"),
-    }
-    return Recipe(name="r", configs=configs)
-
-
-def test_set_changes_values_of_every_config_class_and_nothing_else() -> None:
-    asked = ["pretrain.max_steps=7", "grpo.beta=0.1", "grpo.num_generations=8", "grpo.reward_func=[\"exact_match\"]",
-             "grpo.trainer_args.temperature=0.7", "grpo.trainer_args.loss_type=grpo"]  # fmt: skip
-    before, after = _recipe(), with_values(_recipe(), asked)
-    assert after.configs["pretrain"].max_steps == 7
-    assert after.configs["grpo"].beta == 0.1
-    assert after.configs["grpo"].trainer_args == {"temperature": 0.7, "loss_type": "grpo"}
-    assert after.grpo_extra == GRPOExtraConfig(num_generations=8, reward_func=["exact_match"])
-    for field in fields(TrainingConfig):
-        if field.name not in ("beta", "trainer_args"):
-            assert getattr(after.configs["grpo"], field.name) == getattr(before.configs["grpo"], field.name)
-
-
-def test_set_tells_all_its_problems_at_once() -> None:
-    with pytest.raises(Refused) as refused:
-        with_values(_recipe(), ["grpo.bta=1", "sft.seed=1", "pretrain.max_steps=x"])
-    assert str(refused.value).count("--set") == 3
-
-
-def test_seed_reaches_every_stage() -> None:
-    assert [config.seed for config in with_seed(_recipe(), 7).configs.values()] == [7, 7]
-
-
 def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path.cwd().rglob("*"))
     assert main(["--recipe", "mine-0.5.py", "--plan"]) == 0
@@ -201,18 +139,6 @@ def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest
     # 48 of the 60 rows in batches of 8 are 6 steps, three times over; 3×4 + 5 weights
     assert cells[:7] == ["sft", "model", "rows.jsonl", "48", "12", "18", "17"]
     assert sorted(Path.cwd().rglob("*")) == before
-
-
-def test_plan_of_grpo_counts_whole_groups() -> None:
-    from plan import _steps
-    from preflight import Stage
-
-    config = TrainingConfig(
-        model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8, gradient_accumulation_steps=2,
-        num_train_epochs=1,
-    )  # fmt: skip
-    # 16 completions a step are 4 prompts of 4; 103 prompts give 25 whole batches of prompts, one step each
-    assert _steps(Stage("grpo", config, GRPOExtraConfig(num_generations=4)), 103) == 25
 
 
 def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-import screen
 from algorithms.config import StageOutput
-from preflight import Stage, load_data, missing
+from chain.preflight import load_data, missing
+from chain.stages import Stage, reference
 from utils import hub
 from utils.errors import Refused
 from utils.files import weight_files
@@ -73,7 +73,7 @@ def plan_table(name: str, needs: Sequence[Needs], runs_dir: Path) -> Table:
         model = need.stage.model
         table.add_row(
             need.stage.kind,
-            escape("random weights" if model is None else screen.reference(model)),
+            escape("random weights" if model is None else reference(model)),
             escape(need.stage.config.dataset_name),
             *(_count(number) for number in (need.train_rows, need.eval_rows, need.steps, need.parameters)),
             _size(need.disk_bytes),

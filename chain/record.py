@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import screen
-from preflight import Stage
+from chain.run_directory import RunInfo, is_live
+from chain.stages import Stage, reference, reward_name
 from utils.errors import Refused
 from utils.files import jsonable, weight_files, weights_sha256
-from utils.run_directory import RunInfo, is_live
 from utils.runtime import git_commit, hardware, now, versions
 from utils.stage_log import StageLog
 
@@ -75,10 +74,10 @@ def recorded(stage: Stage) -> dict[str, Any]:
     """Return a stage's configuration as the run records it, in JSON's types."""
     config = dict(jsonable(stage.config))
     if stage.model is not None:
-        config["model_name"] = screen.reference(stage.model)
+        config["model_name"] = reference(stage.model)
     if stage.extra is not None:
         config["grpo_extra"] = jsonable(stage.extra) | {
-            "reward_func": [screen.reward(one) for one in stage.extra.rewards]
+            "reward_func": [reward_name(one) for one in stage.extra.rewards]
         }
     return config
 
