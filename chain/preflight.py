@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from algorithms.config import StageOutput
 from chain.stages import Stage, is_reward_model
 from utils import hub
 from utils.console import console
@@ -23,12 +24,12 @@ def missing(stages: Sequence[Stage]) -> list[str]:
         for name, revision in stage.hub_models():
             try:
                 if hub.local_model(name, revision) is None:
-                    absent[f"model {name!r}"] = partial(hub.model_on_hub, name, revision)
+                    absent[f"model {_revised(name, revision)}"] = partial(hub.model_on_hub, name, revision)
             except Refused as error:
                 problems.append(f"{stage.kind}: {error}")
-        name = stage.config.dataset_name
+        name, revision = stage.config.dataset_name, stage.config.dataset_revision
         if hub.is_dataset_id(name) and not hub.has_dataset(name):
-            absent[f"data set {name!r}"] = partial(hub.dataset_on_hub, name, stage.config.dataset_revision)
+            absent[f"data set {_revised(name, revision)}"] = partial(hub.dataset_on_hub, name, revision)
     reason = hub.unreachable() if absent else None
     if reason:
         return [*problems, f"{reason}, and these are not on this machine: {', '.join(absent)}. {hub.GET_IT}"]
@@ -40,14 +41,22 @@ def missing(stages: Sequence[Stage]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def _revised(name: str, revision: str | None) -> str:
+    return repr(name) if revision is None else f"{name!r} (revision {revision})"
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What the stages need, on this machine."""
 
-    models: dict[str, Path]
-    """The directory of each model that no stage makes, by the name the recipe has for it."""
+    models: dict[tuple[str, str | None], Path]
+    """The directory of each model that no stage makes, by its name in the recipe and its revision."""
     data: dict[str, dict[str, Any]]
     """`StageData.info` of each stage's data, by kind."""
+
+    def path_of(self, model: str | StageOutput, revision: str | None, outputs: Mapping[str, Path]) -> Path:
+        """Return the directory of a model that a stage names; `outputs` are those of stages."""
+        return outputs[model.name] if isinstance(model, StageOutput) else self.models[model, revision]
 
 
 def fetch(stages: Sequence[Stage]) -> Fetched:
@@ -57,13 +66,13 @@ def fetch(stages: Sequence[Stage]) -> Fetched:
         Refused: with everything that cannot be had, cannot be read, or does not fit together.
     """
     problems = missing(stages)
-    models: dict[str, Path] = {}
+    models: dict[tuple[str, str | None], Path] = {}
     data: dict[str, dict[str, Any]] = {}
     if not problems:
         for stage in stages:
             try:
                 for name, revision in stage.hub_models():
-                    models[name] = hub.local_model(name, revision) or _download(name, revision)
+                    models[name, revision] = hub.local_model(name, revision) or _download(name, revision)
                 if hub.is_dataset_id(stage.config.dataset_name):
                     console().print(f"reading {stage.config.dataset_name}", markup=False)
                 rows = load_data(stage)
@@ -100,12 +109,12 @@ def load_data(stage: Stage) -> "StageData":
     )
 
 
-def _fit_together(stage: Stage, rows: "StageData", models: Mapping[str, Path]) -> None:
+def _fit_together(stage: Stage, rows: "StageData", models: Mapping[tuple[str, str | None], Path]) -> None:
     """Refuse now what the stage would refuse later: a model without the chat template, a reward without its column."""
     if isinstance(stage.model, str) and stage.kind != "sft":  # SFT gives a template to a model that has none
         from algorithms.loading import tokenizer
 
-        config = replace(stage.config, model_name=str(models[stage.model]), revision=None)
+        config = replace(stage.config, model_name=str(models[stage.model, stage.config.revision]), revision=None)
         tokenizer(config, rows.train[0])
     if stage.extra is not None:
         from algorithms import rewards

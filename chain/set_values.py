@@ -14,9 +14,9 @@ from utils.errors import Refused, did_you_mean
 Configs = Mapping[str, Any]
 
 
-def with_seed(configs: Configs, seed: int) -> dict[str, Any]:
-    """Return the stages with this seed."""
-    return {name: replace(config, seed=seed) if _has_seed(config) else config for name, config in configs.items()}
+def seeds(configs: Configs, seed: int) -> list[str]:
+    """Return the assignments that give every stage this seed."""
+    return [f"{name}.seed={seed}" for name, config in configs.items() if _has_seed(config)]
 
 
 def _has_seed(config: Any) -> bool:

@@ -45,14 +45,14 @@ class Stage:
             yield self.model, self.config.revision
         yield from ((name, None) for name in self.reward_models if isinstance(name, str))
 
-    def with_paths(self, path_of: Callable[[str | StageOutput], Path]) -> "Stage":
-        """Return the stage with every model replaced by its directory."""
+    def with_paths(self, path_of: Callable[[str | StageOutput, str | None], Path]) -> "Stage":
+        """Return the stage with every model replaced by its directory; `path_of` takes its name and revision."""
         if self.model is None:
             return self
-        config = replace(self.config, model_name=str(path_of(self.model)), revision=None)
+        config = replace(self.config, model_name=str(path_of(self.model, self.config.revision)), revision=None)
         if self.extra is None:
             return replace(self, config=config)
-        rewards = [str(path_of(one)) if is_reward_model(one) else one for one in self.extra.rewards]
+        rewards = [str(path_of(one, None)) if is_reward_model(one) else one for one in self.extra.rewards]
         return replace(self, config=config, extra=replace(self.extra, reward_func=rewards))
 
 

@@ -82,7 +82,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (run_dir / name).mkdir(parents=True)
             save_file({"weight": numpy.zeros((2, 3), "float32")}, run_dir / name / "model.safetensors")
             write_json(run_dir / name / "stage_info.json", {"output": {"sha256": weights_sha256(run_dir / name)}})
-    RunInfo(run_dir).set(recipe="scratch_tiny", argv=["run_all.py", "--test"], status="interrupted", stages=stages)
+    asked: dict[str, Any] = {"recipe": "scratch_tiny", "values": [], "from_run": None, "configs": {}}
+    RunInfo(run_dir).set(**asked, status="interrupted", stages=stages)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

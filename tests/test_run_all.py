@@ -1,6 +1,9 @@
 """The command line: what it accepts, what it refuses, and how it ends."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from recipes import load, shipped
 from run_all import Request, main
 from utils.errors import Refused, StageFailed
 
+ON_PATH = os.environ | {"PYTHONPATH": str(Path(run_all.__file__).parent)}  # as `pip install -e .` has it
 RECIPE = '''"""A recipe of one stage."""
 
 from algorithms import TrainingConfig
@@ -82,6 +86,12 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--test", "--force"], "add --resume"),
         (["--test", "--check-data"], "add --plan"),
         (["--resume", "nothing"], "no run 'nothing' in runs"),
+        (["--resume", ""], "no run '' in runs"),
+        (["--recipe", ""], "no recipe ''"),
+        (["--recipe", "__init__"], "no recipe '__init__'"),
+        (["--test", "--stages", ""], "--stages names no stage"),
+        (["--test", "--stages", "sft", "--from", ""], "no run '' in runs"),
+        (["--from", ""], "add --stages"),
         (["--resume", "latest"], "no unfinished run in runs"),
         (["--recipe", "mine-0.5.py", "--stages", "sfd"], "did you mean 'sft'"),
         (["--recipe", "mine-0.5.py", "--set", "stf.seed=1"], "did you mean 'sft'"),
@@ -131,6 +141,59 @@ def test_a_recipe_loads_by_path_with_dots_in_its_name_and_its_neighbours_importa
     assert recipe.name == str(in_tmp / "mine-0.5.py")
 
 
+def test_a_reward_function_may_import_its_neighbour_when_it_runs(in_tmp: Path) -> None:
+    (in_tmp / "lazy_neighbour.py").write_text("LENGTH = 7\n")
+    reward = "def reward(completions, **columns):\n    import lazy_neighbour\n    return [lazy_neighbour.LENGTH]\n"
+    (in_tmp / "mine.py").write_text(f"{RECIPE}{reward}configs['reward'] = reward\n")
+    assert load("mine.py").configs["reward"]([]) == [7]
+
+
+def test_a_file_beside_the_recipe_that_ours_hides_is_named(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (in_tmp / "utils.py").write_text("LENGTH = 7\n")
+    (in_tmp / "mine.py").write_text(f"from utils import LENGTH\n{RECIPE}")
+    assert "sixgig's own modules hide utils.py beside the recipe" in _refused(capsys, "--recipe", "mine.py")
+
+
+@pytest.mark.parametrize("name", ["utils", "data"])
+def test_a_file_beside_a_script_that_hides_ours_is_named(name: str, in_tmp: Path) -> None:
+    (in_tmp / f"{name}.py").write_text("LENGTH = 7\n")
+    (in_tmp / "mine.py").write_text(f"{RECIPE}from pipeline import run_pipeline\nrun_pipeline(configs)\n")
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, check=False, env=ON_PATH)
+    assert done.returncode != 0
+    assert f"{in_tmp / name}.py hides sixgig's package {name}: rename it" in done.stderr
+
+
+def test_a_broken_file_among_the_recipes_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recipes.HERE", tmp_path)
+    (tmp_path / "broken.py").write_text('"""A recipe."""\nconfigs = {\n')
+    (tmp_path / "sound-0.5.py").write_text(RECIPE)
+    assert load("sound-0.5").name == "sound-0.5"
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert "broken     cannot be read: line 2" in said
+    assert "sound-0.5  A recipe of one stage." in said
+
+
+@pytest.mark.parametrize("flag", ["--plan", "--download"])
+def test_the_cache_that_env_names_is_used(flag: str, in_tmp: Path) -> None:
+    cached = in_tmp / "hf/hub/models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("abc")
+    (cached / "snapshots").mkdir()
+    (in_tmp / "model").rename(cached / "snapshots/abc")
+    (in_tmp / "mine.py").write_text(RECIPE.replace('"model"', '"some/model"'))
+    (in_tmp / ".env").write_text(f"HF_HOME={in_tmp / 'hf'}\n")
+    words = [sys.executable, str(Path(run_all.__file__)), "--recipe", "mine.py", flag]
+    keep = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env=keep | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "some/model" in done.stdout
+
+
 def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path.cwd().rglob("*"))
     assert main(["--recipe", "mine-0.5.py", "--plan"]) == 0
@@ -142,17 +205,17 @@ def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest
 
 
 def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
-    run = create(Path("runs"))
-    argv = ["/elsewhere/run_all.py", "--recipe", "mine-0.5.py", "--seed", "7", "--set", "sft.beta=1", "--stages", "sft"]
-    RunInfo(run).set(recipe=str(in_tmp / "mine-0.5.py"), argv=argv, status="interrupted", stages=[{"name": "sft"}])
+    run, asked = create(Path("runs")), ["sft.beta=1", "sft.seed=7"]
+    record = {"recipe": str(in_tmp / "mine-0.5.py"), "values": asked, "from_run": "another", "configs": {}}
+    RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft"}])
     args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
     request = run_all.resumed(args)
     assert request == Request(
         recipe=str(in_tmp / "mine-0.5.py"),
         runs_dir=Path("runs"),
-        values=("sft.beta=1", "sft.max_steps=3"),
-        seed=7,
+        values=("sft.beta=1", "sft.seed=7", "sft.max_steps=3"),
         stages=("sft",),
+        from_run="another",
         resume=run.name,
         force=True,
     )

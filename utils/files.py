@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.errors import Refused
+
 
 def jsonable(value: Any) -> Any:
     """Return `value` in JSON's own types: NaN and infinity become null, a path its string, a callable its name."""
@@ -54,16 +56,17 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON; the message names the file.
+        Refused: the file cannot be read, or is no JSON; the message names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise Refused(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -51,9 +51,25 @@ def _run(runs_dir: Path, name: str, status: str) -> RunInfo:
 
 
 def test_latest_is_the_newest_that_has_not_passed(tmp_path: Path) -> None:
-    for name, status in [("1", "interrupted"), ("2", "running"), ("3", "passed")]:
+    ids = [f"20260102_03040{second}_abcd" for second in range(3)]
+    for name, status in zip(ids, ["interrupted", "running", "passed"], strict=True):
         _run(tmp_path, name, status)
-    assert find(tmp_path, "latest").run_dir.name == "2"
+    assert find(tmp_path, "latest").run_dir.name == ids[1]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_record_that_is_none_stops_only_who_asks_for_that_run(text: str, tmp_path: Path) -> None:
+    wanted, broken = "20260102_030405_abcd", "20260102_030406_abcd"
+    _run(tmp_path, wanted, "interrupted")
+    for name in ("of-another-tool", broken):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run_info.json").write_text(text)
+    with pytest.raises(Refused, match=rf"{broken}/run_info\.json is n"):
+        find(tmp_path, "latest")
+    (tmp_path / broken / "run_info.json").unlink()
+    assert find(tmp_path, "latest").run_dir.name == wanted
+    with pytest.raises(Refused, match=r"of-another-tool/run_info\.json is n"):
+        find(tmp_path, "of-another-tool").read()
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_and_the_newest(tmp_path: Path) -> None:

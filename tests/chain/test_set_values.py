@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from chain.set_values import parse, with_seed, with_values
+from chain.set_values import parse, seeds, with_values
 from pretrain import PretrainConfig
 from utils.errors import Refused
 
@@ -62,4 +62,5 @@ def test_set_tells_all_its_problems_at_once() -> None:
 
 
 def test_seed_reaches_every_stage() -> None:
-    assert [config.seed for config in with_seed(CONFIGS, 7).values()] == [7, 7]
+    configs, _ = with_values(CONFIGS, None, ["grpo.seed=3", *seeds(CONFIGS, 7)])
+    assert [config.seed for config in configs.values()] == [7, 7]
