@@ -77,7 +77,7 @@ def run_pipeline(
             stages, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
         source = None if from_run is None else find(runs_dir, from_run)
         chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
-        fetched = fetch(chosen)
+        fetched = fetch(chosen, outputs)
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
     run_dir = earlier.run_dir if earlier else create(runs_dir)
     with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():

@@ -238,7 +238,7 @@ def download(request: Request) -> int:
     from utils.quiet import quiet_libraries
 
     with quiet_libraries(None):
-        fetched = fetch(stages(request)[0])
+        fetched = fetch(*stages(request))
     for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False)
     for kind, data in fetched.data.items():

@@ -116,17 +116,22 @@ def reward_model(path: str) -> tuple[Any, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype="auto")
+    refuse_unfit(path, model.config.num_labels, tokenizer)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def refuse_unfit(path: str, num_labels: int, tokenizer: Any) -> None:
+    """Raise Refused if a model does not give one score, or its tokenizer has no chat template or no padding token."""
     lacks = []
-    if model.config.num_labels != 1:
-        lacks.append(f"it gives {model.config.num_labels} scores instead of 1")
+    if num_labels != 1:
+        lacks.append(f"it gives {num_labels} scores instead of 1")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         lacks.append("its tokenizer has no padding token apart from the end-of-sequence token")
     if tokenizer.chat_template is None:
         lacks.append("its tokenizer has no chat template")
     if lacks:
         raise Refused(f"{path} cannot be a reward model here: {'; '.join(lacks)}. Train one with a `reward` stage.")
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def missing_columns(functions: Iterable[Any], columns: Sequence[str]) -> list[str]:

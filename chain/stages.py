@@ -93,7 +93,7 @@ def stages_of(
         chosen = [kind for kind in configs if only is None or kind in only]
         stages = [Stage(kind, configs[kind], extra.get(kind)) for kind in chosen]
         problems += _directories(stages)
-        problems += _inputs(stages, list(configs), outputs or {})
+        problems += _inputs([one for one in stages if not _mistyped(one.extra)], list(configs), outputs or {})
         for stage in stages:
             problems += _config_problems(stage)
     try:
@@ -167,18 +167,24 @@ def _inputs(stages: list[Stage], order: list[str], outputs: Mapping[str, Path]) 
 
 
 def _config_problems(stage: Stage) -> list[str]:
-    from algorithms.checks import check, describe, matches
+    from algorithms.checks import check
 
     if isinstance(stage.config, TrainingConfig):
         return check(stage.kind, stage.config, stage.extra)
-    hints = get_type_hints(PretrainConfig)
     values = {field.name: getattr(stage.config, field.name) for field in fields(stage.config)}
-    problems = [
+    return [f"pretrain: {problem}" for problem in _mistyped(stage.config) or _pretrain_ranges(values)]
+
+
+def _mistyped(config: PretrainConfig | GRPOExtraConfig | None) -> list[str]:
+    from algorithms.checks import describe, matches
+
+    hints = get_type_hints(type(config))
+    values = {name: getattr(config, name) for name in hints}
+    return [
         f"{name} = {value!r}: must be {describe(hints[name])}, not {type(value).__name__}"
         for name, value in values.items()
         if not matches(value, hints[name])
     ]
-    return [f"pretrain: {problem}" for problem in problems or _pretrain_ranges(values)]
 
 
 def _pretrain_ranges(values: Mapping[str, Any]) -> Iterator[str]:

@@ -73,7 +73,8 @@ class Stages:
                 self.instead.pop(stage.kind)()
             before = Path(given.config.model_name, "model.safetensors").read_bytes()
             (stage_dir / "model.safetensors").write_bytes(before + b" " + stage.kind.encode())
-            (stage_dir / "config.json").write_text("{}")
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(Path(given.config.model_name, name), stage_dir)
             return stage_dir
 
         return train

@@ -313,19 +313,6 @@ def test_keys_of_the_environment_are_explained_in_env_example() -> None:
     assert keys <= explained
 
 
-def test_the_files_of_the_run_directory_are_those_that_the_code_writes() -> None:
-    import transformers.utils as written_by_transformers
-
-    (listing,) = re.findall(r"```text\n(.*?)```", section("The run directory"), re.DOTALL)
-    names = {line.split()[0] for line in listing.splitlines()}
-    ours = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.py"), *ROOT.glob("[aepu]*/*.py")))
-    ours += f'"{written_by_transformers.CONFIG_NAME}"'
-    for name in names - {f"runs/{EXAMPLE_RUN}/", "tiny-sft/", "checkpoint-N/", "logs/"}:
-        assert f'"{name}"' in ours, name
-    assert 'stage_dir / "logs"' in ours
-    assert 'output_dir="tiny-sft"' in (ROOT / "recipes/scratch_tiny.py").read_text()
-
-
 def test_the_results_have_their_place() -> None:
     results = section("Results")
     assert results.count("<!-- results -->") == results.count("<!-- /results -->") == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,13 +27,13 @@ configs = {
 
 
 @pytest.fixture(autouse=True)
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_tmp(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in a directory of its own, which holds a recipe, its data and a model's shell."""
     from safetensors.numpy import save_file
 
     numpy = pytest.importorskip("numpy")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    shutil.copytree(tokenizer_dir, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
     save_file(
         {"a": numpy.zeros((3, 4), "float32"), "b": numpy.zeros(5, "float32")}, tmp_path / "model/model.safetensors"
     )
