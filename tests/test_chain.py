@@ -159,9 +159,8 @@ def test_the_readme_lists_the_files_of_a_run_directory(run_dir: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (listing,) = re.findall(r"^## The run directory\n.*?```text\n(.*?)```", readme, re.DOTALL | re.MULTILINE)
     shown = {depth: set(re.findall(rf"^ {{{depth}}}(\S+)", listing, re.MULTILINE)) for depth in (2, 4)}
-    assert {_shown(path) for path in run_dir.iterdir()} - {".lock"} == {f"{name}/" for name in STAGES.values()} | shown[
-        2
-    ]
+    directories = {f"{name}/" for name in STAGES.values()}
+    assert {_shown(path) for path in run_dir.iterdir()} - {".lock"} == directories | shown[2]
     stage_dir = run_dir / "tiny-sft"
     of_the_model = {path.name for path in next(stage_dir.glob("checkpoint-*")).iterdir()} - {"config.json"}
     assert {_shown(path) for path in stage_dir.iterdir()} - of_the_model == shown[4]
