@@ -10,21 +10,29 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-import preflight
-import screen
 from algorithms.config import GRPOExtraConfig, StageOutput
-from preflight import Config, Fetched, Stage
+from chain import screen
+from chain.preflight import Fetched, fetch
+from chain.record import (
+    changes_since,
+    chosen_stages,
+    open_record,
+    recorded,
+    resumable,
+    set_aside,
+)
+from chain.run_directory import RunInfo, create, find, lock
+from chain.stages import Config, Stage, is_reward_model, reference
 from recipes import name_of
-from run_record import changes_since, finished_outputs, open_record, recorded
-from utils.console import console, tee
+from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo, create, find, lock
 from utils.runtime import now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
@@ -42,12 +50,15 @@ def run_pipeline(
     from_run: str | None = None,
     resume: str | None = None,
     force: bool = False,
+    values: Sequence[str] = (),
 ) -> Path:
     """Run the stages of `configs` in their order, and return the run directory.
 
     `stages` runs only some; their inputs then come from the run `from_run`. `resume` continues a run by its id, or the
-    `latest` unfinished one; `force` lets it go on where the recipe has changed, and records that. `recipe` is what
-    `--resume` loads the recipe by, the calling script unless given. What the caller passes is not changed.
+    `latest` unfinished one; `force` lets it go on where the recipe or its data have changed, and records that: stages
+    that have passed are kept, one that was stopped starts over if it has changed. `recipe` is what `--resume` loads the
+    recipe by, the calling script unless given, and `values` what it then sets in it. What the caller passes is not
+    changed.
 
     Raises:
         Refused: the run cannot start as asked; nothing has been created.
@@ -55,17 +66,30 @@ def run_pipeline(
         Interrupted: it was stopped by Ctrl-C or SIGTERM, and can be resumed.
     """
     plain_endings()
+    _refuse_hidden()
     runs_dir = Path(runs_dir)
+    if resume is not None and (stages is not None or from_run is not None):
+        raise Refused("a resumed run has the stages and inputs that it began with: leave out stages and from_run")
     with quiet_libraries(None):
-        outputs = finished_outputs(find(runs_dir, from_run)) if from_run else {}
-        chosen = preflight.stages_of(configs, grpo_extra, stages, outputs)
-        earlier = find(runs_dir, resume) if resume else None
-        changes = changes_since(earlier, chosen, force) if earlier else []
-        fetched = preflight.fetch(chosen)
+        earlier = None if resume is None else resumable(runs_dir, resume)
+        if earlier:
+            stages, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
+        source = None if from_run is None else find(runs_dir, from_run)
+        chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
+        fetched = fetch(chosen, outputs)
+        changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
     run_dir = earlier.run_dir if earlier else create(runs_dir)
     with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
         info = RunInfo(run_dir)
-        open_record(info, chosen, recipe or _calling_script(), changes)
+        _start_over(run_dir, [stage for stage in chosen if stage.kind in changes])
+        open_record(
+            info,
+            chosen,
+            recipe=recipe or _calling_script(),
+            from_run=source.run_dir.name if source else None,
+            values=values,
+            changes=changes,
+        )
         console().print(screen.header(info.read(), run_dir))
         try:
             _run_stages(Run(info, chosen, fetched, outputs))
@@ -81,6 +105,24 @@ def run_pipeline(
         records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
         console().print(*screen.results(info.read(), records), sep="\n")
     return run_dir
+
+
+def _start_over(run_dir: Path, changed: list[Stage]) -> None:
+    """Set aside what a stopped stage has done when it has changed: its checkpoints would bring the old values back."""
+    for stage in changed:
+        stage_dir = run_dir / stage.config.output_dir
+        if StageLog(stage_dir).read_info().get("status") == "passed":
+            warn(f"{stage.kind} has passed and is kept as it is: what has changed does not reach it")
+        elif stage_dir.exists():
+            warn(f"{stage.kind} starts over, since it has changed; what it had is kept in {set_aside(stage_dir).name}")
+
+
+def _refuse_hidden() -> None:
+    """Raise Refused if a file beside a recipe run as a script takes the place of a package that is imported later."""
+    for name in ("data", "evaluation"):
+        spec = find_spec(name)
+        if spec is None or spec.origin != str(Path(__file__).resolve().parent / name / "__init__.py"):
+            raise Refused(f"{spec and spec.origin} hides sixgig's package {name}: rename it")
 
 
 def _calling_script() -> str | None:
@@ -118,9 +160,9 @@ class Run:
         self.outputs = dict(outputs)  # grows as stages finish
         self.tasks = _tasks(stages)
 
-    def path_of(self, model: str | StageOutput) -> Path:
+    def path_of(self, model: str | StageOutput, revision: str | None) -> Path:
         """Return the directory of a model that a stage names."""
-        return self.outputs[model.name] if isinstance(model, StageOutput) else self.fetched.models[model]
+        return self.fetched.path_of(model, revision, self.outputs)
 
 
 def _run_stages(run: Run) -> None:
@@ -158,12 +200,15 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
     source = None
     if stage.model is not None:
         path = Path(resolved.config.model_name)
-        source = {"ref": screen.reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
-    config = log.read_info().get("config") or {}  # of an interrupted run: its trainer's options stay
-    log.open(name=stage.kind, status="running", config=config | recorded(stage), input=source, error=None)
+        source = {"ref": reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
+    config = (log.read_info().get("config") or {}) | recorded(
+        stage
+    )  # of an interrupted run: its trainer's options stay
+    data = run.fetched.data[stage.kind]
+    log.open(name=stage.kind, status="running", config=config, input=source, data=data, error=None)
     run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
     log.event("STAGE_START", f"{stage.kind} from {source['ref'] if source else 'random weights'}")
-    console().print(screen.stage(stage, run.fetched.data[stage.kind]))
+    console().print(screen.stage(stage, data))
 
 
 def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
@@ -208,7 +253,7 @@ def _tasks(stages: list[Stage]) -> dict[str, Any]:
     from evaluation import tasks_for
 
     extra = next((stage.extra for stage in stages if stage.extra is not None), None)
-    functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not preflight.is_reward_model(one)]
+    functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not is_reward_model(one)]
     by_name = {rewards.name_of(function): function for function in functions}
     return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
 

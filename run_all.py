@@ -3,14 +3,15 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from utils.errors import Refused, StageFailed, did_you_mean, report
 
 if TYPE_CHECKING:
-    from preflight import Stage
+    from chain.stages import Stage
     from recipes import Recipe
 
 TEST, PROD = "scratch_tiny", "qwen2.5_0.5b"
@@ -48,7 +49,11 @@ def parser() -> Parser:
     made.add_argument("--plan", action="store_true", help="inputs, rows, steps, parameters, disk; starts nothing")
     made.add_argument("--check-data", action="store_true", help="with --plan: read every row, of data on the Hub too")
     made.add_argument("--download", action="store_true", help="fetch what the recipe needs, and stop")
-    made.add_argument("--force", action="store_true", help="with --resume: accept a changed recipe, on the record")
+    made.add_argument(
+        "--force",
+        action="store_true",
+        help="with --resume: accept changes, on the record; what was stopped starts over",
+    )
     made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
     return made
 
@@ -80,14 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse_combinations(args: argparse.Namespace) -> None:
     """Raise Refused where one flag needs, or forbids, another."""
-    one_recipe = args.test or args.prod or args.recipe or args.resume
+    resume, stages = args.resume is not None, args.stages is not None  # "" is given too: a shell variable without value
+    one_recipe = args.test or args.prod or args.recipe is not None or resume
     rules = [
         (args.values and not one_recipe, "--set changes one recipe: add --test, --prod or --recipe"),
-        (args.stages and not one_recipe, "--stages belongs to one recipe: add --test, --prod or --recipe"),
-        (args.from_run and not args.stages, "--from gives --stages their inputs: add --stages"),
-        (args.stages and args.resume, "--resume runs the stages that the run began with: leave out --stages"),
-        (args.seed is not None and args.resume, "--resume keeps the seed that the run began with: leave out --seed"),
-        (args.force and not args.resume, "--force accepts what --resume would refuse: add --resume"),
+        (stages and not one_recipe, "--stages belongs to one recipe: add --test, --prod or --recipe"),
+        (args.from_run is not None and not stages, "--from gives --stages their inputs: add --stages"),
+        (stages and resume, "--resume runs the stages that the run began with: leave out --stages"),
+        (args.seed is not None and resume, "--resume keeps the seed that the run began with: leave out --seed"),
+        (args.force and not resume, "--force accepts what --resume would refuse: add --resume"),
         (args.check_data and not args.plan, "--check-data belongs to --plan: add --plan"),
         (args.plan and args.download, "--plan starts nothing, --download fetches: choose one"),
     ]
@@ -107,10 +113,12 @@ def serve(args: argparse.Namespace) -> int:
     if args.list:
         return show_recipes()
     act = show_plan if args.plan else download if args.download else run
-    if args.resume:
+    if args.resume is not None:
         return act(resumed(args))
-    if args.test or args.prod or args.recipe:
-        return act(request(args, args.recipe or (TEST if args.test else PROD)))
+    if args.recipe is not None:
+        return act(request(args, args.recipe))
+    if args.test or args.prod:
+        return act(request(args, TEST if args.test else PROD))
     return serve_both(act, request(args, TEST), request(args, PROD))
 
 
@@ -142,7 +150,7 @@ def request(args: argparse.Namespace, recipe: str) -> Request:
         runs_dir=args.runs_dir,
         values=tuple(args.values),
         seed=args.seed,
-        stages=tuple(name.strip() for name in args.stages.split(",") if name.strip()) if args.stages else None,
+        stages=None if args.stages is None else tuple(name.strip() for name in args.stages.split(",") if name.strip()),
         from_run=args.from_run,
         check_data=args.check_data,
     )
@@ -150,22 +158,18 @@ def request(args: argparse.Namespace, recipe: str) -> Request:
 
 def resumed(args: argparse.Namespace) -> Request:
     """Return what an earlier run was asked for, as its record tells, and what `--set` changes now."""
-    from utils.run_directory import find
+    from chain.record import resumable
 
-    info = find(args.runs_dir, args.resume)
-    record = info.read()
-    run_id = info.run_dir.name
+    info = resumable(args.runs_dir, args.resume)
+    record, run_id = info.read(), info.run_dir.name
     if record["recipe"] is None:
         raise Refused(f"run {run_id} has no recipe file: continue it with run_pipeline(configs, resume={run_id!r})")
-    script, *words = record["argv"]
-    before = parser().parse_args(words if Path(script).name == "run_all.py" else [])
     return Request(
         recipe=record["recipe"],
         runs_dir=args.runs_dir,
-        values=(*before.values, *args.values),
-        seed=before.seed,
+        values=(*record["values"], *args.values),
         stages=tuple(entry["name"] for entry in record["stages"]),
-        from_run=before.from_run,
+        from_run=record["from_run"],
         resume=run_id,
         force=args.force,
         check_data=args.check_data,
@@ -188,23 +192,25 @@ def run(request: Request) -> int:
     """Run the recipe."""
     from pipeline import run_pipeline
 
-    recipe = load(request)
+    recipe, values = load(request)
+    new = request.resume is None  # a resumed run knows its stages and their inputs
     run_pipeline(
         recipe.configs,
         recipe.grpo_extra,
         recipe=recipe.name,
         runs_dir=request.runs_dir,
-        stages=request.stages,
-        from_run=request.from_run,
+        stages=request.stages if new else None,
+        from_run=request.from_run if new else None,
         resume=request.resume,
         force=request.force,
+        values=values,
     )
     return 0
 
 
 def check(request: Request) -> None:
     """Raise Refused unless the recipe is sound and what it needs can be had."""
-    from preflight import missing
+    from chain.preflight import missing
     from utils.quiet import quiet_libraries
 
     with quiet_libraries(None):
@@ -215,7 +221,7 @@ def check(request: Request) -> None:
 
 def show_plan(request: Request) -> int:
     """Print what each stage needs."""
-    from plan import plan, plan_table
+    from chain.plan import plan, plan_table
     from utils.console import console
     from utils.quiet import quiet_libraries
 
@@ -227,38 +233,38 @@ def show_plan(request: Request) -> int:
 
 def download(request: Request) -> int:
     """Fetch the models and data that the recipe names, so that it can run without a network."""
-    from preflight import fetch
+    from chain.preflight import fetch
     from utils.console import console
     from utils.quiet import quiet_libraries
 
     with quiet_libraries(None):
-        fetched = fetch(stages(request)[0])
-    for name, directory in fetched.models.items():
+        fetched = fetch(*stages(request))
+    for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False)
     for kind, data in fetched.data.items():
         console().print(f"{kind}: {data['name']}, {data['train_rows']} rows", markup=False)
     return 0
 
 
-def load(request: Request) -> "Recipe":
-    """Return the recipe, changed as requested."""
-    import cache_config  # noqa: F401  before a recipe imports any Hugging Face library
+def load(request: Request) -> tuple["Recipe", list[str]]:
+    """Return the recipe, changed as requested, and the values that changed it."""
     import recipes
-    from overrides import with_seed, with_values
+    from chain.set_values import seeds, with_values
 
-    recipe = with_values(recipes.load(request.recipe), request.values)
-    return recipe if request.seed is None else with_seed(recipe, request.seed)
+    recipe = recipes.load(request.recipe)
+    values = [*request.values, *(() if request.seed is None else seeds(recipe.configs, request.seed))]
+    configs, extra = with_values(recipe.configs, recipe.grpo_extra, values)
+    return replace(recipe, configs=configs, grpo_extra=extra), values
 
 
 def stages(request: Request) -> tuple[list["Stage"], dict[str, Path]]:
     """Return the checked stages, and the directories of an earlier run that they may start from."""
-    from preflight import stages_of
-    from run_record import finished_outputs
-    from utils.run_directory import find
+    from chain.record import chosen_stages
+    from chain.run_directory import find
 
-    recipe = load(request)
-    outputs = finished_outputs(find(request.runs_dir, request.from_run)) if request.from_run else {}
-    return stages_of(recipe.configs, recipe.grpo_extra, request.stages, outputs), outputs
+    recipe, _ = load(request)
+    source = None if request.from_run is None else find(request.runs_dir, request.from_run)
+    return chosen_stages(recipe.configs, recipe.grpo_extra, request.stages, source)
 
 
 if __name__ == "__main__":

@@ -134,19 +134,25 @@ def reward_model(path: str) -> tuple[Any, Any]:
     model, found = AutoModelForSequenceClassification.from_pretrained(
         path, dtype="auto", output_loading_info=True, trust_remote_code=False
     )
-    lacks = []
-    if found["missing_keys"]:
-        lacks.append(f"it lacks {', '.join(sorted(found['missing_keys']))}, which would be random")
-    if model.config.num_labels != 1:
-        lacks.append(f"it gives {model.config.num_labels} scores instead of 1")
+    refuse_unfit(path, model.config.num_labels, tokenizer, found["missing_keys"])
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def refuse_unfit(path: str, num_labels: int, tokenizer: Any, missing: Iterable[str] = ()) -> None:
+    """Raise Refused if a model does not give one score, or its tokenizer has no chat template or no padding token.
+
+    `missing` are the names of weights that its checkpoint lacks.
+    """
+    lacks = [f"it lacks {', '.join(sorted(missing))}, which would be random"] if missing else []
+    if num_labels != 1:
+        lacks.append(f"it gives {num_labels} scores instead of 1")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         lacks.append("its tokenizer has no padding token apart from the end-of-sequence token")
     if tokenizer.chat_template is None:
         lacks.append("its tokenizer has no chat template")
     if lacks:
         raise Refused(f"{path} cannot be a reward model here: {'; '.join(lacks)}. Train one with a `reward` stage.")
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def missing_columns(functions: Iterable[Any], columns: Sequence[str]) -> list[str]:

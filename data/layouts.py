@@ -28,7 +28,6 @@ from data.converters import LAYOUTS, Layout, Row
 from data.messages import Malformed, says_nothing, without_padding
 from utils.errors import Refused
 
-STAGES = ("pretrain", "sft", "reward", "dpo", "grpo")
 SHAPES: dict[type, str] = {str: "plain text", list: "messages"}
 UNSEEN = {
     "chosen", "rejected", "completion", "completions", "completion_ids", "prompts", "messages", "conversations",
@@ -46,7 +45,7 @@ def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
     Raises:
         Refused: the columns are no layout of the stage, or a row is not what the first row is.
     """
-    assert stage in STAGES, stage
+    assert stage in LAYOUTS, stage
     columns, convert = find_layout(rows.column_names, stage, name)
     nested = {column for column, feature in rows.features.items() if not isinstance(feature, Value)}
     padded = {column for column in nested if "Json(" not in str(rows.features[column])}

@@ -30,12 +30,17 @@ class Recipe:
 
 def shipped() -> dict[str, str]:
     """Return the recipes that come with sixgig: name → first line of the file's docstring. Runs none of them."""
-    found = {}
-    for path in sorted(HERE.glob("*.py")):
-        if path.name != "__init__.py":
-            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            found[path.stem] = docstring.partition("\n")[0]
-    return found
+    return {path.stem: _purpose(path) for path in sorted(HERE.glob("*.py")) if path.name != "__init__.py"}
+
+
+def _purpose(path: Path) -> str:
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except SyntaxError as error:
+        return f"cannot be read: line {error.lineno}: {error.msg}"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {error}"
+    return docstring.partition("\n")[0]
 
 
 def load(name_or_file: str) -> Recipe:
@@ -58,11 +63,11 @@ def load(name_or_file: str) -> Recipe:
 
 def _locate(name_or_file: str) -> tuple[Path, str]:
     """Return the recipe's file, and the name that finds it again from any directory."""
-    given = Path(name_or_file).expanduser()
+    given, named = Path(name_or_file).expanduser(), HERE / f"{name_or_file}.py"
     if given.is_file():
         path = given.resolve()
-    elif name_or_file in shipped():
-        path = HERE / f"{name_or_file}.py"
+    elif named.is_file() and named.parent == HERE and name_or_file != "__init__":
+        path = named
     else:
         names = shipped()
         near = did_you_mean(name_or_file, names)
@@ -78,23 +83,23 @@ def name_of(path: Path) -> str:
 
 
 def _run(path: Path) -> types.ModuleType:
-    """Execute a recipe file as a module, with its own directory importable as when Python runs it as a script."""
+    """Execute a recipe file as a module, with its own directory importable, now and when a reward function runs."""
     name = "recipe_" + re.sub(r"\W", "_", path.stem)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise Refused(f"{path} is no Python file: a recipe's name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a reward function defined there can then be found by what inspects it
-    sys.path.insert(0, str(path.parent))
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that no file of the user's takes the place of one of ours
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # loading leaves nothing beside the file
     try:
         spec.loader.exec_module(module)
     except Refused:
         raise
     except (Exception, SystemExit) as error:  # whatever it raises, it is the recipe's fault
-        raise Refused(f"the recipe {path} cannot be loaded: {_fault(error, path)}") from error
+        raise Refused(f"the recipe {path} cannot be loaded: {_fault(error, path)}{_hidden(error, path)}") from error
     finally:
-        sys.path.remove(str(path.parent))
         sys.dont_write_bytecode = writes_bytecode
     return module
 
@@ -113,6 +118,16 @@ def _fault(error: BaseException, path: Path) -> str:
     if unknown:
         text = f"{unknown[1]} has no field {unknown[2]!r}{did_you_mean(unknown[2], _field_names(unknown[1]))}"
     return text if line is None else f"line {line}: {text}"
+
+
+def _hidden(error: BaseException, path: Path) -> str:
+    """Name what lies beside a recipe and cannot be imported, since a module of ours has its name."""
+    if not isinstance(error, ImportError | AttributeError) or path.parent in (HERE, HERE.parent):
+        return ""
+    root = HERE.parent
+    ours = {found.stem for found in (*root.glob("*.py"), *(init.parent for init in root.glob("*/__init__.py")))}
+    hidden = ", ".join(sorted(entry.name for entry in path.parent.iterdir() if entry.stem in ours))
+    return f". sixgig's own modules hide {hidden} beside the recipe: rename what it imports" if hidden else ""
 
 
 def _field_names(class_name: str) -> list[str]:

@@ -155,6 +155,21 @@ def test_a_stage_leaves_every_file_of_the_contract(stage: str, run_dir: Path) ->
     assert info["data"]["train_rows"] > 0
 
 
+def test_the_readme_lists_the_files_of_a_run_directory(run_dir: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (listing,) = re.findall(r"^## The run directory\n.*?```text\n(.*?)```", readme, re.DOTALL | re.MULTILINE)
+    shown = {depth: set(re.findall(rf"^ {{{depth}}}(\S+)", listing, re.MULTILINE)) for depth in (2, 4)}
+    directories = {f"{name}/" for name in STAGES.values()}
+    assert {_shown(path) for path in run_dir.iterdir()} - {".lock"} == directories | shown[2]
+    stage_dir = run_dir / "tiny-sft"
+    of_the_model = {path.name for path in next(stage_dir.glob("checkpoint-*")).iterdir()} - {"config.json"}
+    assert {_shown(path) for path in stage_dir.iterdir()} - of_the_model == shown[4]
+
+
+def _shown(path: Path) -> str:
+    return re.sub(r"-\d+$", "-N", path.name) + "/" * path.is_dir()
+
+
 def test_the_console_log_is_what_was_printed_without_control_codes(run_dir: Path) -> None:
     said = (run_dir.parents[1] / "printed-0.txt").read_text(encoding="utf-8")
     log = (run_dir / "console_output.log").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,32 +19,38 @@ import pytest
 
 import pipeline
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from chain.run_directory import lock
+from chain.stages import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
-from preflight import Stage
 from pretrain import PretrainConfig
 from utils.files import weights_sha256
-from utils.run_directory import lock
 from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
-    "run_id recipe argv seed status started_at finished_at stages versions git_commit hardware".split()
+    "run_id recipe argv from_run seed values configs status started_at finished_at stages versions git_commit hardware"
+    .split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(
     "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
 )
-STAGE_FILES = "stage_info.json training.log console_output.log training_events.log training_metrics.jsonl logs".split()
 RESULT = {"task": "t", "metric": "m", "n": 1, "before": 0.0, "after": 1.0, "ci95": [0.5, 1.5]}
 
 Configs = dict[str, Any]
 
 
+def _save_weights(directory: Path, value: float) -> None:
+    import numpy
+    from safetensors.numpy import save_file
+
+    save_file({"weight": numpy.full(3, value, "float32")}, directory / "model.safetensors")
+
+
 @pytest.fixture(autouse=True)
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_tmp(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in a directory of its own, which holds one model and one data file."""
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(b"first weights")
+    shutil.copytree(tokenizer_dir, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    _save_weights(tmp_path / "model", 1.0)
     rows = [{"prompt": f"What is {n}+{n}?", "completion": f" {2 * n}"} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs = [{"prompt": f"What is {n}+{n}?", "chosen": f" {2 * n}", "rejected": " 0"} for n in range(60)]
@@ -68,7 +75,8 @@ class Stages:
                 self.instead.pop(stage.kind)()
             before = Path(given.config.model_name, "model.safetensors").read_bytes()
             (stage_dir / "model.safetensors").write_bytes(before + b" " + stage.kind.encode())
-            (stage_dir / "config.json").write_text("{}")
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(Path(given.config.model_name, name), stage_dir)
             return stage_dir
 
         return train
@@ -138,7 +146,8 @@ def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
 def test_each_stage_starts_from_the_bytes_that_its_input_wrote(stages: Stages) -> None:
     run = run_pipeline(_configs())
     sft, dpo = (_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo"))
-    assert (run / "my-dpo" / "model.safetensors").read_bytes() == b"first weights sft dpo"
+    first = Path("model/model.safetensors").read_bytes()
+    assert (run / "my-dpo" / "model.safetensors").read_bytes() == first + b" sft dpo"
     assert sft["input"] == {
         "ref": "model",
         "path": str(Path("model").resolve()),
@@ -333,6 +342,28 @@ def test_an_earlier_run_whose_weights_have_changed_is_refused(stages: Stages) ->
         run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
 
 
+def test_only_the_outputs_that_are_needed_must_still_be_there(stages: Stages) -> None:
+    first = run_pipeline(_configs())
+    (first / "my-dpo" / "model.safetensors").write_bytes(b"other")
+    run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
+    (first / "my-dpo" / "model.safetensors").unlink()
+    run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
+
+
+def test_two_revisions_of_a_model_are_two_models(stages: Stages, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = in_tmp / "hub/models--some--model"
+    for number, revision in enumerate(("old", "new"), 1):
+        shutil.copytree("model", cached / "snapshots" / revision)
+        _save_weights(cached / "snapshots" / revision, float(number))
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs" / revision).write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cached.parent))
+    configs = {kind: replace(config, model_name="some/model") for kind, config in _configs().items()}
+    run = run_pipeline({"sft": replace(configs["sft"], revision="old"), "dpo": replace(configs["dpo"], revision="new")})
+    for name, revision in (("my-sft", "old"), ("my-dpo", "new")):
+        assert _info(run / name / "stage_info.json")["input"]["path"] == str(cached / "snapshots" / revision)
+
+
 def test_sigterm_interrupts_and_resume_goes_on(stages: Stages) -> None:
     def terminate() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -376,7 +407,96 @@ def test_resume_refuses_a_changed_recipe_and_force_records_it(stages: Stages) ->
     with pytest.raises(Refused, match=r"dpo: learning_rate was None, now 1e-05"):
         run_pipeline(changed, resume=run.name)
     run_pipeline(changed, resume=run.name, force=True)
-    assert _info(run / "run_info.json")["forced"] == ["dpo: learning_rate was None, now 1e-05"]
+    record = _info(run / "run_info.json")
+    assert record["forced"] == ["dpo: learning_rate was None, now 1e-05"]
+    assert record["configs"]["dpo"]["learning_rate"] == 1e-5
+
+
+def test_resume_refuses_a_change_of_a_stage_that_has_not_begun(stages: Stages) -> None:
+    stages.instead["sft"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs())
+    with pytest.raises(Refused, match="dpo: learning_rate was None, now 1e-05"):
+        run_pipeline({**_configs(), "dpo": replace(_configs()["dpo"], learning_rate=1e-5)}, resume="latest")
+
+
+def test_a_stopped_stage_that_has_changed_starts_over_and_a_passed_one_is_kept(stages: Stages) -> None:
+    run = _interrupted(stages)
+    (run / "my-dpo" / "checkpoint-7").mkdir()
+    sft = (run / "my-sft" / "stage_info.json").read_bytes()
+    stages.trained.clear()
+    changed = {kind: replace(config, learning_rate=1e-5) for kind, config in _configs().items()}
+    run_pipeline(changed, resume=run.name, force=True)
+    assert stages.trained == ["dpo"]
+    assert (run / "my-sft" / "stage_info.json").read_bytes() == sft
+    assert not (run / "my-dpo" / "checkpoint-7").exists()
+    assert (run / "my-dpo.before-1" / "checkpoint-7").exists()
+    assert "RESUME" not in (run / "my-dpo" / "training_events.log").read_text()
+    said = " ".join((run / "console_output.log").read_text().split())
+    assert "dpo starts over, since it has changed; what it had is kept in my-dpo.before-1" in said
+    assert "sft has passed and is kept as it is" in said
+
+
+def test_a_stage_stopped_while_measured_trains_anew_if_it_has_changed(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(KeyboardInterrupt())())
+        with pytest.raises(Interrupted):
+            run_pipeline(_sft())
+    run_pipeline(_sft(learning_rate=1e-5), resume="latest", force=True)
+    assert stages.trained == ["sft", "sft"]
+
+
+def test_resume_refuses_other_rows_and_another_input(stages: Stages) -> None:
+    run = _interrupted(stages)
+    with Path("pairs.jsonl").open("a") as file:
+        file.write('\n{"prompt": "What is 1+0?", "chosen": " 1", "rejected": " 0"}')
+    with pytest.raises(Refused, match=r"dpo: the rows of pairs\.jsonl are not those that it began with"):
+        run_pipeline(_configs(), resume=run.name)
+    run_pipeline(_configs(), resume=run.name, force=True)
+    assert stages.trained == ["sft", "dpo", "dpo"]
+
+    stages.instead["sft"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_sft())
+    _save_weights(Path("model"), 2.0)
+    with pytest.raises(Refused, match="sft: the weights of model are not those that it began with"):
+        run_pipeline(_sft(), resume="latest")
+
+
+def test_a_resumed_run_has_its_own_stages_and_inputs(stages: Stages) -> None:
+    first = run_pipeline(_sft())
+    stages.instead["dpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
+    with pytest.raises(Refused, match="leave out stages and from_run"):
+        run_pipeline(_configs(), stages=["dpo"], resume="latest")
+    with pytest.raises(Refused, match="--stages dpo: the recipe has no such stage"):
+        run_pipeline(_sft(), resume="latest", force=True)
+    moved = {**_configs(), "dpo": replace(_configs()["dpo"], output_dir="moved")}
+    with pytest.raises(Refused, match="a run's directories keep their names"):
+        run_pipeline(moved, resume="latest", force=True)
+    second = run_pipeline(_configs(), resume="latest")
+    assert _info(second / "run_info.json")["from_run"] == first.name
+    assert stages.trained == ["sft", "dpo", "dpo"]
+
+
+def test_what_set_changes_at_a_resume_is_still_set_at_the_next(stages: Stages, in_tmp: Path) -> None:
+    import run_all
+
+    (in_tmp / "mine.py").write_text(
+        "from algorithms import TrainingConfig\nconfigs = {'sft': TrainingConfig(model_name='model',"
+        " output_dir='x', dataset_name='rows.jsonl', eval_fraction=0.2)}\n"
+    )
+    for argv in (["--recipe", "mine.py", "--seed", "7"], ["--resume", "latest", "--set", "sft.max_steps=3", "--force"]):
+        stages.instead["sft"] = _fail(KeyboardInterrupt())
+        assert run_all.main(argv) == 130
+    assert run_all.main(["--resume", "latest"]) == 0
+    record = _info(_only_run() / "run_info.json")
+    assert record["values"] == ["sft.seed=7", "sft.max_steps=3"]
+    assert record["seed"] == 7
+    assert _info(_only_run() / "x" / "stage_info.json")["config"]["max_steps"] == 3
 
 
 def test_resume_refuses_altered_weights_a_live_run_and_a_finished_one(stages: Stages) -> None:

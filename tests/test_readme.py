@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import run_all
+from chain.run_directory import RunInfo
 from utils.files import weights_sha256, write_json
-from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,7 +82,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (run_dir / name).mkdir(parents=True)
             save_file({"weight": numpy.zeros((2, 3), "float32")}, run_dir / name / "model.safetensors")
             write_json(run_dir / name / "stage_info.json", {"output": {"sha256": weights_sha256(run_dir / name)}})
-    RunInfo(run_dir).set(recipe="scratch_tiny", argv=["run_all.py", "--test"], status="interrupted", stages=stages)
+    asked: dict[str, Any] = {"recipe": "scratch_tiny", "values": [], "from_run": None, "configs": {}}
+    RunInfo(run_dir).set(**asked, status="interrupted", stages=stages)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -115,7 +116,7 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a recipe as a script, up to `run_pipeline`, whose arguments are then checked as it checks them."""
     import pipeline
-    from preflight import stages_of
+    from chain.stages import stages_of
 
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(pipeline, "run_pipeline", lambda *arguments: calls.append(arguments))
@@ -174,7 +175,8 @@ def test_a_command_of_the_readme_runs(
 
 @pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
-    from preflight import missing, stages_of
+    from chain.preflight import missing
+    from chain.stages import stages_of
     from recipes import load
 
     (work / "from_readme.py").write_text(source)
@@ -309,19 +311,6 @@ def test_keys_of_the_environment_are_explained_in_env_example() -> None:
     keys = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", README)) | {"REPORT_TO"}
     explained = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert keys <= explained
-
-
-def test_the_files_of_the_run_directory_are_those_that_the_code_writes() -> None:
-    import transformers.utils as written_by_transformers
-
-    (listing,) = re.findall(r"```text\n(.*?)```", section("The run directory"), re.DOTALL)
-    names = {line.split()[0] for line in listing.splitlines()}
-    ours = "".join(path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.py"), *ROOT.glob("[aepu]*/*.py")))
-    ours += f'"{written_by_transformers.CONFIG_NAME}"'
-    for name in names - {f"runs/{EXAMPLE_RUN}/", "tiny-sft/", "checkpoint-N/", "logs/"}:
-        assert f'"{name}"' in ours, name
-    assert 'stage_dir / "logs"' in ours
-    assert 'output_dir="tiny-sft"' in (ROOT / "recipes/scratch_tiny.py").read_text()
 
 
 def test_the_results_have_their_place() -> None:

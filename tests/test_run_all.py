@@ -1,21 +1,21 @@
 """The command line: what it accepts, what it refuses, and how it ends."""
 
 import json
-from dataclasses import fields
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import run_all
-from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from overrides import parse, with_seed, with_values
-from pretrain import PretrainConfig
-from recipes import Recipe, load, shipped
+from chain.run_directory import RunInfo, create
+from recipes import load, shipped
 from run_all import Request, main
 from utils.errors import Refused, StageFailed
-from utils.run_directory import RunInfo, create
 
+ON_PATH = os.environ | {"PYTHONPATH": str(Path(run_all.__file__).parent)}  # as `pip install -e .` has it
 RECIPE = '''"""A recipe of one stage."""
 
 from algorithms import TrainingConfig
@@ -27,13 +27,13 @@ configs = {
 
 
 @pytest.fixture(autouse=True)
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_tmp(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in a directory of its own, which holds a recipe, its data and a model's shell."""
     from safetensors.numpy import save_file
 
     numpy = pytest.importorskip("numpy")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    shutil.copytree(tokenizer_dir, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
     save_file(
         {"a": numpy.zeros((3, 4), "float32"), "b": numpy.zeros(5, "float32")}, tmp_path / "model/model.safetensors"
     )
@@ -65,7 +65,7 @@ def test_list_names_the_recipes_with_the_first_line_of_their_docstring(capsys: p
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_is_sound(name: str) -> None:
-    from preflight import stages_of
+    from chain.stages import stages_of
 
     recipe = load(name)
     assert recipe.name == name
@@ -87,6 +87,12 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--test", "--force"], "add --resume"),
         (["--test", "--check-data"], "add --plan"),
         (["--resume", "nothing"], "no run 'nothing' in runs"),
+        (["--resume", ""], "no run '' in runs"),
+        (["--recipe", ""], "no recipe ''"),
+        (["--recipe", "__init__"], "no recipe '__init__'"),
+        (["--test", "--stages", ""], "--stages names no stage"),
+        (["--test", "--stages", "sft", "--from", ""], "no run '' in runs"),
+        (["--from", ""], "add --stages"),
         (["--resume", "latest"], "no unfinished run in runs"),
         (["--recipe", "mine-0.5.py", "--stages", "sfd"], "did you mean 'sft'"),
         (["--recipe", "mine-0.5.py", "--set", "stf.seed=1"], "did you mean 'sft'"),
@@ -136,61 +142,57 @@ def test_a_recipe_loads_by_path_with_dots_in_its_name_and_its_neighbours_importa
     assert recipe.name == str(in_tmp / "mine-0.5.py")
 
 
-@pytest.mark.parametrize(
-    ("text", "annotation", "value"),
-    [
-        ("1e-5", float | None, 1e-5),
-        ("3", float | None, 3.0),
-        ("none", float | None, None),
-        ("12", int | None, 12),
-        ("true", bool | None, True),
-        ("False", bool, False),
-        ("12", str, "12"),
-        ("None", str | None, None),
-        ("Qwen/Qwen2.5-0.5B", str | StageOutput, "Qwen/Qwen2.5-0.5B"),
-        ('StageOutput("sft")', str | StageOutput, StageOutput("sft")),
-    ],
-)
-def test_set_reads_text_as_the_annotated_type(text: str, annotation: Any, value: Any) -> None:
-    found = parse(text, annotation)
-    assert (found, type(found)) == (value, type(value))
+def test_a_reward_function_may_import_its_neighbour_when_it_runs(in_tmp: Path) -> None:
+    (in_tmp / "lazy_neighbour.py").write_text("LENGTH = 7\n")
+    reward = "def reward(completions, **columns):\n    import lazy_neighbour\n    return [lazy_neighbour.LENGTH]\n"
+    (in_tmp / "mine.py").write_text(f"{RECIPE}{reward}configs['reward'] = reward\n")
+    assert load("mine.py").configs["reward"]([]) == [7]
 
 
-@pytest.mark.parametrize(("text", "annotation"), [("nan", float), ("yes", bool), ("1.0", int), ("none", int)])
-def test_set_refuses_what_is_not_of_the_type(text: str, annotation: Any) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        parse(text, annotation)
+def test_a_file_beside_the_recipe_that_ours_hides_is_named(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (in_tmp / "utils.py").write_text("LENGTH = 7\n")
+    (in_tmp / "mine.py").write_text(f"from utils import LENGTH\n{RECIPE}")
+    assert "sixgig's own modules hide utils.py beside the recipe" in _refused(capsys, "--recipe", "mine.py")
 
 
-def _recipe() -> Recipe:
-    configs = {
-        "pretrain": PretrainConfig(output_dir="base", dataset_name="made:documents"),
-        "grpo": TrainingConfig(model_name=StageOutput("pretrain"), output_dir="grpo", dataset_name="made:prompts"),
-    }
-    return Recipe(name="r", configs=configs)
+@pytest.mark.parametrize("name", ["utils", "data"])
+def test_a_file_beside_a_script_that_hides_ours_is_named(name: str, in_tmp: Path) -> None:
+    (in_tmp / f"{name}.py").write_text("LENGTH = 7\n")
+    (in_tmp / "mine.py").write_text(f"{RECIPE}from pipeline import run_pipeline\nrun_pipeline(configs)\n")
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, check=False, env=ON_PATH)
+    assert done.returncode != 0
+    assert f"{in_tmp / name}.py hides sixgig's package {name}: rename it" in done.stderr
 
 
-def test_set_changes_values_of_every_config_class_and_nothing_else() -> None:
-    asked = ["pretrain.max_steps=7", "grpo.beta=0.1", "grpo.num_generations=8", "grpo.reward_func=[\"exact_match\"]",
-             "grpo.trainer_args.temperature=0.7", "grpo.trainer_args.loss_type=grpo"]  # fmt: skip
-    before, after = _recipe(), with_values(_recipe(), asked)
-    assert after.configs["pretrain"].max_steps == 7
-    assert after.configs["grpo"].beta == 0.1
-    assert after.configs["grpo"].trainer_args == {"temperature": 0.7, "loss_type": "grpo"}
-    assert after.grpo_extra == GRPOExtraConfig(num_generations=8, reward_func=["exact_match"])
-    for field in fields(TrainingConfig):
-        if field.name not in ("beta", "trainer_args"):
-            assert getattr(after.configs["grpo"], field.name) == getattr(before.configs["grpo"], field.name)
+def test_a_broken_file_among_the_recipes_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recipes.HERE", tmp_path)
+    (tmp_path / "broken.py").write_text('"""A recipe."""\nconfigs = {\n')
+    (tmp_path / "sound-0.5.py").write_text(RECIPE)
+    assert load("sound-0.5").name == "sound-0.5"
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert "broken     cannot be read: line 2" in said
+    assert "sound-0.5  A recipe of one stage." in said
 
 
-def test_set_tells_all_its_problems_at_once() -> None:
-    with pytest.raises(Refused) as refused:
-        with_values(_recipe(), ["grpo.bta=1", "sft.seed=1", "pretrain.max_steps=x"])
-    assert str(refused.value).count("--set") == 3
-
-
-def test_seed_reaches_every_stage() -> None:
-    assert [config.seed for config in with_seed(_recipe(), 7).configs.values()] == [7, 7]
+@pytest.mark.parametrize("flag", ["--plan", "--download"])
+def test_the_cache_that_env_names_is_used(flag: str, in_tmp: Path) -> None:
+    cached = in_tmp / "hf/hub/models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("abc")
+    (cached / "snapshots").mkdir()
+    (in_tmp / "model").rename(cached / "snapshots/abc")
+    (in_tmp / "mine.py").write_text(RECIPE.replace('"model"', '"some/model"'))
+    (in_tmp / ".env").write_text(f"HF_HOME={in_tmp / 'hf'}\n")
+    words = [sys.executable, str(Path(run_all.__file__)), "--recipe", "mine.py", flag]
+    keep = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env=keep | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "some/model" in done.stdout
 
 
 def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,30 +205,18 @@ def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest
     assert sorted(Path.cwd().rglob("*")) == before
 
 
-def test_plan_of_grpo_counts_whole_groups() -> None:
-    from plan import _steps
-    from preflight import Stage
-
-    config = TrainingConfig(
-        model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8, gradient_accumulation_steps=2,
-        num_train_epochs=1,
-    )  # fmt: skip
-    # 16 completions a step are 4 prompts of 4; 103 prompts give 25 whole batches of prompts, one step each
-    assert _steps(Stage("grpo", config, GRPOExtraConfig(num_generations=4)), 103) == 25
-
-
 def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
-    run = create(Path("runs"))
-    argv = ["/elsewhere/run_all.py", "--recipe", "mine-0.5.py", "--seed", "7", "--set", "sft.beta=1", "--stages", "sft"]
-    RunInfo(run).set(recipe=str(in_tmp / "mine-0.5.py"), argv=argv, status="interrupted", stages=[{"name": "sft"}])
+    run, asked = create(Path("runs")), ["sft.beta=1", "sft.seed=7"]
+    record = {"recipe": str(in_tmp / "mine-0.5.py"), "values": asked, "from_run": "another", "configs": {}}
+    RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft"}])
     args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
     request = run_all.resumed(args)
     assert request == Request(
         recipe=str(in_tmp / "mine-0.5.py"),
         runs_dir=Path("runs"),
-        values=("sft.beta=1", "sft.max_steps=3"),
-        seed=7,
+        values=("sft.beta=1", "sft.seed=7", "sft.max_steps=3"),
         stages=("sft",),
+        from_run="another",
         resume=run.name,
         force=True,
     )

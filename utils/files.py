@@ -1,4 +1,4 @@
-"""JSON files that are whole at any moment, and the fingerprint of a directory of weights."""
+"""JSON files that are whole at any moment; files of weights, their shapes and their fingerprint."""
 
 import hashlib
 import json
@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from utils.errors import Refused
+
+LFS_POINTER = b"version https://git-lfs"
 
 
 def jsonable(value: Any) -> Any:
@@ -54,21 +58,45 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON; the message names the file.
+        Refused: the file cannot be read, or is no JSON; the message names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise Refused(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
 
 
 def weight_files(directory: Path) -> list[Path]:
     """Return the files of `directory` that hold a model's weights, sorted: safetensors, or PyTorch's older `.bin`."""
     return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shape of each tensor of a safetensors file; reads its header alone.
+
+    Raises:
+        Refused: it is a Git LFS pointer, is cut off, or is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    refuse_pointer(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  it is no mapping
+    except SafetensorError as error:
+        raise Refused(f"{path} cannot be read, is it whole? {error}") from error
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise Refused if a file of weights is what Git leaves in its place without Git LFS."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise Refused(f"{path} is a Git LFS pointer, not the weights: run git lfs pull in its directory")
 
 
 def weights_sha256(directory: Path) -> str:

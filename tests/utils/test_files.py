@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.errors import Refused
 from utils.files import jsonable, read_json, weights_sha256, write_json
 
 
@@ -35,8 +36,10 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatc
 
 def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.json is not valid JSON"):
+    with pytest.raises(Refused, match=r"a\.json is not valid JSON"):
         read_json(tmp_path / "a.json")
+    with pytest.raises(Refused, match="cannot be read"):
+        read_json(tmp_path)
 
 
 def test_weights_sha256_by_hand(tmp_path: Path) -> None:

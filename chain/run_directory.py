@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import re
 import secrets
 import string
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from utils.files import read_json, write_json
 
 ALPHABET = string.ascii_lowercase + string.digits
 LOCK = ".lock"
+RUN_ID = re.compile(r"\d{8}_\d{6}_[a-z0-9]{4}")
 
 
 def create(runs_dir: Path) -> Path:
@@ -70,8 +72,15 @@ class RunInfo:
         self.file = run_dir / "run_info.json"
 
     def read(self) -> dict[str, Any]:
-        """Return the whole object."""
-        return dict(read_json(self.file))
+        """Return the whole object.
+
+        Raises:
+            Refused: the file cannot be read, or is no run's record.
+        """
+        record = read_json(self.file)
+        if not isinstance(record, dict) or not {"status", "stages"} <= record.keys():
+            raise Refused(f"{self.file} is no record of a run: it has no status and stages")
+        return record
 
     def set(self, **fields: Any) -> None:
         """Set these fields; the others stay."""
@@ -84,14 +93,14 @@ class RunInfo:
 
 
 def find(runs_dir: Path, run_id: str) -> RunInfo:
-    """Return the run of that id; `latest` is the newest that has not passed.
+    """Return the run of that id; `latest` is the newest that has not passed, of those named as `create` names them.
 
     Raises:
         Refused: there is no such run.
     """
     runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
     if run_id == "latest":
-        unfinished = [run for run in runs if RunInfo(run).read().get("status") != "passed"]
+        unfinished = [run for run in runs if RUN_ID.fullmatch(run.name) and RunInfo(run).read()["status"] != "passed"]
         if not unfinished:
             raise Refused(f"no unfinished run in {runs_dir}: there is nothing to resume")
         return RunInfo(unfinished[-1].resolve())

@@ -1,26 +1,24 @@
 """What a recipe needs, stage by stage: its input, rows, steps, parameters and disk. Trains nothing, writes no file."""
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import mul
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-import screen
 from algorithms.config import StageOutput
-from preflight import Stage, load_data, missing
+from chain.preflight import load_data, missing
+from chain.stages import Stage, reference
 from utils import hub
 from utils.errors import Refused
-from utils.files import weight_files
+from utils.files import tensor_shapes, weight_files
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
+TYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 OPTIMIZER_STATES = 2  # of AdamW: the running means of the gradient and of its square, one number each a weight
 
 
@@ -34,6 +32,9 @@ class Needs:
     steps: int | None
     parameters: int | None
     disk_bytes: int | None
+    """Its output and checkpoints."""
+    download_bytes: int | None
+    """Of the models and data that are not on this machine, those that no earlier stage has needed."""
 
 
 def plan(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bool = False) -> list[Needs]:
@@ -47,16 +48,18 @@ def plan(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bo
     problems = missing(stages)
     needs: list[Needs] = []
     parameters: dict[str, int | None] = {}
+    downloads: set[tuple[str, str | None]] = set()
     for stage in stages if not problems else ():
         try:
+            download_bytes = _download_bytes(stage, downloads)
             train_rows, eval_rows = _rows(stage, check_data)
+            number = parameters[stage.kind] = _parameters(stage, parameters, outputs)
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
             continue
         steps = _steps(stage, train_rows)
-        parameters[stage.kind] = _parameters(stage, parameters, outputs)
-        disk_bytes = _disk_bytes(stage, steps, parameters[stage.kind])
-        needs.append(Needs(stage, train_rows, eval_rows, steps, parameters[stage.kind], disk_bytes))
+        disk_bytes = _disk_bytes(stage, steps, number)
+        needs.append(Needs(stage, train_rows, eval_rows, steps, number, disk_bytes, download_bytes))
     if problems:
         raise Refused("\n".join(["the run could not start:", *(f"- {problem}" for problem in problems)]))
     return needs
@@ -73,15 +76,19 @@ def plan_table(name: str, needs: Sequence[Needs], runs_dir: Path) -> Table:
         model = need.stage.model
         table.add_row(
             need.stage.kind,
-            escape("random weights" if model is None else screen.reference(model)),
+            escape("random weights" if model is None else reference(model)),
             escape(need.stage.config.dataset_name),
             *(_count(number) for number in (need.train_rows, need.eval_rows, need.steps, need.parameters)),
             _size(need.disk_bytes),
         )
-    known = sum(need.disk_bytes or 0 for need in needs)
+    downloads = [need.download_bytes for need in needs]
+    parts = [*downloads, *(need.disk_bytes for need in needs)]
+    total, bound = sum(part or 0 for part in parts), "at least" if None in parts else "at most"
     existing = next(path for path in (runs_dir.resolve(), *runs_dir.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    table.caption = f"Disk: {_size(known)} at most, of {_size(free)} free" + (" – TOO LITTLE" if known > free else "")
+    table.caption = f"Disk: {bound} {_size(total)}, of {_size(free)} free" + (" – TOO LITTLE" if total > free else "")
+    if any(size != 0 for size in downloads):
+        table.caption += f"; {_size(None if None in downloads else sum(filter(None, downloads)))} of it is downloaded"
     return table
 
 
@@ -161,15 +168,52 @@ def _count_weights(directory: Path) -> int | None:
     for path in weight_files(directory):
         if path.suffix != ".safetensors":
             return None
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
-        total += sum(reduce(mul, shape, 1) for shape in shapes)
+        total += sum(map(math.prod, tensor_shapes(path).values()))
     return total
 
 
+def _download_bytes(stage: Stage, so_far: set[tuple[str, str | None]]) -> int | None:
+    """Return the size of what is downloaded for a stage and is not in `so_far`, to which it is added."""
+    sizes: list[int | None] = []
+    for model in set(stage.hub_models()) - so_far:
+        if hub.local_model(*model) is None:
+            so_far.add(model)
+            sizes.append(_weights_bytes(hub.model_on_hub(*model).safetensors))
+    name = stage.config.dataset_name
+    data = (f"data {name} {stage.config.dataset_config_name}", stage.config.dataset_revision)
+    if data not in so_far and hub.is_dataset_id(name) and not hub.has_dataset(name):
+        so_far.add(data)
+        sizes.append(_data_bytes(stage))
+    return None if None in sizes else sum(filter(None, sizes))
+
+
+def _weights_bytes(described: Any) -> int | None:
+    """Return the size of a model's weights by the Hub's description of its safetensors files."""
+    if described is None or not described.parameters.keys() <= TYPE_BYTES.keys():
+        return None
+    return sum(number * TYPE_BYTES[kind] for kind, number in described.parameters.items())
+
+
+def _data_bytes(stage: Stage) -> int | None:
+    """Return the size of a data set on the Hub, as published and as prepared, where its description tells."""
+    from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
+
+    config = stage.config
+    try:
+        info = load_dataset_builder(
+            config.dataset_name, config.dataset_config_name, revision=config.dataset_revision
+        ).info
+    except (OSError, ValueError, DatasetsError):
+        return None  # whoever asks for its rows says why
+    return info.download_size + info.dataset_size if info.download_size and info.dataset_size else None
+
+
 def _disk_bytes(stage: Stage, steps: int | None, parameters: int | None) -> int | None:
-    """Return the disk that a stage takes at most: its output, and the checkpoints it keeps with AdamW's states."""
+    """Return the disk that a stage takes at most: its output, and its checkpoints with AdamW's states.
+
+    A new checkpoint is written before the oldest is removed, so there is one more than are kept.
+    """
     if parameters is None or steps is None:
         return None
     config: Any = stage.config if stage.model is None else _trainer_args(stage)
@@ -179,6 +223,6 @@ def _disk_bytes(stage: Stage, steps: int | None, parameters: int | None) -> int 
         return weights
     every = config.save_steps if config.save_steps >= 1 else config.save_steps * steps
     checkpoints = math.ceil(steps / every)
-    kept = min(checkpoints, config.save_total_limit or checkpoints)
+    most = min(checkpoints, (config.save_total_limit or checkpoints) + 1)
     state = 1 if "8bit" in str(getattr(config, "optim", "")) else number
-    return weights + kept * (weights + OPTIMIZER_STATES * state * parameters)
+    return weights + most * (weights + OPTIMIZER_STATES * state * parameters)

@@ -1,22 +1,18 @@
-"""What is settled before a run starts: is the recipe sound, can its models and data be had, do they fit together."""
+"""The stages of a run: what one is, how its parts are named, and everything wrong with a recipe, told at once."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 from algorithms.config import KINDS as ALGORITHMS
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms.rewards import name_of
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
-from utils import hub, trackers
-from utils.console import console
+from utils import trackers
 from utils.errors import Refused, did_you_mean
-
-if TYPE_CHECKING:
-    from data.sources import StageData
 
 Config = TrainingConfig | PretrainConfig
 
@@ -49,14 +45,14 @@ class Stage:
             yield self.model, self.config.revision
         yield from ((name, None) for name in self.reward_models if isinstance(name, str))
 
-    def with_paths(self, path_of: Callable[[str | StageOutput], Path]) -> "Stage":
-        """Return the stage with every model replaced by its directory."""
+    def with_paths(self, path_of: Callable[[str | StageOutput, str | None], Path]) -> "Stage":
+        """Return the stage with every model replaced by its directory; `path_of` takes its name and revision."""
         if self.model is None:
             return self
-        config = replace(self.config, model_name=str(path_of(self.model)), revision=None)
+        config = replace(self.config, model_name=str(path_of(self.model, self.config.revision)), revision=None)
         if self.extra is None:
             return replace(self, config=config)
-        rewards = [str(path_of(one)) if is_reward_model(one) else one for one in self.extra.rewards]
+        rewards = [str(path_of(one, None)) if is_reward_model(one) else one for one in self.extra.rewards]
         return replace(self, config=config, extra=replace(self.extra, reward_func=rewards))
 
 
@@ -65,6 +61,18 @@ def is_reward_model(reward: Any) -> TypeGuard[str | StageOutput]:
     from algorithms.rewards import BUILT_IN
 
     return isinstance(reward, StageOutput) or (isinstance(reward, str) and reward not in BUILT_IN)
+
+
+def reference(model: str | StageOutput) -> str:
+    """Return how a recipe names a model. Records hold it, and are compared with it."""
+    return f'StageOutput("{model.name}")' if isinstance(model, StageOutput) else model
+
+
+def reward_name(source: Any) -> str:
+    """Return how a recipe names a reward. Records hold it, and are compared with it."""
+    if isinstance(source, str | StageOutput):
+        return reference(source)
+    return name_of(source)
 
 
 def stages_of(
@@ -85,7 +93,7 @@ def stages_of(
         chosen = [kind for kind in configs if only is None or kind in only]
         stages = [Stage(kind, configs[kind], extra.get(kind)) for kind in chosen]
         problems += _directories(stages)
-        problems += _inputs(stages, list(configs), outputs or {})
+        problems += _inputs([one for one in stages if not _mistyped(one.extra)], list(configs), outputs or {})
         for stage in stages:
             problems += _config_problems(stage)
     try:
@@ -159,104 +167,21 @@ def _inputs(stages: list[Stage], order: list[str], outputs: Mapping[str, Path]) 
 
 
 def _config_problems(stage: Stage) -> list[str]:
-    from algorithms.checks import check, describe, matches
+    from algorithms.checks import check
 
     if isinstance(stage.config, TrainingConfig):
         return check(stage.kind, stage.config, stage.extra)
-    hints = get_type_hints(PretrainConfig)
-    values = {field.name: getattr(stage.config, field.name) for field in fields(stage.config)}
-    problems = [
+    problems = _mistyped(stage.config)
+    return [f"pretrain: {problem}" for problem in problems or range_problems(stage.config)]
+
+
+def _mistyped(config: PretrainConfig | GRPOExtraConfig | None) -> list[str]:
+    from algorithms.checks import describe, matches
+
+    hints = get_type_hints(type(config))
+    values = {name: getattr(config, name) for name in hints}
+    return [
         f"{name} = {value!r}: must be {describe(hints[name])}, not {type(value).__name__}"
         for name, value in values.items()
         if not matches(value, hints[name])
     ]
-    return [f"pretrain: {problem}" for problem in problems or range_problems(stage.config)]
-
-
-def missing(stages: Sequence[Stage]) -> list[str]:
-    """Return what cannot be had, of the models and data on the Hub that the stages name. Downloads nothing."""
-    problems: list[str] = []
-    absent: dict[str, Callable[[], Any]] = {}  # what is not on this machine, and how the Hub is asked about it
-    for stage in stages:
-        for name, revision in stage.hub_models():
-            try:
-                if hub.local_model(name, revision) is None:
-                    absent[f"model {name!r}"] = partial(hub.model_on_hub, name, revision)
-            except Refused as error:
-                problems.append(f"{stage.kind}: {error}")
-        name = stage.config.dataset_name
-        if hub.is_dataset_id(name) and not hub.has_dataset(name):
-            absent[f"data set {name!r}"] = partial(hub.dataset_on_hub, name, stage.config.dataset_revision)
-    reason = hub.unreachable() if absent else None
-    if reason:
-        return [*problems, f"{reason}, and these are not on this machine: {', '.join(absent)}. {hub.GET_IT}"]
-    for look_up in absent.values():
-        try:
-            look_up()
-        except Refused as error:
-            problems.append(str(error))
-    return list(dict.fromkeys(problems))
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What the stages need, on this machine."""
-
-    models: dict[str, Path]
-    """The directory of each model that no stage makes, by the name the recipe has for it."""
-    data: dict[str, dict[str, Any]]
-    """`StageData.info` of each stage's data, by kind."""
-
-
-def fetch(stages: Sequence[Stage]) -> Fetched:
-    """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
-
-    Raises:
-        Refused: with everything that cannot be had, cannot be read, or does not fit together.
-    """
-    problems = missing(stages)
-    models: dict[str, Path] = {}
-    data: dict[str, dict[str, Any]] = {}
-    if not problems:
-        for stage in stages:
-            try:
-                for name, revision in stage.hub_models():
-                    models[name] = hub.local_model(name, revision) or _download(name, revision)
-                if hub.is_dataset_id(stage.config.dataset_name):
-                    console().print(f"reading {stage.config.dataset_name}", markup=False)
-                rows = load_data(stage)
-                data[stage.kind] = rows.info
-                _fit_together(stage, rows, models)
-            except Refused as error:
-                problems.append(f"{stage.kind}: {error}")
-    if problems:
-        raise Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in dict.fromkeys(problems))]))
-    return Fetched(models, data)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    console().print(f"downloading {name}", markup=False)
-    return hub.download_model(name, revision)
-
-
-def load_data(stage: Stage) -> "StageData":
-    """Return the stage's rows as its trainer will see them."""
-    from data.sources import load_for
-
-    return load_for(stage.config, stage.kind)
-
-
-def _fit_together(stage: Stage, rows: "StageData", models: Mapping[str, Path]) -> None:
-    """Refuse now what the stage would refuse later: a model without the chat template, a reward without its column."""
-    if isinstance(stage.model, str) and stage.kind != "sft":  # SFT gives a template to a model that has none
-        from algorithms.loading import tokenizer
-
-        config = replace(stage.config, model_name=str(models[stage.model]), revision=None)
-        tokenizer(config, rows.train)
-    if stage.extra is not None:
-        from algorithms import rewards
-
-        functions = [rewards.load(one)[0] for one in stage.extra.rewards if not is_reward_model(one)]
-        lacking = rewards.missing_columns(functions, rows.train.column_names)
-        if lacking:
-            raise Refused("; ".join(lacking))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import run_directory
+from chain import run_directory
+from chain.run_directory import RunInfo, create, find, is_live, lock
 from utils.errors import Refused
-from utils.run_directory import RunInfo, create, find, is_live, lock
 
 
 def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_lock_is_held_by_one_and_free_when_its_process_is_killed(tmp_path: Path) -> None:
     assert not is_live(tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from utils.run_directory import lock\n"
+        "import sys, time; from pathlib import Path; from chain.run_directory import lock\n"
         f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -51,9 +51,25 @@ def _run(runs_dir: Path, name: str, status: str) -> RunInfo:
 
 
 def test_latest_is_the_newest_that_has_not_passed(tmp_path: Path) -> None:
-    for name, status in [("1", "interrupted"), ("2", "running"), ("3", "passed")]:
+    ids = [f"20260102_03040{second}_abcd" for second in range(3)]
+    for name, status in zip(ids, ["interrupted", "running", "passed"], strict=True):
         _run(tmp_path, name, status)
-    assert find(tmp_path, "latest").run_dir.name == "2"
+    assert find(tmp_path, "latest").run_dir.name == ids[1]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_record_that_is_none_stops_only_who_asks_for_that_run(text: str, tmp_path: Path) -> None:
+    wanted, broken = "20260102_030405_abcd", "20260102_030406_abcd"
+    _run(tmp_path, wanted, "interrupted")
+    for name in ("of-another-tool", broken):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run_info.json").write_text(text)
+    with pytest.raises(Refused, match=rf"{broken}/run_info\.json is n"):
+        find(tmp_path, "latest")
+    (tmp_path / broken / "run_info.json").unlink()
+    assert find(tmp_path, "latest").run_dir.name == wanted
+    with pytest.raises(Refused, match=r"of-another-tool/run_info\.json is n"):
+        find(tmp_path, "of-another-tool").read()
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_and_the_newest(tmp_path: Path) -> None:

@@ -12,23 +12,9 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from algorithms.config import StageOutput
-from algorithms.rewards import name_of
-from preflight import Stage
+from chain.stages import Stage, reference, reward_name
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
-
-
-def reference(model: str | StageOutput) -> str:
-    """Return how a recipe names a model."""
-    return f'StageOutput("{model.name}")' if isinstance(model, StageOutput) else model
-
-
-def reward(source: Any) -> str:
-    """Return how a recipe names a reward."""
-    if isinstance(source, str | StageOutput):
-        return reference(source)
-    return name_of(source)
 
 
 def header(record: Mapping[str, Any], run_dir: Path) -> RenderableType:
@@ -69,7 +55,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
     if stage.extra is not None:
         weights = stage.extra.reward_weights or [1.0] * len(stage.extra.rewards)
         named = zip(stage.extra.rewards, weights, strict=True)
-        rows["rewards"] = ", ".join(f"{reward(one)} × {weight:g}" for one, weight in named)
+        rows["rewards"] = ", ".join(f"{reward_name(one)} × {weight:g}" for one, weight in named)
         rows["samples"] = f"{stage.extra.num_generations} a prompt, at most {stage.extra.max_completion_length} tokens"
     return Panel(_pairs(rows), title=stage.kind, title_align="left", border_style="cyan")
 
@@ -84,7 +70,7 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
 
 def resume_command(run_dir: Path) -> str:
     """Return the command that continues a run, as it must be typed in the working directory."""
-    script = _relative(Path(__file__).resolve().parent / "run_all.py")
+    script = _relative(Path(__file__).resolve().parent.parent / "run_all.py")
     words = ["python", script, "--resume", run_dir.name]
     if run_dir.parent != Path("runs").resolve():
         words += ["--runs-dir", _relative(run_dir.parent)]

@@ -4,21 +4,19 @@ import json
 import math
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from algorithms.config import GRPOExtraConfig, StageOutput
-from recipes import Recipe
 from utils.errors import Refused, did_you_mean
 
+Configs = Mapping[str, Any]
 
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """Return the recipe with this seed in every stage."""
-    configs = {
-        name: replace(config, seed=seed) if _has_seed(config) else config for name, config in recipe.configs.items()
-    }
-    return replace(recipe, configs=configs)
+
+def seeds(configs: Configs, seed: int) -> list[str]:
+    """Return the assignments that give every stage this seed."""
+    return [f"{name}.seed={seed}" for name, config in configs.items() if _has_seed(config)]
 
 
 def _has_seed(config: Any) -> bool:
@@ -26,8 +24,10 @@ def _has_seed(config: Any) -> bool:
     return is_dataclass(config) and not isinstance(config, type) and "seed" in _names(config)
 
 
-def with_values(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """Return the recipe with values replaced, each given as `stage.field=value`.
+def with_values(
+    configs: Configs, grpo_extra: GRPOExtraConfig | None, assignments: Sequence[str]
+) -> tuple[dict[str, Any], GRPOExtraConfig | None]:
+    """Return a recipe's stages, and what GRPO needs besides, with values replaced, each given as `stage.field=value`.
 
     A field of GRPOExtraConfig is one of the stage grpo: `grpo.num_generations=8`; one option of the trainer is set by
     `sft.trainer_args.NAME=value`. The field's annotation says how the text is read.
@@ -35,32 +35,32 @@ def with_values(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     Raises:
         Refused: with every assignment that cannot be made.
     """
-    problems = []
+    problems, changed = [], dict(configs)
     for assignment in assignments:
         try:
-            recipe = _with_value(recipe, assignment)
+            changed, grpo_extra = _with_value(changed, grpo_extra, assignment)
         except ValueError as error:
             problems.append(f"--set {assignment}: {error}")
     if problems:
         raise Refused("\n".join(problems))
-    return recipe
+    return changed, grpo_extra
 
 
-def _with_value(recipe: Recipe, assignment: str) -> Recipe:
+def _with_value(
+    configs: dict[str, Any], grpo_extra: GRPOExtraConfig | None, assignment: str
+) -> tuple[dict[str, Any], GRPOExtraConfig | None]:
     target, equals, text = assignment.partition("=")
     stage, dot, field = target.strip().partition(".")
     if not equals or not dot:
         raise ValueError("must be STAGE.FIELD=VALUE, such as sft.learning_rate=1e-5")
-    config = recipe.configs.get(stage)
+    config = configs.get(stage)
     if not is_dataclass(config) or isinstance(config, type):
-        near = did_you_mean(stage, recipe.configs)
-        raise ValueError(f"the recipe has no stage {stage!r}{near or '.'} It has: {', '.join(recipe.configs)}")
-    extra = (recipe.grpo_extra or GRPOExtraConfig()) if stage == "grpo" else None
+        near = did_you_mean(stage, configs)
+        raise ValueError(f"the recipe has no stage {stage!r}{near or '.'} It has: {', '.join(configs)}")
+    extra = (grpo_extra or GRPOExtraConfig()) if stage == "grpo" else None
     owner = extra if extra is not None and field in _names(extra) else config
     changed = _changed(owner, field, text.strip(), [*_names(config), *(_names(extra) if extra else [])])
-    if owner is extra:
-        return replace(recipe, grpo_extra=changed)
-    return replace(recipe, configs=recipe.configs | {stage: changed})
+    return (configs, changed) if owner is extra else (configs | {stage: changed}, grpo_extra)
 
 
 def _names(config: Any) -> list[str]:

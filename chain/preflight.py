@@ -1,0 +1,175 @@
+"""What is settled before a run starts: can its models and data be had, and do they fit together."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from algorithms.config import StageOutput
+from chain.stages import Stage, is_reward_model, reference
+from utils import hub
+from utils.console import console
+from utils.errors import Refused
+from utils.files import refuse_pointer, tensor_shapes, weight_files
+
+if TYPE_CHECKING:
+    from data.sources import StageData
+
+
+def missing(stages: Sequence[Stage]) -> list[str]:
+    """Return what cannot be had, of the models and data on the Hub that the stages name. Downloads nothing."""
+    problems: list[str] = []
+    absent: dict[str, Callable[[], Any]] = {}  # what is not on this machine, and how the Hub is asked about it
+    for stage in stages:
+        for name, revision in stage.hub_models():
+            try:
+                if hub.local_model(name, revision) is None:
+                    absent[f"model {_revised(name, revision)}"] = partial(hub.model_on_hub, name, revision)
+            except Refused as error:
+                problems.append(f"{stage.kind}: {error}")
+        name, revision = stage.config.dataset_name, stage.config.dataset_revision
+        if hub.is_dataset_id(name) and not hub.has_dataset(name):
+            absent[f"data set {_revised(name, revision)}"] = partial(hub.dataset_on_hub, name, revision)
+    reason = hub.unreachable() if absent else None
+    if reason:
+        return [*problems, f"{reason}, and these are not on this machine: {', '.join(absent)}. {hub.GET_IT}"]
+    for look_up in absent.values():
+        try:
+            look_up()
+        except Refused as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _revised(name: str, revision: str | None) -> str:
+    return repr(name) if revision is None else f"{name!r} (revision {revision})"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What the stages need, on this machine."""
+
+    models: dict[tuple[str, str | None], Path]
+    """The directory of each model that no stage makes, by its name in the recipe and its revision."""
+    data: dict[str, dict[str, Any]]
+    """`StageData.info` of each stage's data, by kind."""
+
+    def path_of(self, model: str | StageOutput, revision: str | None, outputs: Mapping[str, Path]) -> Path:
+        """Return the directory of a model that a stage names; `outputs` are those of stages."""
+        return outputs[model.name] if isinstance(model, StageOutput) else self.models[model, revision]
+
+
+def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
+    """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
+
+    `outputs` are directories of an earlier run's stages.
+
+    Raises:
+        Refused: with everything that cannot be had, cannot be read, or does not fit together.
+    """
+    problems = missing(stages)
+    fetched = Fetched({}, {})
+    templates: dict[str, bool] = {}
+    for stage in stages if not problems else ():
+        try:
+            for name, revision in stage.hub_models():
+                fetched.models[name, revision] = directory = hub.local_model(name, revision) or _download(
+                    name, revision
+                )
+                for file in weight_files(directory):
+                    tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
+            if hub.is_dataset_id(stage.config.dataset_name):
+                console().print(f"reading {stage.config.dataset_name}", markup=False)
+            rows = load_data(stage)
+            fetched.data[stage.kind] = rows.info
+            with console().capture():  # the stage says it again
+                templates[stage.kind] = _fit_together(stage, rows, fetched, outputs, templates)
+        except Refused as error:
+            problems.append(f"{stage.kind}: {error}")
+    if problems:
+        raise Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in dict.fromkeys(problems))]))
+    return fetched
+
+
+def _download(name: str, revision: str | None) -> Path:
+    console().print(f"downloading {name}", markup=False)
+    return hub.download_model(name, revision)
+
+
+def load_data(stage: Stage) -> "StageData":
+    """Return the stage's rows as its trainer will see them."""
+    from data.sources import load_for
+
+    return load_for(stage.config, stage.kind)
+
+
+def _fit_together(
+    stage: Stage, rows: "StageData", fetched: Fetched, outputs: Mapping[str, Path], templates: Mapping[str, bool]
+) -> bool:
+    """Return whether the model has a chat template after the stage; `templates` tell it of the stages before.
+
+    Raises:
+        Refused: what the stage would refuse later: a model without the template that its rows need, or without a token
+            to pad with; a reward without its column; a reward model that gives no score.
+    """
+    from trl import is_conversational
+
+    from algorithms import loading
+
+    if stage.extra is not None:
+        _judge_rewards(stage, rows, fetched)
+    if stage.model is None:
+        return True  # pretraining saves the project's with its tokenizer
+    conversation, gives = is_conversational(rows.train[0]), stage.kind == "sft"
+    if isinstance(stage.model, StageOutput) and stage.model.name not in outputs:
+        has = templates.get(stage.model.name, True)
+        if conversation and not has and not gives:
+            raise Refused(
+                f"{reference(stage.model)} will have no chat template, which this stage needs: train it on"
+                " conversations (`messages`, or a `prompt` and `completion` of messages), which gives it one"
+            )
+        return has or (conversation and gives)
+    path = fetched.path_of(stage.model, stage.config.revision, outputs)
+    config = replace(stage.config, model_name=str(path), revision=None)
+    with _unloadable(path):
+        _config(path)
+        return loading.tokenizer(config, rows.train, gives_template=gives).chat_template is not None
+
+
+def _judge_rewards(stage: Stage, rows: "StageData", fetched: Fetched) -> None:
+    from transformers import AutoTokenizer
+
+    from algorithms import rewards
+
+    assert stage.extra is not None
+    functions = [rewards.load(one)[0] for one in stage.extra.rewards if not is_reward_model(one)]
+    lacking = rewards.missing_columns(functions, rows.train.column_names)
+    if lacking:
+        raise Refused("; ".join(lacking))
+    for name in stage.reward_models:
+        if isinstance(name, str):
+            path = fetched.models[name, None]
+            with _unloadable(path):
+                rewards.refuse_unfit(
+                    name, _config(path).num_labels, AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+                )
+
+
+def _config(path: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+@contextmanager
+def _unloadable(path: Path) -> Iterator[None]:
+    """Turn what transformers raises at a model's configuration or tokenizer into a refusal."""
+    try:
+        yield
+    except Refused:
+        raise
+    except (OSError, ValueError, LookupError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise Refused(f"{path}: its configuration or tokenizer cannot be loaded: {reason}") from error

@@ -1,0 +1,169 @@
+"""What the files of a run say of its stages: written when it opens, read when it is resumed or built upon."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from algorithms.config import GRPOExtraConfig, StageOutput
+from chain.preflight import Fetched
+from chain.run_directory import RunInfo, find, is_live
+from chain.stages import Config, Stage, reference, reward_name, stages_of
+from utils.errors import Refused
+from utils.files import jsonable, weight_files, weights_sha256
+from utils.runtime import git_commit, hardware, now, versions
+from utils.stage_log import StageLog
+
+
+def chosen_stages(
+    configs: Mapping[str, Config],
+    grpo_extra: GRPOExtraConfig | None,
+    only: Sequence[str] | None,
+    source: RunInfo | None,
+) -> tuple[list[Stage], dict[str, Path]]:
+    """Return the stages to run, in order, and the directories of those stages of the run `source` that have passed.
+
+    Raises:
+        Refused: with every problem of the recipe; or a stage of `source` that a chosen one names no longer has the
+            weights that it wrote.
+    """
+    outputs = _finished_outputs(source) if source else {}
+    stages = stages_of(configs, grpo_extra, only, outputs)
+    refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
+    for name in {ref.name for ref in refs} - {stage.kind for stage in stages}:
+        if source and (problem := altered(outputs[name])):
+            raise Refused(f"run {source.run_dir.name}, stage {name}: {problem}. Run it again.")
+    return stages, {name: path for name, path in outputs.items() if weight_files(path)}
+
+
+def _finished_outputs(info: RunInfo) -> dict[str, Path]:
+    passed = (entry for entry in info.read()["stages"] if entry["status"] == "passed")
+    return {entry["name"]: info.run_dir / entry["output_dir"] for entry in passed}
+
+
+def altered(stage_dir: Path) -> str | None:
+    """Say how a finished stage's weights differ from those it wrote; None if they are the same."""
+    written = StageLog(stage_dir).read_info().get("output") or {}
+    if not weight_files(stage_dir):
+        return f"{stage_dir} holds no weights"
+    return (
+        None if weights_sha256(stage_dir) == written.get("sha256") else f"{stage_dir} holds other weights than it wrote"
+    )
+
+
+def resumable(runs_dir: Path, run_id: str) -> RunInfo:
+    """Return the run of that id, or the `latest` unfinished one.
+
+    Raises:
+        Refused: there is none, it has passed or is running, or its record does not say what it was asked for.
+    """
+    info = find(runs_dir, run_id)
+    record = info.read()
+    if is_live(info.run_dir):
+        raise Refused(f"run {info.run_dir.name} is still running: wait for it, or stop it first")
+    if record["status"] == "passed":
+        raise Refused(f"run {info.run_dir.name} has passed: there is nothing to resume")
+    if lacking := [key for key in ("recipe", "configs", "values", "from_run") if key not in record]:
+        raise Refused(f"{info.file} has no {', '.join(lacking)}, as of another version: start a new run")
+    return info
+
+
+def changes_since(
+    info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path], force: bool
+) -> dict[str, list[str]]:
+    """Return how each stage differs from what the run recorded, when `force` accepts that.
+
+    Compared are every stage's configuration, the data of those that have begun, the input of the one that was stopped,
+    and the weights of those that have passed. `outputs` are directories of an earlier run's stages.
+
+    Raises:
+        Refused: they differ, and `force` is not given or cannot help.
+    """
+    record = info.read()
+    entries = {entry["name"]: entry for entry in record["stages"]}
+    written = {**outputs, **{name: info.run_dir / entry["output_dir"] for name, entry in entries.items()}}
+    changes: dict[str, list[str]] = {}
+    for stage in stages:
+        was, begun = record["configs"][stage.kind], StageLog(written[stage.kind]).read_info()
+        if stage.config.output_dir != was["output_dir"]:
+            raise Refused(f"{stage.kind}: output_dir was {was['output_dir']!r}: a run's directories keep their names")
+        found = [
+            f"{name} was {was[name]!r}, now {value!r}"
+            for name, value in recorded(stage).items()
+            if name in was and was[name] != value
+        ]
+        if begun.get("data") and begun["data"]["fingerprint"] != fetched.data[stage.kind]["fingerprint"]:
+            found.append(f"the rows of {stage.config.dataset_name} are not those that it began with")
+        if entries[stage.kind]["status"] == "passed":
+            found += filter(None, [altered(written[stage.kind])])
+        elif begun.get("input") and stage.model is not None:
+            path = fetched.path_of(stage.model, stage.config.revision, written)
+            if not weight_files(path) or weights_sha256(path) != begun["input"]["sha256"]:
+                found.append(f"the weights of {reference(stage.model)} are not those that it began with")
+        if found:
+            changes[stage.kind] = found
+    if changes and not force:
+        raise Refused(
+            f"run {info.run_dir.name} cannot go on as it began:\n{_listed(changes, '- ')}\nUndo this, or accept it with"
+            " --force: what has passed is kept, a stage that was stopped starts over"
+        )
+    return changes
+
+
+def _listed(changes: Mapping[str, Sequence[str]], mark: str = "") -> str:
+    return "\n".join(f"{mark}{kind}: {change}" for kind, found in changes.items() for change in found)
+
+
+def set_aside(stage_dir: Path) -> Path:
+    """Rename a stage's directory, so that the stage starts over and nothing is lost; return where it is now."""
+    number = 1
+    while (aside := stage_dir.with_name(f"{stage_dir.name}.before-{number}")).exists():
+        number += 1
+    return stage_dir.rename(aside)
+
+
+def recorded(stage: Stage) -> dict[str, Any]:
+    """Return a stage's configuration as the run records it, in JSON's types."""
+    config = dict(jsonable(stage.config))
+    if stage.model is not None:
+        config["model_name"] = reference(stage.model)
+    if stage.extra is not None:
+        config["grpo_extra"] = jsonable(stage.extra) | {
+            "reward_func": [reward_name(one) for one in stage.extra.rewards]
+        }
+    return config
+
+
+def open_record(
+    info: RunInfo,
+    stages: list[Stage],
+    *,
+    recipe: str | None,
+    from_run: str | None,
+    values: Sequence[str],
+    changes: Mapping[str, Sequence[str]],
+) -> None:
+    """Write run_info.json of a new run, or take that of a resumed one up again, with what it is asked for now."""
+    asked = {"values": list(values), "configs": {stage.kind: recorded(stage) for stage in stages}}
+    if info.file.exists():
+        if changes:
+            asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines()]
+        info.set(**asked, status="running", finished_at=None)
+        return
+    seeds = {stage.config.seed for stage in stages}
+    pending = {"status": "pending", "started_at": None, "duration_s": None, "input": None}
+    info.set(
+        run_id=info.run_dir.name,
+        recipe=recipe,
+        argv=sys.argv,
+        from_run=from_run,
+        seed=seeds.pop() if len(seeds) == 1 else None,
+        status="running",
+        started_at=now(),
+        finished_at=None,
+        stages=[{"name": stage.kind, "output_dir": stage.config.output_dir} | pending for stage in stages],
+        **asked,
+        versions=versions(),
+        git_commit=git_commit(),
+        hardware=hardware(),
+    )

@@ -1,0 +1,105 @@
+"""What is refused before a run starts, since a stage would fail of it hours later."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from chain.preflight import fetch
+from chain.stages import stages_of
+from utils.errors import Refused
+
+QUESTION, ANSWER = {"role": "user", "content": "say red"}, {"role": "assistant", "content": "red"}
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a base model, plain and conversational data."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    shutil.copytree(tokenizer_dir, tmp_path / "base")
+    (tmp_path / "base/config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"weight": numpy.zeros(3, "float32")}, tmp_path / "base/model.safetensors")
+    rows: dict[str, list[dict[str, Any]]] = {
+        "plain": [{"prompt": f"say {n}", "completion": f" {n}"} for n in range(60)],
+        "chat": [{"messages": [{"role": "user", "content": f"say {n}"}, ANSWER]} for n in range(60)],
+        "prompts": [{"prompt": f"say {n}", "answer": str(n)} for n in range(60)],
+    }
+    for name, some in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _check(data: str = "chat", reward: Any = "exact_match", outputs: dict[str, Path] | None = None) -> None:
+    configs = {
+        "sft": TrainingConfig(model_name="base", output_dir="s", dataset_name=f"{data}.jsonl", eval_fraction=0.2),
+        "grpo": TrainingConfig(
+            model_name=StageOutput("sft"), output_dir="g", dataset_name="prompts.jsonl", eval_fraction=0.2
+        ),
+    }
+    only = ["grpo"] if outputs else None
+    fetch(stages_of(configs, GRPOExtraConfig(reward_func=reward), only, outputs), outputs or {})
+
+
+def _set_tokenizer(**values: Any) -> None:
+    file = Path("base/tokenizer_config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_conversational_stage_after_plain_sft_of_a_base_model_is_refused(in_tmp: Path) -> None:
+    with pytest.raises(Refused, match=r'grpo: StageOutput\("sft"\) will have no chat template'):
+        _check("plain")
+    _check("chat")
+    _set_tokenizer(chat_template="{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
+    _check("plain")
+
+
+def test_the_output_of_another_run_is_looked_at(in_tmp: Path) -> None:
+    with pytest.raises(Refused, match="has no chat template, which this stage needs"):
+        _check(outputs={"sft": in_tmp / "base"})
+
+
+def test_a_tokenizer_without_a_token_to_spare_is_refused(in_tmp: Path) -> None:
+    _set_tokenizer(pad_token="<|im_end|>")
+    file = Path("base/tokenizer.json")
+    file.write_text(file.read_text().replace("<pad>", "x"))
+    with pytest.raises(Refused, match="sft: this tokenizer has no token to pad with"):
+        _check()
+
+
+def test_a_language_model_as_reward_model_is_refused(in_tmp: Path) -> None:
+    with pytest.raises(Refused, match="grpo: base cannot be a reward model here: it gives 2 scores instead of 1"):
+        _check(reward="base")
+
+
+@pytest.mark.parametrize("reward", [3, [3], {"a": 1}])
+def test_a_reward_of_the_wrong_type_is_a_problem_of_the_recipe(reward: Any, in_tmp: Path) -> None:
+    with pytest.raises(Refused, match=r"grpo: reward_func = .*: must be"):
+        _check(reward=reward)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "{}", "configuration or tokenizer cannot be loaded: Unrecognized model"),
+        ("config.json", "{", "configuration or tokenizer cannot be loaded: .*not a valid JSON"),
+        ("tokenizer.json", "{", "has no tokenizer that transformers can load"),
+        ("tokenizer.json", '{"a": 1}', "has no tokenizer that transformers can load"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer.* git lfs pull"),
+        ("model.safetensors", "12", "cannot be read, is it whole?"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_refused(file: str, text: str, message: str, in_tmp: Path) -> None:
+    (in_tmp / "base" / file).write_text(text)
+    with pytest.raises(Refused, match=message):
+        _check()
+
+
+def test_checking_says_nothing_that_the_stage_says_again(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _check()
+    assert capsys.readouterr().out == ""
