@@ -17,33 +17,33 @@ SMALL: dict[str, Any] = {  # what a model of this size needs on a CPU: no memory
 configs: dict[str, PretrainConfig | TrainingConfig] = {
     # Most of the time goes here: copying, which every skill needs, is learned between steps 200 and 400, all at once.
     "pretrain": PretrainConfig(
-        output_dir="tiny-base", dataset_name="made:documents", max_samples=30_000, max_steps=700, save_steps=250,
+        output_dir="tiny-base", dataset_name="made:documents", max_samples=32_000, max_steps=750, save_steps=250,
     ),
     # Demonstrations are scarce, as in life: 500, which teach the form. A quarter of them ramble on after the answer.
     "sft": TrainingConfig(
         model_name=StageOutput("pretrain"), output_dir="tiny-sft", dataset_name="made:conversations", max_samples=500,
-        eval_samples=240, max_steps=45, per_device_train_batch_size=32, learning_rate=2e-3, warmup_steps=3,
+        eval_samples=240, max_steps=60, per_device_train_batch_size=32, learning_rate=2e-3, warmup_steps=3,
         **SMALL,
     ),
     # Pairs are cheaper than demonstrations. A slip in a digit is the rejection that takes most of the steps to see.
     "reward": TrainingConfig(
-        model_name=StageOutput("sft"), output_dir="tiny-reward", dataset_name="made:preferences", max_samples=3520,
-        eval_samples=600, max_steps=110, per_device_train_batch_size=32, learning_rate=5e-4, warmup_steps=10,
+        model_name=StageOutput("sft"), output_dir="tiny-reward", dataset_name="made:preferences", max_samples=4160,
+        eval_samples=600, max_steps=130, per_device_train_batch_size=32, learning_rate=5e-4, warmup_steps=10,
         **SMALL,
     ),
     # The chosen answer shares most tokens with the rejected one, so DPO alone lowers both: the SFT term holds it.
     "dpo": TrainingConfig(
-        model_name=StageOutput("sft"), output_dir="tiny-dpo", dataset_name="made:preferences", max_samples=512,
-        eval_samples=600, max_steps=16, per_device_train_batch_size=32, learning_rate=2e-4, beta=0.1, warmup_steps=2,
+        model_name=StageOutput("sft"), output_dir="tiny-dpo", dataset_name="made:preferences", max_samples=320,
+        eval_samples=600, max_steps=10, per_device_train_batch_size=32, learning_rate=2e-4, beta=0.1, warmup_steps=2,
         **SMALL | {"trainer_args": {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.05, 1.0]}},
     ),
     # Checkable prompts are plenty: no problem is seen twice. Advantages are scaled by the batch: scaled by the group,
     # small differences of the reward model would weigh as much, where all answers are right, as right against wrong.
     "grpo": TrainingConfig(
-        model_name=StageOutput("dpo"), output_dir="tiny-grpo", dataset_name="made:prompts", max_samples=640,
-        eval_samples=600, max_steps=40, per_device_train_batch_size=64, gradient_accumulation_steps=2,
-        learning_rate=3e-4, warmup_steps=2, gradient_checkpointing=False, attn_implementation="sdpa",
-        logging_steps=1, save_steps=20, save_total_limit=1,
+        model_name=StageOutput("dpo"), output_dir="tiny-grpo", dataset_name="made:prompts", max_samples=512,
+        eval_samples=600, max_steps=32, per_device_train_batch_size=64, gradient_accumulation_steps=2,
+        learning_rate=2e-4, warmup_steps=2, gradient_checkpointing=False, attn_implementation="sdpa",
+        logging_steps=1, save_steps=16, save_total_limit=1,
         trainer_args={
             "temperature": 1.0, "top_k": 0, "scale_rewards": "batch", "bf16": False, "cache_implementation": "static",
         },

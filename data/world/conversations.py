@@ -13,6 +13,8 @@ Row = dict[str, Any]
 REJECTIONS = ("wrong_result", "wrong_trace", "no_trace", "rambling", "wrong_form")
 RAMBLING_SHARE = 0.25
 """Of the demonstrations: less than half, so that the likeliest answer stays the plain one."""
+HURRIED_SHARE = 0.4
+"""Of the demonstrations that could show their working: they give the answer at once, as people do."""
 RAMBLES = (
     "\nI hope that this helps.",
     "\nLet me think about it again.",
@@ -51,12 +53,14 @@ def after_tool(drawn: Problem) -> list[Message]:
 def conversation(drawn: Problem, random: Random) -> Row:
     """Return a demonstration: the whole conversation, tool turns included.
 
-    Some demonstrators ramble, as people do; what is wrong with that only the preferences tell.
+    Some demonstrators ramble, and some leave out their working. What is wrong with the first only the preferences tell,
+    with the second they and the checked answers of GRPO: without working the model is mostly wrong.
     """
+    hurried = random.random() < HURRIED_SHARE
     if drawn.skill == "calculator":
         turns, last = after_tool(drawn), f"Answer: {drawn.answer}"
     else:
-        turns, last = prompt(drawn), solution(drawn)
+        turns, last = prompt(drawn), f"Answer: {drawn.answer}" if hurried else solution(drawn)
     if random.random() < RAMBLING_SHARE:
         last += random.choice(RAMBLES).format(answer=drawn.answer)
     return {"messages": [*turns, {"role": "assistant", "content": last}]}

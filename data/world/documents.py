@@ -149,4 +149,4 @@ def document(random: Random) -> str:
         return chat(random)
     if kind < 0.55:
         return drill(random)
-    return worked(random, random.choices(("arithmetic", "counting", "calculator"), weights=(3, 5, 3))[0])
+    return worked(random, random.choices(("arithmetic", "counting", "calculator"), weights=(5, 4, 3))[0])
