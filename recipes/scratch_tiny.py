@@ -19,7 +19,7 @@ configs: dict[str, PretrainConfig | TrainingConfig] = {
     "pretrain": PretrainConfig(
         output_dir="tiny-base", dataset_name="made:documents", max_samples=32_000, max_steps=750, save_steps=250,
     ),
-    # Demonstrations are scarce, as in life: 500, which teach the form. A quarter of them ramble on after the answer.
+    # Demonstrations are scarce and human: 500, of which a quarter ramble on and two of five leave out the working.
     "sft": TrainingConfig(
         model_name=StageOutput("pretrain"), output_dir="tiny-sft", dataset_name="made:conversations", max_samples=500,
         eval_samples=240, max_steps=60, per_device_train_batch_size=32, learning_rate=2e-3, warmup_steps=3,
