@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {  # what a model of this size needs on a CPU: no memory
 configs: dict[str, PretrainConfig | TrainingConfig] = {
     # Most of the time goes here: copying, which every skill needs, is learned between steps 200 and 400, all at once.
     "pretrain": PretrainConfig(
-        output_dir="tiny-base", dataset_name="made:documents", max_samples=32_000, max_steps=750, save_steps=250,
+        output_dir="tiny-base", dataset_name="made:documents", max_samples=42_000, max_steps=1000, save_steps=250,
     ),
     # Demonstrations are scarce and human: 500, of which a quarter ramble on and two of five leave out the working.
     "sft": TrainingConfig(
