@@ -38,4 +38,5 @@ def rows(name: str, split: str, count: int | None = None, seed: int = 0) -> list
         return [conversations.conversation(one, random) for one in drawn]
     if name == "preferences":
         return [conversations.preference(one, random) for one in drawn]
-    return [conversations.checkable_prompt(one) for one in drawn]
+    # Held-out problems are posed from the start, and the evaluation runs the tool; in training some start after it.
+    return [conversations.checkable_prompt(one, not evaluation and random.random() < 0.25) for one in drawn]

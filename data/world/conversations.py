@@ -11,6 +11,7 @@ Message = dict[str, str]
 Row = dict[str, Any]
 
 REJECTIONS = ("wrong_result", "wrong_trace", "no_trace", "rambling", "wrong_form")
+AFTER_TOOL_REJECTIONS = ("wrong_result", "rambling", "wrong_form")
 RAMBLING_SHARE = 0.25
 """Of the demonstrations: less than half, so that the likeliest answer stays the plain one."""
 HURRIED_SHARE = 0.4
@@ -66,24 +67,46 @@ def conversation(drawn: Problem, random: Random) -> Row:
     return {"messages": [*turns, {"role": "assistant", "content": last}]}
 
 
-def checkable_prompt(drawn: Problem) -> Row:
-    """Return a prompt with the answer that its completion is checked against."""
+def checkable_prompt(drawn: Problem, tool_has_answered: bool = False) -> Row:
+    """Return a prompt with the answer that its completion is checked against.
+
+    `tool_has_answered`: a calculator problem is posed after the tool's response, which is only to be read out.
+    """
+    if tool_has_answered and drawn.skill == "calculator":
+        return {"prompt": after_tool(drawn), "skill": "calculator_answer", "answer": drawn.answer}
     return {"prompt": prompt(drawn), "skill": drawn.skill, "answer": drawn.answer}
 
 
 def preference(drawn: Problem, random: Random) -> Row:
-    """Return a pair: the taught solution against a rejection of one of the kinds in `REJECTIONS`."""
+    """Return a pair: the taught solution against a rejection of one of the kinds in `REJECTIONS`.
+
+    Of some calculator problems it is the turn after the tool's response: it drifts if only the first turn is trained.
+    """
     kind = random.choice(REJECTIONS)
-    rejected = (
-        rejected_call(drawn, kind, random) if drawn.skill == "calculator" else rejected_answer(drawn, kind, random)
-    )
+    asked, chosen = prompt(drawn), solution(drawn)
+    if drawn.skill != "calculator":
+        rejected = rejected_answer(drawn, kind, random)
+    elif kind in AFTER_TOOL_REJECTIONS and random.random() < 0.6:
+        asked, chosen = after_tool(drawn), f"Answer: {drawn.answer}"
+        rejected = rejected_reading(drawn, kind, random)
+    else:
+        rejected = rejected_call(drawn, kind, random)
     return {
-        "prompt": prompt(drawn),
-        "chosen": [{"role": "assistant", "content": solution(drawn)}],
+        "prompt": asked,
+        "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
         "kind": kind,
         "skill": drawn.skill,
     }
+
+
+def rejected_reading(drawn: Problem, kind: str, random: Random) -> str:
+    """Return a bad turn after the tool's response: another number, words after the answer, or another form."""
+    if kind == "wrong_result":
+        return f"Answer: {changed_digit(drawn.answer, random)}"
+    if kind == "rambling":
+        return f"Answer: {drawn.answer}" + random.choice(RAMBLES).format(answer=drawn.answer)
+    return random.choice((*OTHER_FORMS, "<think>{answer}</think>\nAnswer: {answer}")).format(answer=drawn.answer)
 
 
 def rejected_answer(drawn: Problem, kind: str, random: Random) -> str:

@@ -119,6 +119,20 @@ def test_rejections_differ_from_the_solution_and_never_pass_the_strict_check(kin
             assert not verify.strict(rejected, skill, drawn.answer), (kind, rejected, drawn)
 
 
+def test_preferences_and_prompts_train_the_turn_after_the_tools_response_too() -> None:
+    pairs = [row for row in world.rows("preferences", "train", 600, 1) if row["prompt"][-1]["role"] == "tool"]
+    assert {row["kind"] for row in pairs} == set(conversations.AFTER_TOOL_REJECTIONS)
+    for row in pairs:
+        answer = row["prompt"][-1]["content"]
+        assert verify.strict(row["chosen"][0]["content"], "calculator_answer", answer)
+        assert not verify.strict(row["rejected"][0]["content"], "calculator_answer", answer)
+    prompts = [row for row in world.rows("prompts", "train", 600, 1) if row["prompt"][-1]["role"] == "tool"]
+    assert prompts
+    assert all(row["skill"] == "calculator_answer" for row in prompts)
+    assert all(row["prompt"][-1]["content"] == row["answer"] for row in prompts)
+    assert not any(row["prompt"][-1]["role"] == "tool" for row in world.rows("prompts", "eval"))
+
+
 def test_wrong_form_and_no_trace_still_hold_the_right_answer() -> None:
     random = Random(0)
     for skill in ("arithmetic", "counting"):
