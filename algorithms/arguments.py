@@ -59,7 +59,7 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
     options.pop("model_init_kwargs", None)  # the stage loads the model itself, with these
     target = training_device(options)
     if target == "cpu":
-        options |= {"use_cpu": True, "use_liger_kernel": False}
+        options["use_cpu"] = True
     if "bf16" not in options and not options.get("fp16") and not computes_in_bf16(target):
         options["bf16"] = False
     batch_size = options.get("per_device_train_batch_size")
