@@ -1,7 +1,5 @@
 """Run a recipe's stages in order: check, resolve inputs, train, evaluate, stop on failure, resume."""
 
-import ctypes
-import gc
 import os
 import signal
 import sys
@@ -33,7 +31,7 @@ from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
 from utils.quiet import quiet_libraries
-from utils.runtime import now, reset_peak_memory
+from utils.runtime import free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 
@@ -66,6 +64,7 @@ def run_pipeline(
         Interrupted: it was stopped by Ctrl-C or SIGTERM, and can be resumed.
     """
     plain_endings()
+    keep_freed_memory()
     _refuse_hidden()
     runs_dir = Path(runs_dir)
     if resume is not None and (stages is not None or from_run is not None):
@@ -188,7 +187,7 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
         try:
             _begin(run, stage, log)
             _train(run, stage, stage_dir, log)
-            _free_memory()  # of the trainer, whose model a reference cycle keeps alive
+            free_memory()  # of the trainer, whose model a reference cycle keeps alive
             _measure(run, stage, stage_dir, log)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  _end raises it again
             ended = error
@@ -260,7 +259,7 @@ def _tasks(stages: list[Stage]) -> dict[str, Any]:
 
 def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseException | None) -> None:
     """Record the end of a stage in both records, and raise what ended it unless it passed."""
-    _free_memory()
+    free_memory()
     status = "passed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = _reason(error, log) if status == "failed" else None
     log.info(status=status, duration_s=duration_s, error=reason)
@@ -283,13 +282,3 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
     with training_log.open("a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     return f"{type(error).__name__}: {error} (traceback in {training_log.name})"
-
-
-def _free_memory() -> None:
-    """Give the memory of a finished stage back, so that the next one has all of it."""
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # what Python has freed, glibc still holds
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,6 +1,8 @@
 """Facts about the machine."""
 
 import datetime
+import subprocess
+import sys
 
 import pytest
 
@@ -25,6 +27,33 @@ def test_peak_memory_is_at_least_what_is_in_use_and_starts_anew() -> None:
     del held
     runtime.reset_peak_memory()
     assert runtime.peak_memory_bytes() <= peak
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc's memory that is kept")
+def test_freed_memory_is_kept_for_the_next_tensor_until_it_is_given_back() -> None:
+    code = """
+import resource
+import torch
+from utils import runtime
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        kept = [torch.ones(5 << 18) for _ in range(16)]  # 80 MiB
+        del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+runtime.keep_freed_memory()
+faults()
+held = runtime.memory_bytes()
+print(faults())
+runtime.free_memory()
+print((held - runtime.memory_bytes()) >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    in_20_rounds, given_back_mib = map(int, done.stdout.split())
+    assert in_20_rounds < 500, "the 80 MiB of one round are 20,480 pages"
+    assert given_back_mib >= 60
 
 
 @pytest.mark.parametrize("has", [True, False])
