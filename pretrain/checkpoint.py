@@ -1,33 +1,43 @@
-"""Checkpoints of pretraining: weights, optimizers, step and tokens, from which a run goes on to the same result."""
+"""Checkpoints of pretraining: a model that `from_pretrained` loads, and what a run needs to go on to the same result."""
 
 import json
+import pickle
 import re
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-WEIGHTS, OPTIMIZERS, STATE = "model.safetensors", "optimizers.pt", "trainer_state.json"
+from pretrain.optim import placed_like
+from utils.errors import Refused
+from utils.files import write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "trainer_state.json"
 
 
-def save_checkpoint(
-    stage_dir: Path, step: int, tokens: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
-) -> Path:
-    """Write `checkpoint-<step>`, under a temporary name until it is whole, and remove all but the newest `keep`."""
-    final = stage_dir / f"checkpoint-{step}"
-    partial = stage_dir / f".checkpoint-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_model(model, str(partial / WEIGHTS))
-    torch.save([optimizer.state_dict() for optimizer in optimizers], partial / OPTIMIZERS)
-    (partial / STATE).write_text(json.dumps({"global_step": step, "tokens": tokens}))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    for old in checkpoints(stage_dir)[:-keep]:
-        shutil.rmtree(old)
-    return final
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0
+    """Optimizer steps done; the data are a function of it."""
+    tokens: int = 0
+    """Tokens seen."""
+    best_step: int = 0
+    """Step of the lowest held-out loss; 0 before the first evaluation."""
+    best_loss: float | None = None
+    rows_per_step: int = 0
+    """Over all processes; other rows a step would be another run."""
 
 
 def checkpoints(stage_dir: Path) -> list[Path]:
@@ -36,11 +46,95 @@ def checkpoints(stage_dir: Path) -> list[Path]:
     return sorted((path for path in found if (path / STATE).exists()), key=lambda path: int(path.name[11:]))
 
 
-def load_checkpoint(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[int, int]:
-    """Restore model and optimizers in place; return the step after which they were saved, and the tokens seen."""
-    load_model(model, str(directory / WEIGHTS))
-    states = torch.load(directory / OPTIMIZERS, weights_only=True)
-    for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict(state)
-    trainer_state = json.loads((directory / STATE).read_text())
-    return trainer_state["global_step"], trainer_state["tokens"]
+def save_checkpoint(
+    stage_dir: Path,
+    position: Position,
+    accelerator: "Accelerator",
+    model: Any,
+    optimizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    keep: int,
+) -> Path:
+    """Write `checkpoint-<step>`, under a temporary name until it is whole; keep the best and the `keep` newest.
+
+    Every process takes part, since each may hold a part of the tensors; the first writes.
+    """
+    final = stage_dir / f"checkpoint-{position.step}"
+    weights = accelerator.get_state_dict(model)
+    training = {"optimizer": _gathered(optimizer.state_dict())}
+    if accelerator.scaler is not None:
+        training["scaler"] = accelerator.scaler.state_dict()
+    if accelerator.is_main_process:
+        partial = stage_dir / f".checkpoint-{position.step}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial, state_dict=weights)
+        tokenizer.save_pretrained(partial)
+        torch.save(training, partial / OPTIMIZER)
+        write_json(partial / STATE, {"global_step": position.step} | asdict(position))
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in checkpoints(stage_dir)[:-keep]:
+            if old.name != f"checkpoint-{position.best_step}":
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, optimizer: Any) -> Position:
+    """Restore model, optimizer and gradient scaler in place, and return how far the run had come.
+
+    Raises:
+        Refused: the checkpoint is damaged, or of a model of another shape.
+    """
+    try:
+        position = Position(
+            **{name: value for name, value in json.loads((directory / STATE).read_text()).items() if name != "global_step"}
+        )
+        load_weights(directory, accelerator, model)
+        training = torch.load(directory / OPTIMIZER, weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(_placed(training["optimizer"], optimizer.param_groups))
+        if accelerator.scaler is not None and "scaler" in training:
+            accelerator.scaler.load_state_dict(training["scaler"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Refused(
+            f"{directory} cannot be gone on from: {reason}. Remove it to go on from the checkpoint before it."
+        ) from error
+    return position
+
+
+def load_weights(directory: Path, accelerator: "Accelerator", model: Any) -> None:
+    """Restore the model's weights in place from a checkpoint."""
+    plain = accelerator.unwrap_model(model, keep_torch_compile=False)
+    found, own = load_file(directory / WEIGHTS), dict(plain.named_parameters())
+    if set(found) != set(own):
+        raise ValueError(f"its tensors are not those of the model: {sorted(set(found) ^ set(own))[:4]}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if found[name].shape != parameter.shape:
+                raise ValueError(f"{name} has shape {list(found[name].shape)}, the model's {list(parameter.shape)}")
+            parameter.copy_(placed_like(parameter, found[name].to(parameter.device)))
+
+
+def _gathered(state: Any) -> Any:
+    """Return an optimizer's state with every tensor whole, whatever process holds its parts."""
+    if isinstance(state, dict):
+        return {key: _gathered(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_gathered(value) for value in state]
+    return state.full_tensor() if isinstance(state, DTensor) else state
+
+
+def _placed(state: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an optimizer's state with every tensor of a parameter's shape placed as the parameter is."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def place(parameter: Tensor, value: Any) -> Any:
+        sharded = isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape
+        return placed_like(parameter, value.to(parameter.device)) if sharded else value
+
+    placed = {
+        index: {name: place(parameters[index], value) for name, value in of_one.items()}
+        for index, of_one in state["state"].items()
+    }
+    return {"state": placed, "param_groups": state["param_groups"]}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "seed")
+MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "dropout", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class PretrainConfig:
     max_samples: int | None = None
     """Documents to train on, at most; None takes all."""
 
+    tokenizer_name: str | None = None
+    """Directory or Hub id of the tokenizer, or `bytes` for one token a byte; None trains one for the run."""
     vocab_size: int = 1024
     """Pieces of the tokenizer that is trained for the run."""
     tokenizer_samples: int = 5_000
@@ -44,6 +46,10 @@ class PretrainConfig:
     """Attention heads of a layer."""
     max_position_embeddings: int = 512
     """Longest sequence that any stage may show the model, in tokens."""
+    tie_word_embeddings: bool = False
+    """One matrix for embedding and head: fewer parameters where the vocabulary is large for the width."""
+    dropout: float = 0.0
+    """Share of what attention and MLP add that is dropped in training; for text that is seen many times."""
     attn_implementation: str | None = None
     """transformers' attention; None is eager on a CPU, where it is fastest for small models, else sdpa."""
 
@@ -52,7 +58,13 @@ class PretrainConfig:
     max_steps: int = 600
     """Optimizer steps; the data are repeated when they run out."""
     per_device_train_batch_size: int = 16
-    """Rows in a step."""
+    """Rows in one forward and backward pass of a process."""
+    gradient_accumulation_steps: int = 1
+    """Passes of a process in a step; a step has these × rows × processes."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass rather than keep them."""
+    torch_compile: bool | None = None
+    """Compile the model; None on a GPU, where it pays."""
     muon_learning_rate: float = 0.02
     """Peak rate of Muon, for the hidden matrices; the orthogonal update has a root mean square near 1/sqrt(width)."""
     learning_rate: float = 3e-3
@@ -67,16 +79,18 @@ class PretrainConfig:
     """Share of the steps, at the end, over which the rate falls linearly to zero."""
     max_grad_norm: float = 1.0
     """Gradient norm above which the gradient is scaled down."""
-    bf16: bool | None = None
-    """Autocast to bfloat16; None where the device computes in it natively."""
+    mixed_precision: str | None = None
+    """`bf16`, `fp16` or `no`: what the forward pass computes in; None is bf16 where that is native, else fp16 on a GPU.
+
+    Weights and optimizer states are float32 throughout."""
     logging_steps: int = 10
     """Steps between two logged lines."""
     eval_steps: int = 100
-    """Steps between two evaluations on the held-out documents; the last step is always one."""
+    """Steps between two evaluations on the held-out documents; the last step is always one. The best is kept."""
     save_steps: int = 100
     """Steps between two checkpoints."""
     save_total_limit: int = 1
-    """Checkpoints kept."""
+    """Newest checkpoints kept, beside the best."""
     seed: int = 42
     """Of the weights, the order of the data, and made data."""
 
@@ -88,12 +102,16 @@ def range_problems(config: PretrainConfig) -> Iterator[str]:
             continue
         if not math.isfinite(value) or value < 0 or (value == 0 and name not in MAY_BE_0):
             yield f"{name} = {value!r}: must be {'0 or more' if name in MAY_BE_0 else 'above 0'}"
-        elif name.endswith("_fraction") and value > 1:
+        elif (name.endswith("_fraction") or name == "dropout") and value > 1:
             yield f"{name} = {value!r}: must be at most 1"
     if config.num_attention_heads > 0 and config.hidden_size % (2 * config.num_attention_heads):
         yield f"hidden_size = {config.hidden_size}: must be a multiple of 2 × num_attention_heads, for RoPE"
     if config.max_length == 1:
         yield "max_length = 1: must be at least 2, since a single token predicts nothing"
+    if config.dropout == 1:
+        yield "dropout = 1: must be below 1, which drops everything"
+    if config.mixed_precision not in (None, "no", "bf16", "fp16"):
+        yield f"mixed_precision = {config.mixed_precision!r}: must be 'bf16', 'fp16', 'no' or None"
     longest = config.max_position_embeddings
     if config.max_length > longest:
         yield f"max_length = {config.max_length}: must be at most max_position_embeddings = {longest}"

@@ -1,197 +1,299 @@
 """The pretraining loop: from text and random weights to a directory that `from_pretrained` loads."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import lru_cache
+import statistics
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from data import chat, sources
 from pretrain import checkpoint, packing
+from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
+from pretrain.corpus import Corpus, HeldOut, load_corpus
 from pretrain.model import random_model
-from pretrain.optim import learning_rate_factor, make_optimizers
-from pretrain.tokenizer import train_tokenizer
-from utils import trackers
-from utils.console import progress
-from utils.errors import StageFailed
-from utils.runtime import computes_in_bf16, peak_memory_bytes
+from pretrain.optim import learning_rate_factor, make_optimizer
+from pretrain.record import Record, recording
+from utils.errors import Refused, StageFailed
+from utils.runtime import computes_in_bf16
 from utils.runtime import device as find_device
-from utils.stage_log import StageLog
+from utils.stopping import asked_to_stop
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
-
-
-class Corpus(NamedTuple):
-    """The packed documents of both sides, and what made them."""
-
-    tokenizer: "PreTrainedTokenizerFast"
-    train: packing.Rows
-    held_out: packing.Rows
+    from accelerate import Accelerator
 
 
 def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
     """Train from random weights, or from the newest checkpoint in `stage_dir`; return `stage_dir` with the result.
 
+    Every process of `accelerate launch` or `torchrun` calls this; the first one writes.
+
     Raises:
-        StageFailed: the loss or the gradient became NaN or infinite.
+        StageFailed: the loss or the gradient became NaN or infinite, the loss jumped, or another process ended.
+        Refused: the newest checkpoint is damaged, or of a run with other rows a step.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; a checkpoint holds what was done.
     """
-    log, device = StageLog(stage_dir), find_device()
-    autocast = _autocast(config, device)
-    corpus = load_corpus(config, stage_dir, log)
-    model = random_model(config, corpus.tokenizer, device)
-    optimizers = make_optimizers(
+    accelerator = make_accelerator(config)
+    with recording(stage_dir, config, accelerator.is_main_process) as record, _others_alive(accelerator):
+        corpus = load_corpus(config, stage_dir, accelerator, record)
+        run = _prepared(config, stage_dir, accelerator, corpus, record)
+        run.resume()
+        run.train()
+        run.finish()
+    return stage_dir
+
+
+def make_accelerator(config: PretrainConfig) -> "Accelerator":
+    """Return what runs the processes, one alone or as the launcher says, in the configured precision."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # an earlier stage of this process may have had another precision
+    device = find_device()
+    native = "bf16" if computes_in_bf16(device) else "fp16" if device == "cuda" else "no"
+    return Accelerator(mixed_precision=config.mixed_precision or native, cpu=device == "cpu")
+
+
+def _prepared(
+    config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", corpus: Corpus, record: Record
+) -> "Run":
+    model: Any = random_model(config, corpus.tokenizer, str(accelerator.device))
+    optimizer: Any = make_optimizer(
         model,
         muon_learning_rate=config.muon_learning_rate,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
         weight_decay=config.weight_decay,
     )
-    first_step, tokens = _resume(stage_dir, model, optimizers, log)
+    on_gpu = accelerator.device.type == "cuda"
+    if on_gpu if config.torch_compile is None else config.torch_compile:
+        model.compile()
+    model, optimizer = accelerator.prepare(model, optimizer)
+    rows_per_step = (
+        config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+    )
+    return Run(config, stage_dir, accelerator, corpus, record, model, optimizer, Position(rows_per_step=rows_per_step))
 
-    model.train()
-    labels = packing.labels_of(corpus.train)
-    log.event("TRAIN_START", f"{config.max_steps} steps, {model.num_parameters()} parameters, on {device}")
-    with progress("pretrain", config.max_steps) as bar, trackers.recording(stage_dir, config, model) as record:
-        for step in range(first_step, config.max_steps):
-            rows = batch_rows(len(labels), config.per_device_train_batch_size, step, config.seed)
-            batch = packing.Rows(corpus.train.input_ids[rows], corpus.train.document[rows])
-            with autocast():
-                loss = mean_loss(model, batch, labels[rows], device)
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            factor = learning_rate_factor(
-                step,
-                max_steps=config.max_steps,
-                warmup_steps=config.warmup_steps,
-                decay_fraction=config.decay_fraction,
+
+@dataclass
+class Run:
+    """A run under way, as one process sees it."""
+
+    config: PretrainConfig
+    stage_dir: Path
+    accelerator: "Accelerator"
+    corpus: Corpus
+    record: Record
+    model: Any
+    optimizer: Any
+    position: Position
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    """The last losses, in nats a token: what a jump is measured against."""
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        found = checkpoint.checkpoints(self.stage_dir)
+        if found:
+            position = checkpoint.load_checkpoint(found[-1], self.accelerator, self.model, self.optimizer)
+            if position.rows_per_step != self.position.rows_per_step:
+                raise Refused(
+                    f"{found[-1]} is of a run with {position.rows_per_step} rows a step, this one has "
+                    f"{self.position.rows_per_step}: rows × gradient_accumulation_steps × processes must stay the same."
+                )
+            self.position = position
+        plain = self.accelerator.unwrap_model(self.model)
+        self.record.start(plain, self.position.step, found[-1].name if found else None)
+
+    def train(self) -> None:
+        """Train to the last step, or to the end of the one in which a stop was asked for."""
+        self.model.train()
+        with asked_to_stop() as stopped:
+            while self.position.step < self.config.max_steps:
+                metrics = self._step()
+                last = self.position.step == self.config.max_steps
+                evaluated = last or self.position.step % self.config.eval_steps == 0
+                if evaluated:
+                    metrics |= self.evaluate(self.corpus.validation)
+                self._refuse_broken(metrics)
+                stop = self._any(stopped()) and not last
+                best = self.position.best_loss
+                better = evaluated and (best is None or metrics["eval_loss"] < best)
+                if better:
+                    self.position = replace(self.position, best_step=self.position.step, best_loss=metrics["eval_loss"])
+                if not last and (stop or better or self.position.step % self.config.save_steps == 0):
+                    self._save_checkpoint()
+                if evaluated or self.position.step % self.config.logging_steps == 0:
+                    self.record.metrics(self.position.step, self._epoch(), metrics)
+                if stop:
+                    raise KeyboardInterrupt
+
+    def _step(self) -> dict[str, float]:
+        """Make one optimizer step; return its metrics."""
+        config, step = self.config, self.position.step
+        # What is drawn in a step (dropout) depends on nothing before it, so that a resumed run draws the same.
+        torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
+        micro_batches = list(self.corpus.train.batches(step, self.position.rows_per_step, self.accelerator))
+        predicted, seen = self._sums(
+            float(sum((labels != packing.IGNORED).sum() for _, labels in micro_batches)),
+            float(sum((rows.document > 0).sum() for rows, _ in micro_batches)),
+        )
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, (rows, labels) in enumerate(micro_batches, start=1):
+            last = number == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                nll = summed_loss(self.model, rows, labels, self.accelerator.device) / predicted
+                self.accelerator.backward(nll * self.accelerator.num_processes)  # gradients of processes are averaged
+            total += nll.detach()
+        grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
+        factor = learning_rate_factor(
+            step,
+            max_steps=config.max_steps,
+            warmup_steps=config.warmup_steps,
+            decay_fraction=config.decay_fraction,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.optimizer.step_was_skipped:
+            grad_norm = 0.0  # fp16's loss scale was too large for one step, and is lowered now
+        self.position = replace(self.position, step=step + 1, tokens=self.position.tokens + int(seen))
+        (loss,) = self._sums(float(total))
+        return {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": config.learning_rate * factor,
+            "num_tokens": self.position.tokens,
+        }
+
+    @torch.no_grad()
+    def evaluate(self, held_out: HeldOut) -> dict[str, float]:
+        """Return `eval_loss` (nats a token), `eval_accuracy`, `eval_perplexity` and `eval_bits_per_byte` of its rows."""
+        self.model.eval()
+        totals = torch.zeros(3, dtype=torch.float64)
+        for rows, labels in held_out.batches(self.config.per_device_train_batch_size, self.accelerator):
+            logits, labels = _logits(self.model, rows, self.accelerator.device), labels.to(self.accelerator.device)
+            known = labels != packing.IGNORED
+            nll = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=packing.IGNORED, reduction="sum")
+            right = (logits.argmax(-1) == labels)[known].sum()
+            totals += torch.stack([nll, right, known.sum()]).double().cpu()
+        self.model.train()
+        nll, right, count = self._sums(*totals.tolist())
+        return {
+            "eval_loss": nll / count,
+            "eval_accuracy": right / count,
+            "eval_perplexity": math.exp(min(nll / count, 700)),
+            "eval_bits_per_byte": nll / math.log(2) / held_out.predicted_bytes,
+        }
+
+    def finish(self) -> None:
+        """Save the weights of the best evaluation as the result, and measure them on the test documents, once."""
+        if self.position.best_step != self.position.step:
+            best = self.stage_dir / f"checkpoint-{self.position.best_step}"
+            self.record.say(f"the result is the weights of step {self.position.best_step}: lowest held-out loss")
+            checkpoint.load_weights(best, self.accelerator, self.model)
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            plain = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            plain.generation_config.use_cache = True
+            plain.save_pretrained(self.stage_dir, state_dict=weights)
+            self.corpus.tokenizer.save_pretrained(self.stage_dir)
+        self.record.end(self.position, self.evaluate(self.corpus.test) if self.corpus.test else None)
+
+    def _save_checkpoint(self) -> None:
+        path = checkpoint.save_checkpoint(
+            self.stage_dir,
+            self.position,
+            self.accelerator,
+            self.model,
+            self.optimizer,
+            self.corpus.tokenizer,
+            self.config.save_total_limit,
+        )
+        self.record.event("CHECKPOINT", path.name)
+
+    def _refuse_broken(self, metrics: Mapping[str, float]) -> None:
+        """Raise StageFailed where a value is not finite, or the loss has jumped far out of what it was."""
+        broken = [f"the {name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        loss = metrics["loss"]
+        if not broken and len(self.recent) == self.recent.maxlen:
+            mean, spread = statistics.fmean(self.recent), statistics.stdev(self.recent)
+            if loss > mean + max(JUMP_NATS, JUMP_DEVIATIONS * spread):
+                broken = [f"the loss jumped from {mean:.3f} to {loss:.3f}"]
+        self.recent.append(loss)
+        if broken:
+            step, kept = self.position.step, checkpoint.checkpoints(self.stage_dir)
+            documents = self.corpus.train.documents_of(step - 1, self.position.rows_per_step)
+            raise StageFailed(
+                f"step {step}: {'; '.join(broken)}. The step's documents: {'; '.join(documents)}.\n"
+                f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. If the documents are in order, lower "
+                "muon_learning_rate and learning_rate."
             )
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * factor
-                optimizer.step()
-                optimizer.zero_grad()
-            tokens += int((batch.document > 0).sum())
 
-            done, last = step + 1, step + 1 == config.max_steps
-            metrics = {"loss": loss.item(), "grad_norm": grad_norm.item()}
-            evaluated = done % config.eval_steps == 0 or last
-            if evaluated:
-                metrics["eval_loss"] = evaluate(model, corpus.held_out, config, autocast, device)
-            for name, value in metrics.items():
-                if not math.isfinite(value):
-                    raise StageFailed(f"the {name} of step {done} is {value}: lower muon_learning_rate.")
-            if done % config.save_steps == 0 and not last:
-                path = checkpoint.save_checkpoint(stage_dir, done, tokens, model, optimizers, config.save_total_limit)
-                log.event("CHECKPOINT", path.name)
-            if done % config.logging_steps == 0 or evaluated:
-                metrics |= {"learning_rate": config.learning_rate * factor, "num_tokens": tokens}
-                epoch = done * config.per_device_train_batch_size / len(labels)
-                log.metrics(done, epoch, metrics)
-                record(done, metrics | {"epoch": epoch})
-                bar.update(done, loss=metrics["loss"])
+    def _epoch(self) -> float:
+        return self.position.step * self.position.rows_per_step / len(self.corpus.train)
 
-    save(model, corpus.tokenizer, stage_dir)
-    log.event("TRAIN_END", f"step {config.max_steps}")
-    log.info(steps=config.max_steps, tokens=tokens, peak_memory_bytes=peak_memory_bytes())
-    return stage_dir
+    def _sums(self, *values: float) -> list[float]:
+        """Return each value summed over the processes."""
+        if self.accelerator.num_processes == 1:
+            return list(values)
+        device = self.accelerator.device
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        return list(self.accelerator.reduce(torch.tensor(values, dtype=kind, device=device)).tolist())
+
+    def _any(self, value: bool) -> bool:
+        return self._sums(float(value))[0] > 0
 
 
-def load_corpus(config: PretrainConfig, stage_dir: Path, log: StageLog) -> Corpus:
-    """Load the documents, train the tokenizer on the training side, and pack both sides."""
-    data = sources.load_for(config, "pretrain")
-    log.info(data=data.info)
-    texts = list(data.train["text"])
-    tokenizer = train_tokenizer(texts[: config.tokenizer_samples], config.vocab_size, stage_dir)
-    tokenizer.chat_template = chat.CHAT_TEMPLATE
-
-    def pack(documents: list[str]) -> packing.Rows:
-        end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        ids = tokenizer(documents, add_special_tokens=False)["input_ids"]
-        return packing.pack([[*each, end] for each in ids], config.max_length, tokenizer.pad_token_id)
-
-    return Corpus(tokenizer, pack(texts), pack(list(data.eval["text"])))
+JUMP_NATS, JUMP_DEVIATIONS = 2.0, 10.0
+"""A jump of the loss is this far above the mean of the last losses: both, so that ordinary noise is none."""
 
 
-def batch_rows(row_count: int, batch_size: int, step: int, seed: int) -> Int[Tensor, " B"]:
-    """Return the rows of optimizer step `step`: a function of seed and step; each epoch is its own permutation."""
-    wanted = range(step * batch_size, (step + 1) * batch_size)
-    return torch.stack([_order(row_count, position // row_count, seed)[position % row_count] for position in wanted])
-
-
-@lru_cache(maxsize=2)  # the epochs that one step can meet, unless it is longer than an epoch
-def _order(row_count: int, epoch: int, seed: int) -> Int[Tensor, " N"]:
-    return torch.randperm(row_count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-
-
-def mean_loss(
-    model: "Qwen3ForCausalLM", rows: packing.Rows, labels: Int[Tensor, "B T"], device: str
+def summed_loss(
+    model: Any, rows: packing.Rows, labels: Int[Tensor, "B T"], device: torch.device
 ) -> Float[Tensor, ""]:
-    """Return the mean negative log-likelihood of the labelled tokens, in nats; documents do not see each other."""
+    """Return the negative log-likelihood of the labelled tokens, in nats; documents do not see each other."""
+    logits = _logits(model, rows, device)
+    return cross_entropy(
+        logits.flatten(0, 1), labels.to(device).flatten(), ignore_index=packing.IGNORED, reduction="sum"
+    )
+
+
+def _logits(model: Any, rows: packing.Rows, device: torch.device) -> Float[Tensor, "B T V"]:
+    document = rows.document.to(device)
     logits = model(
         input_ids=rows.input_ids.to(device),
-        attention_mask=_additive(packing.attention_mask(rows.document)).to(device),
-        position_ids=packing.positions_of(rows.document).to(device),
+        attention_mask=_additive(packing.attention_mask(document)),
+        position_ids=packing.positions_of(document),
         use_cache=False,
     ).logits
-    return cross_entropy(logits.float().flatten(0, 1), labels.to(device).flatten(), ignore_index=packing.IGNORED)
+    return logits.float()
 
 
 def _additive(allowed: Tensor) -> Tensor:
     # Padding attends to itself, so that no row of scores is empty: softmax over nothing is NaN.
-    return torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, torch.finfo(torch.float32).min)
 
 
-@torch.no_grad()
-def evaluate(
-    model: "Qwen3ForCausalLM",
-    rows: packing.Rows,
-    config: PretrainConfig,
-    autocast: Callable[[], AbstractContextManager[None]],
-    device: str,
-) -> float:
-    """Return the mean loss on the held-out rows, in nats a token; the model returns to training mode."""
-    model.eval()
-    total, count = 0.0, 0
-    for start in range(0, len(rows.input_ids), config.per_device_train_batch_size):
-        part = packing.Rows(*(tensor[start : start + config.per_device_train_batch_size] for tensor in rows))
-        labels = packing.labels_of(part)
-        predicted = int((labels != packing.IGNORED).sum())
-        with autocast():
-            total += mean_loss(model, part, labels, device).item() * predicted
-        count += predicted
-    model.train()
-    return total / count
+@contextmanager
+def _others_alive(accelerator: "Accelerator") -> Iterator[None]:
+    """Say plainly that another process has ended, which a collective operation tells by an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes > 1 and any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PEER):
+            raise StageFailed(
+                f"process {accelerator.process_index}: another process of this run has ended; its own message, or the "
+                "launcher's, says why. Start again with --resume."
+            ) from error
+        raise
 
 
-def save(model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", stage_dir: Path) -> None:
-    """Save model and tokenizer as transformers expects them."""
-    model.eval()
-    model.generation_config.use_cache = True
-    model.save_pretrained(stage_dir)
-    tokenizer.save_pretrained(stage_dir)
-
-
-def _resume(
-    stage_dir: Path, model: "Qwen3ForCausalLM", optimizers: list[torch.optim.Optimizer], log: StageLog
-) -> tuple[int, int]:
-    """Restore the newest checkpoint, if there is one, and return the steps already done and the tokens seen in them."""
-    found = checkpoint.checkpoints(stage_dir)
-    step, tokens = checkpoint.load_checkpoint(found[-1], model, optimizers) if found else (0, 0)
-    log.cut_back(step)
-    if found:
-        log.event("RESUME", found[-1].name)
-    return step, tokens
-
-
-def _autocast(config: PretrainConfig, device: str) -> Callable[[], AbstractContextManager[None]]:
-    """Return the context of the forward passes: bfloat16 where it was asked for, or is native to the device."""
-    enabled = computes_in_bf16(device) if config.bf16 is None else config.bf16
-    return lambda: torch.autocast(device, torch.bfloat16, enabled=enabled)
+SIGNS_OF_A_DEAD_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")

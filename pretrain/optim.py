@@ -1,4 +1,4 @@
-"""The optimizers of pretraining: Muon for the hidden matrices, AdamW for the rest, one schedule for both."""
+"""The optimizer of pretraining: Muon for the hidden matrices, AdamW for the rest, one schedule for both."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from utils.runtime import computes_in_bf16
 
@@ -58,26 +59,66 @@ class Muon(torch.optim.Optimizer):
                 self._update(params, group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5, group)
 
     def _update(self, params: list[torch.nn.Parameter], scaled_lr: float, group: dict[str, Any]) -> None:
-        gradients = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in params])
+        gradients = torch.stack([_whole(torch.zeros_like(p) if p.grad is None else p.grad) for p in params])
         for p in params:
             self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        momentum = torch.stack([self.state[p]["momentum_buffer"] for p in params]).lerp_(gradients, 1 - MOMENTUM)
+        momentum = torch.stack([_whole(self.state[p]["momentum_buffer"]) for p in params]).lerp_(gradients, 1 - MOMENTUM)
         dtype = torch.bfloat16 if computes_in_bf16(gradients.device.type) else torch.float32
         updates = orthogonalise(gradients.lerp(momentum, MOMENTUM), dtype)  # Nesterov
         for p, buffer, update in zip(params, momentum, updates, strict=True):
-            self.state[p]["momentum_buffer"].copy_(buffer)
+            self.state[p]["momentum_buffer"].copy_(placed_like(p, buffer))
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(update, alpha=-scaled_lr)
+            p.add_(placed_like(p, update), alpha=-scaled_lr)
 
 
-def make_optimizers(
+def _whole(tensor: Tensor) -> Tensor:
+    """Return a tensor whose parts lie in several processes (FSDP2) as one; a whole matrix is what Muon works on."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def placed_like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Return `whole`, which every process has, placed as `parameter` is."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    mesh = parameter.device_mesh
+    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=parameter.placements)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Both as one optimizer, with the groups and states of the two, so that one gradient scaler and one file serve."""
+
+    def __init__(self, muon: Muon, adamw: torch.optim.AdamW) -> None:
+        self.parts: tuple[torch.optim.Optimizer, ...] = (muon, adamw)
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter from its gradient."""
+        assert closure is None, "one gradient a step"
+        for part in self.parts:
+            part.step()
+
+
+def make_optimizer(
     model: "PreTrainedModel",
     *,
     muon_learning_rate: float,
     learning_rate: float,
     embedding_learning_rate: float,
     weight_decay: float,
-) -> list[torch.optim.Optimizer]:
+) -> MuonAndAdamW:
     """Return Muon over the matrices inside the layers and AdamW over embedding, head and norms.
 
     Muon moves a matrix in all its directions at the same rate; that is no good for an embedding, whose rows are seen at
@@ -88,14 +129,16 @@ def make_optimizers(
     apart = {id(p) for p in [embedding, *hidden]}
     rest = [p for p in model.parameters() if id(p) not in apart]
     assert hidden, "a decoder has matrices in its layers"
-    groups = [{"params": [embedding], "lr": embedding_learning_rate}, {"params": rest, "lr": learning_rate}]
-    optimizers: list[torch.optim.Optimizer] = [
+    tied = model.get_output_embeddings().weight is embedding  # then it is the head too, and starts as small as one
+    embedding_lr = learning_rate if tied else embedding_learning_rate
+    groups = [{"params": [embedding], "lr": embedding_lr}, {"params": rest, "lr": learning_rate}]
+    optimizer = MuonAndAdamW(
         Muon(hidden, lr=muon_learning_rate, weight_decay=weight_decay),
         torch.optim.AdamW(groups, weight_decay=weight_decay, betas=(0.9, 0.95)),
-    ]
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+    )
+    for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    return optimizers
+    return optimizer
 
 
 def learning_rate_factor(step: int, *, max_steps: int, warmup_steps: int, decay_fraction: float) -> float:

@@ -75,8 +75,14 @@ def recording(stage_dir: Path, config: Any, model: Any) -> Iterator[Callable[[in
     from transformers import TrainerControl, TrainerState, TrainingArguments
     from transformers.integrations import get_reporting_integration_callbacks
 
-    arguments = TrainingArguments(str(stage_dir), report_to=[], use_cpu=model.device.type == "cpu")
-    arguments.to_dict = lambda: jsonable(config)
+    class Arguments(TrainingArguments):
+        # The original would set up devices and processes anew, under the run that has set them up.
+        _setup_devices = model.device
+
+        def to_dict(self) -> dict[str, Any]:
+            return dict(jsonable(config))
+
+    arguments = Arguments(str(stage_dir), report_to=[])
     state, control = TrainerState(), TrainerControl()
     made = [_Guard(kind.__name__)(kind)() for kind in get_reporting_integration_callbacks(report_to())]
     trackers = [_shielded(tracker) for tracker in made if tracker is not None]

@@ -8,7 +8,7 @@ import torch
 from pretrain import optim
 from pretrain.config import PretrainConfig
 from pretrain.model import parameter_count
-from pretrain.optim import Muon, learning_rate_factor, make_optimizers, orthogonalise
+from pretrain.optim import Muon, learning_rate_factor, make_optimizer, orthogonalise
 
 
 def tiny_model() -> Any:
@@ -24,9 +24,9 @@ def tiny_model() -> Any:
 
 def test_every_parameter_has_one_optimizer_and_muon_has_the_hidden_matrices() -> None:
     model = tiny_model()
-    muon, adamw = make_optimizers(
+    muon, adamw = make_optimizer(
         model, muon_learning_rate=0.02, learning_rate=0.003, embedding_learning_rate=0.1, weight_decay=0.0
-    )
+    ).parts
     hidden = {id(p) for group in muon.param_groups for p in group["params"]}
     rest = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert not hidden & rest

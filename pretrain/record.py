@@ -1,0 +1,72 @@
+"""What a pretraining run shows and records: only its first process does, the others stay silent."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint import Position
+from pretrain.config import PretrainConfig
+from utils import trackers
+from utils.console import console, progress
+from utils.runtime import peak_memory_bytes
+from utils.stage_log import EventKind, StageLog
+
+
+class Record:
+    """The stage's files, its progress bar and its trackers, or nothing in a process that is not the first."""
+
+    def __init__(self, stage_dir: Path, config: PretrainConfig, is_main: bool, stack: ExitStack) -> None:
+        self.stage_dir, self.config, self.is_main, self._stack = stage_dir, config, is_main, stack
+        self.log = StageLog(stage_dir)
+
+    def data(self, info: Mapping[str, Any]) -> None:
+        """Record what the run is trained on."""
+        if self.is_main:
+            self.log.info(data=dict(info))
+
+    def start(self, model: Any, step: int, checkpoint: str | None) -> None:
+        """Open bar and trackers at `step`, and cut the metrics back to it."""
+        if not self.is_main:
+            return
+        self.log.cut_back(step)
+        if checkpoint:
+            self.log.event("RESUME", checkpoint)
+        text = f"{self.config.max_steps} steps, {model.num_parameters()} parameters, on {model.device.type}"
+        self.log.event("TRAIN_START", text)
+        self._bar = self._stack.enter_context(progress("pretrain", self.config.max_steps))
+        self._track = self._stack.enter_context(trackers.recording(self.stage_dir, self.config, model))
+
+    def event(self, kind: EventKind, text: str) -> None:
+        """Append an event."""
+        if self.is_main:
+            self.log.event(kind, text)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.is_main:
+            console().print(text, markup=False)
+
+    def metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Record and show the metrics of a step."""
+        if self.is_main:
+            self.log.metrics(step, epoch, values)
+            self._track(step, {**values, "epoch": epoch})
+            shown = {name: values[name] for name in ("loss", "eval_loss", "eval_bits_per_byte") if name in values}
+            self._bar.update(step, **shown)
+
+    def end(self, position: Position, test: Mapping[str, float] | None) -> None:
+        """Record what the whole run came to."""
+        if self.is_main:
+            self.log.event("TRAIN_END", f"step {position.step}")
+            best = {"step": position.best_step, "eval_loss": position.best_loss}
+            self.log.info(
+                steps=position.step, tokens=position.tokens, best=best, test=test, peak_memory_bytes=peak_memory_bytes()
+            )
+
+
+@contextmanager
+def recording(stage_dir: Path, config: PretrainConfig, is_main: bool) -> Iterator[Record]:
+    """Give the record of a run, and close its bar and trackers at the end."""
+    with ExitStack() as stack:
+        yield Record(stage_dir, config, is_main, stack)
