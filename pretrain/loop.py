@@ -40,6 +40,7 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
         Refused: the newest checkpoint is damaged, or of a run with other rows a step.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; a checkpoint holds what was done.
     """
+    stage_dir.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config)
     with recording(stage_dir, config, accelerator.is_main_process) as record, _others_alive(accelerator):
         corpus = load_corpus(config, stage_dir, accelerator, record)

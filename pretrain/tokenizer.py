@@ -1,16 +1,21 @@
-"""Train the tokenizer: SentencePiece BPE with byte fallback, digits apart, the chat's tags reserved.
+"""The tokenizer of a run: trained on its text, loaded, or plain bytes.
 
-One training gives two files with the same ids: `tokenizer.model`, which SentencePiece and llama.cpp read, and
-`tokenizer.json` for tokenizers and transformers.
+A trained one is SentencePiece BPE with byte fallback, digits apart, the chat's tags reserved. One training gives two files
+with the same ids: `tokenizer.model`, which SentencePiece and llama.cpp read, and `tokenizer.json` for tokenizers and
+transformers.
 """
 
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from data.chat import CHAT_TEMPLATE
+from utils import hub
+from utils.errors import Refused
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 UNK, BOS, END_OF_TEXT, TURN_START, TURN_END = "<unk>", "<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TAGS = (
@@ -77,7 +82,6 @@ def fast_tokenizer(serialized: bytes) -> "PreTrainedTokenizerFast":
     """Return the transformers tokenizer with the ids of the serialized SentencePiece model."""
     import sentencepiece
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
     pieces = {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
@@ -95,14 +99,64 @@ def fast_tokenizer(serialized: bytes) -> "PreTrainedTokenizerFast":
         [AddedToken(t, normalized=False) for t in (UNK, BOS, END_OF_TEXT, TURN_START, TURN_END)]
     )
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in (*TAGS, "\n")])
+    return _for_chat(tokenizer, unk_token=UNK)
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
+    """Return a tokenizer of the 256 bytes and the chat's tags: nothing to train, and bits per byte as they are."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = [END_OF_TEXT, TURN_START, TURN_END, *TAGS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (END_OF_TEXT, TURN_START, TURN_END)])
+    tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in TAGS])
+    return _for_chat(tokenizer)
+
+
+def _for_chat(tokenizer: Any, **special: str) -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token=UNK,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
         additional_special_tokens=[TURN_START],
+        chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
+        **special,
     )
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a directory or Hub id, or the one of bytes.
+
+    Raises:
+        Refused: it cannot be had, or has no token that ends a document.
+    """
+    from transformers import AutoTokenizer
+
+    if name == "bytes":
+        return byte_tokenizer()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason, away = str(error).strip().split("\n")[0], hub.unreachable()
+        raise Refused(
+            f"there is no tokenizer {name!r}: {reason}"
+            + ("" if Path(name).exists() or away is None else f" ({away}). {hub.GET_IT}")
+        ) from None
+    end_of_document(tokenizer)
+    return tokenizer
+
+
+def end_of_document(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the id that ends a document: `<|endoftext|>` where there is one, since EOS may be the end of a turn."""
+    known = tokenizer.get_vocab().get(END_OF_TEXT, tokenizer.eos_token_id)
+    if known is None:
+        raise Refused(f"{tokenizer.name_or_path} has neither {END_OF_TEXT} nor an EOS token, which ends a document.")
+    return int(known)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> "PreTrainedTokenizerFast":

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import torch
 
 from pretrain import PretrainConfig, checkpoint, train
 from pretrain.config import range_problems
-from utils.errors import StageFailed
+from utils.errors import Refused, StageFailed
 from utils.files import weights_sha256
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = PretrainConfig(
     output_dir="base",
     dataset_name="made:documents",
@@ -89,8 +92,10 @@ def test_info_and_events_are_complete(trained: Path) -> None:
     assert info["peak_memory_bytes"] > 0
     assert (info["data"]["train_rows"], info["data"]["eval_rows"]) == (600, 64)
     kinds = [line.split(" | ")[1] for line in (trained / "training_events.log").read_text().splitlines()]
-    assert kinds == ["TRAIN_START", "CHECKPOINT", "CHECKPOINT", "TRAIN_END"]
-    assert [path.name for path in checkpoint.checkpoints(trained)] == ["checkpoint-20"]
+    assert kinds == ["TRAIN_START", "CHECKPOINT", "CHECKPOINT", "CHECKPOINT", "TRAIN_END"]
+    # The newest, and the best before the last step, which is the result itself.
+    assert [path.name for path in checkpoint.checkpoints(trained)] == ["checkpoint-12", "checkpoint-20"]
+    assert info["best"] == {"step": 24, "eval_loss": metrics(trained)[-1]["eval_loss"]}
 
 
 def test_tensorboard_has_the_names_and_values_of_the_other_stages(trained: Path) -> None:
@@ -120,9 +125,70 @@ def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None
 
 
 def test_a_diverging_run_fails_in_that_step_and_saves_no_such_weights(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="of step 2 is"):
+    said = r"step 2: the loss is nan; .* The step's documents: .*\nLast good checkpoint: none yet"
+    with pytest.raises(StageFailed, match=said):
         train(replace(SMALL, learning_rate=1e30, max_steps=12, logging_steps=100, save_steps=2), tmp_path)
     assert checkpoint.checkpoints(tmp_path) == []
+
+
+def test_a_checkpoint_is_a_model_and_is_refused_when_damaged_or_of_another_shape(trained: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    saved = trained / "checkpoint-20"
+    assert AutoModelForCausalLM.from_pretrained(saved).num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(saved).chat_template
+    shutil.copytree(saved, tmp_path / "checkpoint-20")
+    with pytest.raises(Refused, match=r"checkpoint-20 cannot be gone on from: .* has shape \[512, 32\], the model's"):
+        train(replace(SMALL, hidden_size=64), tmp_path)
+    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.STATE):
+        shutil.copytree(saved, tmp_path / "checkpoint-20", dirs_exist_ok=True)
+        file = tmp_path / "checkpoint-20" / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(Refused, match="checkpoint-20 cannot be gone on from: .* Remove it to go on"):
+            train(SMALL, tmp_path)
+
+
+def test_dropout_and_accumulation_resume_to_the_same_bytes(tmp_path: Path) -> None:
+    config = replace(SMALL, max_steps=8, dropout=0.2, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    train(replace(config, save_steps=5), tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-5", tmp_path / "later" / "checkpoint-5")
+    train(config, tmp_path / "later")
+    assert weights_sha256(tmp_path / "later") == weights_sha256(tmp_path / "whole")
+    train(replace(config, dropout=0.0), tmp_path / "without")
+    assert weights_sha256(tmp_path / "without") != weights_sha256(tmp_path / "whole")
+
+
+def test_the_result_has_the_weights_of_the_best_evaluation(tmp_path: Path) -> None:
+    """Sixteen rows seen a hundred times: held-out loss falls and then rises."""
+    config = replace(SMALL, max_samples=30, max_steps=240, muon_learning_rate=0.05, eval_steps=20, decay_fraction=0.0)
+    train(config, tmp_path)
+    held_out = {line["step"]: line["eval_loss"] for line in metrics(tmp_path) if "eval_loss" in line}
+    best = min(held_out, key=held_out.__getitem__)
+    assert best < 240
+    assert StageLog(tmp_path).read_info()["best"] == {"step": best, "eval_loss": held_out[best]}
+    assert weights_sha256(tmp_path) == weights_sha256(tmp_path / f"checkpoint-{best}")
+
+
+def test_a_stop_ends_the_step_and_saves_it(trained: Path, tmp_path: Path) -> None:
+    """A real SIGTERM, in the middle of a real run; what it leaves goes on to the result of a run that never stopped."""
+    code = f"""
+import os, signal
+from pathlib import Path
+import cache_config, pretrain, pretrain.loop as loop
+from tests.pretrain.test_pretrain import SMALL
+step = loop.Run._step
+def stopping(self):
+    if self.position.step == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self)
+loop.Run._step = stopping
+pretrain.train(SMALL, Path({str(tmp_path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert "KeyboardInterrupt" in done.stderr
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-7"]
+    train(SMALL, tmp_path)
+    assert weights_sha256(tmp_path) == weights_sha256(trained)
 
 
 def test_evaluation_has_its_own_steps(tmp_path: Path) -> None:
