@@ -24,12 +24,13 @@ from chain.record import (
     resumable,
     set_aside,
 )
-from chain.run_directory import RunInfo, create, find, lock, usable
+from chain.run_directory import RunInfo, create, find, usable
 from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
+from utils.locks import lock
 from utils.quiet import quiet_libraries
 from utils.runtime import free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog

@@ -8,11 +8,12 @@ from pathlib import Path
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 import recipes
 from chain import command_line
-from chain.command_line import Parser, Request
+from chain.command_line import Request
 from chain.preflight import missing
 from chain.record import resumable
 from pipeline import run_pipeline
 from utils.console import console, warn
+from utils.command_line import Parser, refuse
 from utils.errors import Refused, StageFailed, refusal, report
 from utils.quiet import quiet_libraries
 
@@ -50,7 +51,7 @@ def refuse_combinations(args: argparse.Namespace) -> None:
     """Raise Refused where one flag needs, or forbids, another."""
     one_recipe = args.test or args.prod or args.recipe is not None or args.resume is not None
     alone = vars(args) == vars(parser().parse_args(["--list"]))
-    command_line.refuse(
+    refuse(
         (args.list and not alone, "--list names the recipes and does nothing else: leave out the other flags"),
         (args.values and not one_recipe, "--set changes one recipe: add --test, --prod or --recipe"),
         (args.stages is not None and not one_recipe, "--stages belongs to one recipe: add --test, --prod or --recipe"),

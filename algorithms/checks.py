@@ -2,17 +2,16 @@
 
 import math
 import tempfile
-import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from algorithms import arguments, rewards
 from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
 from utils.errors import did_you_mean
+from utils.values import mistyped, type_problem
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -64,25 +63,18 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     if kind not in KINDS:
         return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS) or '.'} Allowed: {', '.join(KINDS)}"]
     extra = (extra or GRPOExtraConfig()) if kind == "grpo" else None
-    mistyped = _mistyped(config) | (_mistyped(extra) if extra else {})
-    problems = list(mistyped.values())
-    if "trainer_args" not in mistyped:
+    wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
+    problems = list(wrong_types.values())
+    if "trainer_args" not in wrong_types:
         problems += [*_trainer_args(kind, config, extra), *_lacking_fields(kind, config)]
-        problems += _ranges(config, extra, mistyped)
-    if extra and not mistyped.keys() & {"reward_func", "reward_weights"}:
+        problems += _ranges(config, extra, wrong_types)
+    if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
         problems += rewards.problems(extra)
     if not problems and extra:
         problems = _groups(config, extra)
     if not problems:
         problems = _refused_by_trl(kind, config, extra)
     return [f"{kind}: {problem}" for problem in problems]
-
-
-def _mistyped(config: TrainingConfig | GRPOExtraConfig) -> dict[str, str]:
-    """Return the fields whose value is of another type than declared, each with what is wrong."""
-    hints = get_type_hints(type(config))
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    return {name: problem for name, value in values.items() if (problem := _type_problem(name, value, hints[name]))}
 
 
 def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
@@ -102,7 +94,7 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
         elif name not in hints:
             near = did_you_mean(name, hints)
             problems.append(f"trainer_args: {name!r} is no option of TRL's {cls.__name__}{near}")
-        elif problem := _type_problem(name, value, hints[name]):
+        elif problem := type_problem(name, value, hints[name]):
             problems.append(f"trainer_args: {problem}")
     loading = config.trainer_args.get("model_init_kwargs")
     for name in ("dtype", "attn_implementation", "revision"):
@@ -124,12 +116,12 @@ def _lacking_fields(kind: str, config: TrainingConfig) -> list[str]:
     ]
 
 
-def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, mistyped: Mapping[str, str]) -> list[str]:
+def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: Mapping[str, str]) -> list[str]:
     values = {field.name: getattr(config, field.name) for field in fields(config)} | arguments.given(config, extra)
     problems = []
     for name, rule in RULES.items():
         value = values.get(name)
-        if name not in mistyped and isinstance(value, int | float | str) and not _within(value, rule):
+        if name not in wrong_types and isinstance(value, int | float | str) and not _within(value, rule):
             problems.append(f"{name} = {value!r}: must be {rule[1]}")
     return problems
 
@@ -171,54 +163,3 @@ def _refused_by_trl(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | 
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError, OSError) as error:
         return [" ".join(str(error).split())]
     return []
-
-
-def _type_problem(name: str, value: Any, annotation: Any) -> str | None:
-    if matches(value, annotation):
-        return None
-    return f"{name} = {value!r}: must be {describe(annotation)}, not {type(value).__name__}"
-
-
-def matches(value: Any, annotation: Any) -> bool:
-    """Return whether `value` may be given where `annotation` stands.
-
-    An int is a float; a bool is neither; a name stands for a member of an enumeration, one string for a list of them.
-    """
-    if annotation is Any:
-        return True
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return any(matches(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin in (list, Sequence):
-        if isinstance(value, str):
-            return str in parts
-        return isinstance(value, list | tuple) and all(matches(item, part) for item in value for part in parts)
-    if origin is not None:
-        return isinstance(value, origin)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return isinstance(value, str)
-    return isinstance(value, annotation)
-
-
-def describe(annotation: Any) -> str:
-    """Return an annotation in words: `int or None`, `list of str`."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if annotation is type(None):
-        return "None"
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(part) for part in parts))
-    if origin is Literal:
-        return " or ".join(map(repr, parts))
-    if origin in (list, Sequence):
-        return f"list of {describe(parts[0])}"
-    if origin is not None:
-        return str(origin.__name__).lower().replace("dict", "mapping")
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return " or ".join(repr(member.value) for member in annotation)
-    return str(getattr(annotation, "__name__", annotation))

@@ -1,11 +1,10 @@
 """The flags that one recipe takes, by `run_all.py` and run as a script, and what is done with them."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from algorithms.checks import RULES
 from algorithms.config import GRPOExtraConfig
@@ -13,23 +12,13 @@ from chain.plan import plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.run_directory import find, usable
-from chain.screen import command, resume_command
+from chain.screen import resume_command
 from chain.set_values import seeds, with_values
 from chain.stages import Stage
+from utils.command_line import Parser, refuse
 from utils.console import console
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused
 from utils.quiet import quiet_libraries
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one message, with the nearest right flag, instead of printing the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise Refused."""
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
-        near = "".join(did_you_mean(word.partition("=")[0], flags) for word in unknown[:1])
-        raise Refused(f"{message}{near or '.'} All flags: {command(sys.argv[0], '--help')}")
 
 
 def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
@@ -87,13 +76,6 @@ def refuse_combinations(args: argparse.Namespace) -> None:
         (args.plan and args.download, "--plan starts nothing, --download fetches: choose one"),
     )
     usable(args.runs_dir)
-
-
-def refuse(*rules: tuple[object, str]) -> None:
-    """Raise Refused with what is said of each rule that is broken."""
-    problems = [said for broken, said in rules if broken]
-    if problems:
-        raise Refused("\n".join(problems))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,10 @@
-"""The run directory: its id, its lock, its run_info.json, and finding it again."""
+"""The run directory: its id, its run_info.json, and finding it again."""
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
 import string
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from utils.errors import Refused, did_you_mean
 from utils.files import read_json, write_json
 
 ALPHABET = string.ascii_lowercase + string.digits
-LOCK = ".lock"
 RUN_ID = re.compile(r"\d{8}_\d{6}_[a-z0-9]{4}")
 
 
@@ -53,30 +49,6 @@ def usable(runs_dir: Path | str) -> Path:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise Refused(f"--runs-dir {runs_dir} cannot be used: {existing} cannot be written. Name another directory")
     return existing
-
-
-@contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
-    """Hold the run's lock. The system releases it when the process ends, however it ends.
-
-    Raises:
-        Refused: another process holds it.
-    """
-    with (run_dir / LOCK).open("a") as file:  # a look at it changes nothing
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refused(f"run {run_dir.name} is still running: wait for it, or stop it first") from error
-        yield
-
-
-def is_live(run_dir: Path) -> bool:
-    """Tell whether a process is running this run now."""
-    try:
-        with lock(run_dir) if (run_dir / LOCK).exists() else contextlib.nullcontext():
-            return False
-    except Refused:
-        return True
 
 
 class RunInfo:

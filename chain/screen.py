@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 
 from chain.stages import Stage, shown
 
@@ -29,12 +26,12 @@ def header(record: Mapping[str, Any], run_dir: Path) -> RenderableType:
         "recipe": record["recipe"] or "run_pipeline",
         "stages": " → ".join(entry["name"] for entry in record["stages"]),
         "seed": "each stage its own" if record["seed"] is None else str(record["seed"]),
-        "files": _relative(run_dir),
+        "files": relative(run_dir),
         "device": hardware["device"],
         "machine": "\n".join(machine),
         "versions": ", ".join(f"{name} {known[name]}" for name in SHOWN_VERSIONS if name in known),
     }
-    return Panel(_pairs(rows), title=f"run {record['run_id']}", title_align="left", border_style="blue")
+    return panel(f"run {record['run_id']}", rows, "blue")
 
 
 def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
@@ -58,7 +55,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
         named = zip(stage.extra.rewards, weights, strict=True)
         rows["rewards"] = ", ".join(f"{shown(one)} × {weight:g}" for one, weight in named)
         rows["samples"] = f"{stage.extra.num_generations} a prompt, at most {stage.extra.max_completion_length} tokens"
-    return Panel(_pairs(rows), title=stage.kind, title_align="left", border_style="cyan")
+    return panel(stage.kind, rows)
 
 
 def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
@@ -73,31 +70,12 @@ def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
     """Return where the run's final model lies: the last policy, or the reward model where that is all there is."""
     stages = record["stages"]
     last = next((entry for entry in reversed(stages) if entry["name"] != "reward"), stages[-1])
-    return f"The model of stage {last['name']}: {_relative(run_dir / last['output_dir'])}"
+    return f"The model of stage {last['name']}: {relative(run_dir / last['output_dir'])}"
 
 
 def resume_command(run_dir: Path) -> str:
     """Return the command that continues a run, as it must be typed in the working directory."""
     words = ["--resume", run_dir.name]
     if run_dir.parent != Path("runs").resolve():
-        words += ["--runs-dir", _relative(run_dir.parent)]
+        words += ["--runs-dir", relative(run_dir.parent)]
     return command(Path(__file__).resolve().parent.parent / "run_all.py", *words)
-
-
-def command(script: Path | str, *words: str) -> str:
-    """Return a command for the interpreter that is running, as it must be typed in the working directory."""
-    return shlex.join([_relative(sys.executable), _relative(script), *words])
-
-
-def _relative(path: Path | str) -> str:
-    inside = os.path.relpath(path)
-    return str(path) if inside.startswith("..") else inside
-
-
-def _pairs(rows: Mapping[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    return table

@@ -1,15 +1,14 @@
 """Values of a recipe changed from the command line: `--set stage.field=value` and `--seed`."""
 
 import json
-import math
 import re
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from algorithms.config import GRPOExtraConfig, StageOutput
 from utils.errors import Refused, did_you_mean
+from utils.values import UNREAD, parse
 
 Configs = Mapping[str, Any]
 
@@ -79,61 +78,9 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
         except ValueError:
             value = text
         return replace(config, trainer_args={**config.trainer_args, option: value})
-    return replace(config, **{field: parse(text, get_type_hints(type(config))[field])})
-
-
-def parse(text: str, annotation: Any) -> Any:
-    """Return `text` as a value of the annotated type.
-
-    >>> parse("1e-5", float | None), parse("none", float | None)
-    (1e-05, None)
-
-    Raises:
-        ValueError: it is none; the message says what is allowed.
-    """
-    from algorithms.checks import describe, matches
-
-    allowed = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    for read in (_read_none, _read_bool, _read_number, _read_stage_output, _read_json):
-        value = read(text, allowed)
-        if value is not _UNREAD and matches(value, annotation):
-            return value
-    if str in allowed:
-        return text
-    raise ValueError(f"must be {describe(annotation)}, not {text!r}")
-
-
-_UNREAD = object()
-
-
-def _read_none(text: str, allowed: tuple[Any, ...]) -> Any:
-    return None if text.lower() in ("none", "null") and type(None) in allowed else _UNREAD
-
-
-def _read_bool(text: str, allowed: tuple[Any, ...]) -> Any:
-    return {"true": True, "false": False}.get(text.lower(), _UNREAD) if bool in allowed else _UNREAD
-
-
-def _read_number(text: str, allowed: tuple[Any, ...]) -> Any:
-    for kind in (int, float):
-        if kind in allowed:
-            try:
-                value = kind(text)
-            except ValueError:
-                continue
-            if math.isfinite(value):
-                return value
-    return _UNREAD
+    return replace(config, **{field: parse(text, get_type_hints(type(config))[field], _read_stage_output)})
 
 
 def _read_stage_output(text: str, allowed: tuple[Any, ...]) -> Any:
     named = re.fullmatch(r"""StageOutput\(["']?(\w+)["']?\)""", text)
-    return StageOutput(named[1]) if named and StageOutput in allowed else _UNREAD
-
-
-def _read_json(text: str, _allowed: tuple[Any, ...]) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return _UNREAD
-    return value if isinstance(value, dict | list) else _UNREAD
+    return StageOutput(named[1]) if named and StageOutput in allowed else UNREAD

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard, get_type_hints
+from typing import Any, TypeGuard
 
 from algorithms.config import KINDS as ALGORITHMS
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
@@ -14,6 +14,7 @@ from pretrain import PretrainConfig
 from pretrain.config import range_problems
 from utils import trackers
 from utils.errors import Refused, did_you_mean, refusal
+from utils.values import mistyped
 
 Config = TrainingConfig | PretrainConfig
 
@@ -101,7 +102,7 @@ def stages_of(
         chosen = [kind for kind in configs if only is None or kind in only]
         stages = [Stage(kind, configs[kind], extra.get(kind)) for kind in chosen]
         problems += _directories(stages)
-        problems += _inputs([one for one in stages if not _mistyped(one.extra)], list(configs), outputs or {})
+        problems += _inputs([one for one in stages if not mistyped(one.extra)], list(configs), outputs or {})
         for stage in stages:
             problems += _config_problems(stage)
     try:
@@ -181,17 +182,5 @@ def _config_problems(stage: Stage) -> list[str]:
 
     if isinstance(stage.config, TrainingConfig):
         return check(stage.kind, stage.config, stage.extra)
-    problems = _mistyped(stage.config)
+    problems = list(mistyped(stage.config).values())
     return [f"pretrain: {problem}" for problem in problems or range_problems(stage.config)]
-
-
-def _mistyped(config: PretrainConfig | GRPOExtraConfig | None) -> list[str]:
-    from algorithms.checks import describe, matches
-
-    hints = get_type_hints(type(config))
-    values = {name: getattr(config, name) for name in hints}
-    return [
-        f"{name} = {value!r}: must be {describe(hints[name])}, not {type(value).__name__}"
-        for name, value in values.items()
-        if not matches(value, hints[name])
-    ]

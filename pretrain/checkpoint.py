@@ -88,7 +88,11 @@ def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, opt
     """
     try:
         position = Position(
-            **{name: value for name, value in json.loads((directory / STATE).read_text()).items() if name != "global_step"}
+            **{
+                name: value
+                for name, value in json.loads((directory / STATE).read_text()).items()
+                if name != "global_step"
+            }
         )
         load_weights(directory, accelerator, model)
         training = torch.load(directory / OPTIMIZER, weights_only=True, map_location="cpu")

@@ -1,6 +1,5 @@
 """What a run trains and is measured on: packed rows of its documents, and the order in which steps see them."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple

@@ -77,9 +77,7 @@ def _prepared(
     if on_gpu if config.torch_compile is None else config.torch_compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
-    rows_per_step = (
-        config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    )
+    rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     return Run(config, stage_dir, accelerator, corpus, record, model, optimizer, Position(rows_per_step=rows_per_step))
 
 
@@ -257,9 +255,7 @@ JUMP_NATS, JUMP_DEVIATIONS = 2.0, 10.0
 """A jump of the loss is this far above the mean of the last losses: both, so that ordinary noise is none."""
 
 
-def summed_loss(
-    model: Any, rows: packing.Rows, labels: Int[Tensor, "B T"], device: torch.device
-) -> Float[Tensor, ""]:
+def summed_loss(model: Any, rows: packing.Rows, labels: Int[Tensor, "B T"], device: torch.device) -> Float[Tensor, ""]:
     """Return the negative log-likelihood of the labelled tokens, in nats; documents do not see each other."""
     logits = _logits(model, rows, device)
     return cross_entropy(

@@ -62,7 +62,9 @@ class Muon(torch.optim.Optimizer):
         gradients = torch.stack([_whole(torch.zeros_like(p) if p.grad is None else p.grad) for p in params])
         for p in params:
             self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        momentum = torch.stack([_whole(self.state[p]["momentum_buffer"]) for p in params]).lerp_(gradients, 1 - MOMENTUM)
+        momentum = torch.stack([_whole(self.state[p]["momentum_buffer"]) for p in params]).lerp_(
+            gradients, 1 - MOMENTUM
+        )
         dtype = torch.bfloat16 if computes_in_bf16(gradients.device.type) else torch.float32
         updates = orthogonalise(gradients.lerp(momentum, MOMENTUM), dtype)  # Nesterov
         for p, buffer, update in zip(params, momentum, updates, strict=True):

@@ -53,7 +53,12 @@ def medium(**given: Any) -> PretrainConfig:
     """For a larger card: 54.74 M parameters, 1,095 M tokens, 724 MB."""
     shape = {"vocab_size": 32_768, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 12}
     shape |= {"num_attention_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 1024}
-    rows = {"max_length": 1024, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "max_steps": 16_704}
+    rows = {
+        "max_length": 1024,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 4,
+        "max_steps": 16_704,
+    }
     return PretrainConfig(**shape | rows | _LARGER | given)
 
 
@@ -61,7 +66,12 @@ def large(**given: Any) -> PretrainConfig:
     """GPT-2's small size, for days on one card or hours on several: 110.12 M parameters, 2,202 M tokens, 1,422 MB."""
     shape = {"vocab_size": 32_768, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
     shape |= {"num_attention_heads": 12, "tie_word_embeddings": True, "max_position_embeddings": 1024}
-    rows = {"max_length": 1024, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 8, "max_steps": 16_803}
+    rows = {
+        "max_length": 1024,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 8,
+        "max_steps": 16_803,
+    }
     return PretrainConfig(**shape | rows | _LARGER | given)
 
 

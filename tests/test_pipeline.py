@@ -19,7 +19,7 @@ import pytest
 
 import pipeline
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from chain.run_directory import lock
+from utils.locks import lock
 from chain.stages import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig

@@ -228,7 +228,8 @@ def test_wrong_arguments_of_run_pipeline_end_a_script_with_a_message(wrong: str,
 
 
 def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chain.screen import command, resume_command
+    from chain.screen import resume_command
+    from utils.command_line import command
 
     monkeypatch.setattr(sys, "executable", str(in_tmp / ".venv/bin/python"))
     assert command(in_tmp / "mine.py", "--plan") == ".venv/bin/python mine.py --plan"

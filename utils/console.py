@@ -2,15 +2,17 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from utils.runtime import memory_bytes
 
@@ -54,6 +56,16 @@ def console() -> SharedConsole:
 def warn(message: str) -> None:
     """Show a warning to the user, as plain text."""
     console().print(f"[yellow]warning:[/yellow] {escape(message)}")
+
+
+def panel(title: str, rows: Mapping[str, str], colour: str = "cyan") -> RenderableType:
+    """Return a panel of names and values; the values are plain text."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return Panel(table, title=title, title_align="left", border_style=colour)
 
 
 @contextmanager

@@ -22,10 +22,12 @@ NOT_YET: dict[str, Any] = {
 class StageLog:
     """The record of the stage in `stage_dir`. Holds no state: each call opens, writes and closes its file."""
 
+    INFO = "stage_info.json"
+
     def __init__(self, stage_dir: Path) -> None:
         self.events_file = stage_dir / "training_events.log"
         self.metrics_file = stage_dir / "training_metrics.jsonl"
-        self.info_file = stage_dir / "stage_info.json"
+        self.info_file = stage_dir / self.INFO
 
     def open(self, **fields: Any) -> None:
         """Begin the record, or take it up again: these fields are set, and every other file and field exists."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from algorithms import KINDS, GRPOExtraConfig, StageOutput, TrainingConfig, check
-from algorithms.checks import describe, matches
+from utils.values import describe, matches
 
 
 def config(**fields: Any) -> TrainingConfig:

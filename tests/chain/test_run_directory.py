@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chain import run_directory
-from chain.run_directory import RunInfo, create, find, is_live, lock, usable
+from chain.run_directory import RunInfo, create, find, usable
+from utils.locks import is_live, lock
 from utils.errors import Refused
 
 
@@ -29,7 +30,7 @@ def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_lock_is_held_by_one_and_free_when_its_process_is_killed(tmp_path: Path) -> None:
     assert not is_live(tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from chain.run_directory import lock\n"
+        "import sys, time; from pathlib import Path; from utils.locks import lock\n"
         f"with lock(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

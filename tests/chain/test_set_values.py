@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from chain.set_values import parse, seeds, with_values
+from chain.set_values import seeds, with_values
 from pretrain import PretrainConfig
 from utils.errors import Refused
+from utils.values import parse
 
 CONFIGS = {
     "pretrain": PretrainConfig(output_dir="base", dataset_name="made:documents"),

@@ -20,9 +20,7 @@ def test_a_preset_has_the_parameters_tokens_and_memory_that_it_says(name: str) -
     parameters = parameter_count(config, vocab_size)
     width, layers = config.hidden_size, config.num_hidden_layers
     muon = layers * (4 * width * width + 3 * width * config.intermediate_size)
-    tokens_per_step = (
-        config.per_device_train_batch_size * config.gradient_accumulation_steps * config.max_length
-    )
+    tokens_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.max_length
     said = re.search(r"([\d.,]+) M parameters, ([\d.,]+) M tokens, ([\d.,]+) MB", PRESETS[name].__doc__ or "")
     assert said, PRESETS[name].__doc__
     as_said = [float(number.replace(",", "")) for number in said.groups()]

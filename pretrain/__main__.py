@@ -1,0 +1,227 @@
+"""The command line of pretraining: `python -m pretrain`, alone or under `accelerate launch -m` and `torchrun -m`."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
+from pretrain.config import PretrainConfig, range_problems
+from pretrain.presets import PRESETS, preset
+from utils.command_line import Parser, command, refuse, relative, this_command
+from utils.console import console, panel, tee
+from utils.errors import Interrupted, Refused, StageFailed, report
+from utils.files import weights_sha256
+from utils.locks import is_live, lock
+from utils.quiet import quiet_libraries
+from utils.runtime import hardware, keep_freed_memory, versions
+from utils.stage_log import StageLog
+from utils.trackers import stage_environment
+from utils.values import field_type, mistyped, parse
+
+NAME = "pretrain"
+
+
+def parser() -> Parser:
+    """Return the parser of the command line."""
+    made = Parser(
+        prog="python -m pretrain",
+        description="Train base weights from random ones, on text of your own or published text.",
+        epilog="presets:\n" + "\n".join(f"  {name:12} {_summary(name)}" for name in PRESETS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--preset", default="tiny", metavar="NAME", help="the shape and its settings (tiny)")
+    made.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="a file or folder of text, a Hub id, tinystories, enwik8, hermes, or a mixture: tinystories:0.7,notes/:0.3",
+    )
+    made.add_argument("--out", metavar="DIR", help="where the model goes (runs/PRESET-TIME)")
+    made.add_argument("--max-steps", metavar="N", help="optimizer steps, rather than the preset's")
+    made.add_argument("--data-fraction", metavar="F", help="train on this share of the documents, above 0 to 1")
+    value: dict[str, Any] = {"dest": "values", "action": "append", "default": [], "metavar": "FIELD=VALUE"}
+    made.add_argument("--set", **value, help="change a value of the preset; repeatable")
+    made.add_argument(
+        "--resume", nargs="?", const="", metavar="DIR", help="go on where DIR stopped; without DIR: the newest stopped"
+    )
+    return made
+
+
+def _summary(name: str) -> str:
+    return (PRESETS[name].__doc__ or "").strip().split("\n")[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one command line; return the exit code."""
+    try:
+        serve(parser().parse_args(argv))
+    except (Refused, StageFailed, KeyboardInterrupt) as error:
+        # Every process refuses for the same reason; one says so.
+        said_elsewhere = isinstance(error, Refused) and os.environ.get("RANK", "0") != "0"
+        return 2 if said_elsewhere else report(error)
+    return 0
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Train as the arguments say.
+
+    Raises:
+        Refused: it cannot be done; nothing has been created.
+        StageFailed: training failed.
+        Interrupted: it was stopped, and can be resumed.
+    """
+    if args.resume is None:
+        out, config = asked(args)
+    else:
+        changes = [args.data, args.out, args.max_steps, args.data_fraction, *args.values]
+        refuse((any(changes), "--resume goes on with the values that the run began with: leave the other flags out"))
+        out, config = stopped(args.resume)
+    train(config, out)
+
+
+def asked(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
+    """Return the directory and the configuration of a new run."""
+    if not args.data:
+        raise Refused("--data says what to train on: a file or folder of text, a Hub id, tinystories, enwik8 or hermes.")
+    given = [("max_steps", args.max_steps), ("data_fraction", args.data_fraction)]
+    assignments = [*args.values, *(f"{name}={text}" for name, text in given if text is not None)]
+    config = preset(args.preset, output_dir=NAME, dataset_name=args.data)
+    problems = []
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        try:
+            if not equals:
+                raise ValueError("must be FIELD=VALUE, such as max_length=256")
+            config = replace(config, **{name: parse(text.strip(), field_type(PretrainConfig, name))})
+        except ValueError as error:
+            problems.append(f"{assignment}: {error}")
+    problems = problems or list(mistyped(config).values()) or list(range_problems(config))
+    if problems:
+        raise Refused("\n".join(problems))
+    return _new_directory(args.out, args.preset), config
+
+
+def _new_directory(out: str | None, preset_name: str) -> Path:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and out is None:
+        raise Refused("--out names the directory that several processes share: add it.")
+    path = Path(out or f"runs/{preset_name}-{datetime.now():%Y%m%d_%H%M%S}")
+    if _is_main() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        what = "a file" if path.is_file() else "in use"
+        raise Refused(f"--out {path} is {what}: name a new directory, or go on: {this_command('--resume', str(path))}")
+    return path
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def stopped(directory: str) -> tuple[Path, PretrainConfig]:
+    """Return a run that was stopped, the newest in `runs` if none is named, and the configuration it began with."""
+    if not directory:
+        records = sorted(Path("runs").glob(f"*/{StageLog.INFO}"), key=lambda path: path.stat().st_mtime)
+        found = [path.parent for path in records if _can_go_on(path.parent)]
+        if not found:
+            raise Refused("runs/ holds no stopped pretraining run to go on with: name the directory of one.")
+        directory = str(found[-1])
+    out = Path(directory)
+    info = StageLog(out).read_info()
+    if info.get("name") != NAME:
+        raise Refused(f"{out} is not the directory of a pretraining run: it has no {StageLog.INFO} of one.")
+    if info["status"] == "passed":
+        raise Refused(f"{out} has been trained to its last step, {info['steps']}: there is nothing to go on with.")
+    return out, PretrainConfig(**{field.name: info["config"][field.name] for field in fields(PretrainConfig)})
+
+
+def _can_go_on(directory: Path) -> bool:
+    info = StageLog(directory).read_info()
+    return info.get("name") == NAME and info["status"] != "passed" and not is_live(directory)
+
+
+def train(config: PretrainConfig, out: Path) -> None:
+    """Train into `out`, with the records of a stage; say at the end what came out, and how to talk to it."""
+    from pretrain.corpus import prepare
+
+    keep_freed_memory()
+    with quiet_libraries(None):
+        prepare(config)  # a source that cannot be had is refused before anything is created
+    with _stage(config, out) as log:
+        from pretrain.loop import pretrain
+
+        pretrain(config, out)
+    if _is_main():
+        _show_result(log.read_info(), out)
+
+
+@contextmanager
+def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
+    """Record a run as a stage is recorded, in the first process; the others print nothing."""
+    if not _is_main():
+        console().quiet = True
+        with quiet_libraries(None):
+            yield StageLog(out)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    log, started = StageLog(out), time.monotonic()
+    before_s = log.read_info().get("duration_s") or 0.0
+    with (
+        lock(out),
+        tee(out / "console_output.log"),
+        stage_environment(out.name, NAME, out),
+        quiet_libraries(out / "training.log"),
+    ):
+        log.open(name=NAME, status="running", config=asdict(config), error=None)
+        log.event("STAGE_START", f"{NAME} from random weights")
+        console().print(_header(config, out))
+        status, reason = "failed", None
+        try:
+            yield log
+            status = "passed"
+        except KeyboardInterrupt as error:
+            status = "interrupted"
+            raise Interrupted(f"interrupted. Go on with:\n  {this_command('--resume', str(out))}") from error
+        except Exception as error:
+            reason = str(error)
+            log.event("STAGE_FAILED", reason)
+            raise
+        finally:
+            output = {"path": str(out.resolve()), "sha256": weights_sha256(out)} if status == "passed" else None
+            duration_s = round(before_s + time.monotonic() - started, 3)
+            log.info(status=status, error=reason, output=output, duration_s=duration_s)
+
+
+def _header(config: PretrainConfig, out: Path) -> RenderableType:
+    machine, known = hardware(), versions()
+    changed = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in fields(config)
+        if field.name not in ("output_dir", "dataset_name") and getattr(config, field.name) != field.default
+    ]
+    rows = {
+        "data": config.dataset_name,
+        "settings": ", ".join(changed) or "the defaults",
+        "files": relative(out),
+        "machine": f"{machine['device']}, {machine['cpu']}, {machine['cpu_cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.1f} GiB memory",
+        "versions": ", ".join(f"{name} {known[name]}" for name in ("python", "torch", "transformers", "accelerate")),
+    }
+    return panel(NAME, rows)
+
+
+def _show_result(info: Mapping[str, Any], out: Path) -> None:
+    test = info["test"] or {}
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in test.items())
+    console().print(f"test documents: {measured}" if test else "no documents were left for a test", markup=False)
+    console().print(f"talk to it:\n  {command('chat.py', relative(out))}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What every command line of the project has: one message where it refuses, and commands as one types them."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from utils.errors import Refused, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one message, with the nearest right flag, instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Refused."""
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
+        near = "".join(did_you_mean(word.partition("=")[0], flags) for word in unknown[:1])
+        raise Refused(f"{message}{near or '.'} All flags: {this_command('--help')}")
+
+
+def refuse(*rules: tuple[object, str]) -> None:
+    """Raise Refused with what is said of each rule that is broken."""
+    problems = [said for broken, said in rules if broken]
+    if problems:
+        raise Refused("\n".join(problems))
+
+
+def command(script: Path | str, *words: str) -> str:
+    """Return a command for the interpreter that is running, as it must be typed in the working directory."""
+    return shlex.join([relative(sys.executable), script if script == "-m" else relative(script), *words])
+
+
+def this_command(*words: str) -> str:
+    """Return the command that is running, with other words: of a script, or of a module run by `python -m`."""
+    spec = sys.modules["__main__"].__spec__
+    return command("-m", spec.name.removesuffix(".__main__"), *words) if spec else command(sys.argv[0], *words)
+
+
+def relative(path: Path | str) -> str:
+    """Return a path as one types it in the working directory."""
+    inside = os.path.relpath(path)
+    return str(path) if inside.startswith("..") else inside

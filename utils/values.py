@@ -1,0 +1,121 @@
+"""Values and the annotated fields they are for: whether one fits, what is allowed, and reading one from text."""
+
+import json
+import math
+import types
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Reader = Callable[[str, tuple[Any, ...]], Any]
+"""Takes the text and the types allowed; returns the value, or UNREAD."""
+
+
+def parse(text: str, annotation: Any, *readers: Reader) -> Any:
+    """Return `text` as a value of the annotated type; `readers` read what is not of Python's own types.
+
+    >>> parse("1e-5", float | None), parse("none", float | None)
+    (1e-05, None)
+
+    Raises:
+        ValueError: it is none; the message says what is allowed.
+    """
+    allowed = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    for read in (_read_none, _read_bool, _read_number, *readers, _read_json):
+        value = read(text, allowed)
+        if value is not UNREAD and matches(value, annotation):
+            return value
+    if str in allowed:
+        return text
+    raise ValueError(f"must be {describe(annotation)}, not {text!r}")
+
+
+UNREAD = object()
+"""What a reader returns for text that is not its own."""
+
+
+def _read_none(text: str, allowed: tuple[Any, ...]) -> Any:
+    return None if text.lower() in ("none", "null") and type(None) in allowed else UNREAD
+
+
+def _read_bool(text: str, allowed: tuple[Any, ...]) -> Any:
+    return {"true": True, "false": False}.get(text.lower(), UNREAD) if bool in allowed else UNREAD
+
+
+def _read_number(text: str, allowed: tuple[Any, ...]) -> Any:
+    for kind in (int, float):
+        if kind in allowed:
+            try:
+                value = kind(text)
+            except ValueError:
+                continue
+            if math.isfinite(value):
+                return value
+    return UNREAD
+
+
+def _read_json(text: str, _allowed: tuple[Any, ...]) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return UNREAD
+    return value if isinstance(value, dict | list) else UNREAD
+
+
+def mistyped(config: Any) -> dict[str, str]:
+    """Return what is wrong with the type of each value of a dataclass, by the field's name."""
+    hints = get_type_hints(type(config))
+    problems = {name: type_problem(name, getattr(config, name), hints[name]) for name in hints}
+    return {name: problem for name, problem in problems.items() if problem is not None}
+
+
+def type_problem(name: str, value: Any, annotation: Any) -> str | None:
+    """Return what is said of a value that may not stand where `annotation` does; None if it may."""
+    if matches(value, annotation):
+        return None
+    return f"{name} = {value!r}: must be {describe(annotation)}, not {type(value).__name__}"
+
+
+def matches(value: Any, annotation: Any) -> bool:
+    """Return whether `value` may be given where `annotation` stands.
+
+    An int is a float; a bool is neither; a name stands for a member of an enumeration, one string for a list of them.
+    """
+    if annotation is Any:
+        return True
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(matches(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin in (list, Sequence):
+        if isinstance(value, str):
+            return str in parts
+        return isinstance(value, list | tuple) and all(matches(item, part) for item in value for part in parts)
+    if origin is not None:
+        return isinstance(value, origin)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return isinstance(value, str)
+    return isinstance(value, annotation)
+
+
+def describe(annotation: Any) -> str:
+    """Return an annotation in words: `int or None`, `list of str`."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "None"
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(part) for part in parts))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (list, Sequence):
+        return f"list of {describe(parts[0])}"
+    if origin is not None:
+        return str(origin.__name__).lower().replace("dict", "mapping")
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(repr(member.value) for member in annotation)
+    return str(getattr(annotation, "__name__", annotation))
