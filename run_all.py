@@ -12,8 +12,8 @@ from chain.command_line import Request
 from chain.preflight import missing
 from chain.record import resumable
 from pipeline import run_pipeline
-from utils.console import console, warn
 from utils.command_line import Parser, refuse
+from utils.console import console, warn
 from utils.errors import Refused, StageFailed, refusal, report
 from utils.quiet import quiet_libraries
 

@@ -9,9 +9,9 @@ from algorithms.config import GRPOExtraConfig, StageOutput
 from chain.preflight import Fetched
 from chain.run_directory import RunInfo, find
 from chain.stages import Config, Stage, reference, reward_name, stages_of
-from utils.locks import is_live
 from utils.errors import Refused
 from utils.files import jsonable, weight_files, weights_sha256
+from utils.locks import is_live
 from utils.runtime import git_commit, hardware, now, versions
 from utils.stage_log import StageLog
 

@@ -1,8 +1,5 @@
 """What a run looks like on the console: its header, a panel for each stage, the results, and how to go on."""
 
-import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from chain.stages import Stage, shown
+from utils.command_line import command, relative
+from utils.console import panel
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
 

@@ -1,4 +1,4 @@
-"""Checkpoints of pretraining: a model that `from_pretrained` loads, and what a run needs to go on to the same result."""
+"""Checkpoints of pretraining: a model that `from_pretrained` loads, and what a run goes on from to the same result."""
 
 import json
 import pickle

@@ -174,7 +174,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, held_out: HeldOut) -> dict[str, float]:
-        """Return `eval_loss` (nats a token), `eval_accuracy`, `eval_perplexity` and `eval_bits_per_byte` of its rows."""
+        """Return loss (nats a token), accuracy, perplexity and bits per byte of its rows, as `eval_...`."""
         self.model.eval()
         totals = torch.zeros(3, dtype=torch.float64)
         for rows, labels in held_out.batches(self.config.per_device_train_batch_size, self.accelerator):
@@ -184,12 +184,12 @@ class Run:
             right = (logits.argmax(-1) == labels)[known].sum()
             totals += torch.stack([nll, right, known.sum()]).double().cpu()
         self.model.train()
-        nll, right, count = self._sums(*totals.tolist())
+        all_nll, all_right, all_count = self._sums(*totals.tolist())
         return {
-            "eval_loss": nll / count,
-            "eval_accuracy": right / count,
-            "eval_perplexity": math.exp(min(nll / count, 700)),
-            "eval_bits_per_byte": nll / math.log(2) / held_out.predicted_bytes,
+            "eval_loss": all_nll / all_count,
+            "eval_accuracy": all_right / all_count,
+            "eval_perplexity": math.exp(min(all_nll / all_count, 700)),
+            "eval_bits_per_byte": all_nll / math.log(2) / held_out.predicted_bytes,
         }
 
     def finish(self) -> None:

@@ -19,11 +19,11 @@ import pytest
 
 import pipeline
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from utils.locks import lock
 from chain.stages import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
 from utils.files import weights_sha256
+from utils.locks import lock
 from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from utils.errors import did_you_mean
+
 Reader = Callable[[str, tuple[Any, ...]], Any]
 """Takes the text and the types allowed; returns the value, or UNREAD."""
 
@@ -119,3 +121,15 @@ def describe(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(repr(member.value) for member in annotation)
     return str(getattr(annotation, "__name__", annotation))
+
+
+def field_type(config: type, name: str) -> Any:
+    """Return the annotation of a dataclass's field.
+
+    Raises:
+        ValueError: there is no such field; the message names the nearest.
+    """
+    hints = get_type_hints(config)
+    if name not in hints:
+        raise ValueError(f"there is no field {name!r}{did_you_mean(name, hints) or '.'} Fields: {', '.join(hints)}")
+    return hints[name]

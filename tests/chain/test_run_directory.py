@@ -10,8 +10,8 @@ import pytest
 
 from chain import run_directory
 from chain.run_directory import RunInfo, create, find, usable
-from utils.locks import is_live, lock
 from utils.errors import Refused
+from utils.locks import is_live, lock
 
 
 def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
