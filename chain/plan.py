@@ -114,10 +114,20 @@ def _size(size_bytes: int | None) -> str:
 
 def _rows(stage: Stage, check_data: bool) -> tuple[int | None, int | None]:
     """Return the rows to train on and held out; of data on the Hub, unread, what their description says."""
+    from data.corpus.configured import is_here
+
     config = stage.config
-    if check_data or not hub.is_dataset_id(config.dataset_name) or hub.has_dataset(config.dataset_name):
-        info = load_data(stage).info
+    documents = stage.model is None
+    here = (
+        is_here(config)
+        if documents
+        else not hub.is_dataset_id(config.dataset_name) or hub.has_dataset(config.dataset_name)
+    )
+    if check_data or here:
+        info, _ = load_data(stage)
         return info["train_rows"], info["eval_rows"]
+    if documents:
+        return None, None
     sizes = hub.split_sizes(config.dataset_name, config.dataset_config_name, config.dataset_revision)
     rows = sizes.get(config.dataset_split)
     if rows is None:

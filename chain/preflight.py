@@ -80,10 +80,9 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
                 )
                 for file in weight_files(directory):
                     tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
-            rows = load_data(stage)
-            fetched.data[stage.kind] = rows.info
+            fetched.data[stage.kind], rows = load_data(stage)
             with console().capture():  # the stage says it again
-                templates[stage.kind] = _fit_together(stage, rows, fetched, outputs, templates)
+                templates[stage.kind] = rows is None or _fit_together(stage, rows, fetched, outputs, templates)
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
     if problems:
@@ -96,12 +95,19 @@ def _download(name: str, revision: str | None) -> Path:
     return hub.download_model(name, revision)
 
 
-def load_data(stage: Stage) -> "StageData":
-    """Return the stage's rows as its trainer will see them."""
+def load_data(stage: Stage) -> tuple[dict[str, Any], "StageData | None"]:
+    """Return what the stage's record tells of its data, and its rows as its trainer will see them.
+
+    Documents to pretrain on stay on disk, as batches take them: of them there are no rows, None.
+    """
+    from data.corpus.configured import corpus_for, record_of
     from data.sources import load_for
 
     console().print(f"{stage.kind}: preparing {stage.config.dataset_name}", markup=False, soft_wrap=True)
-    return load_for(stage.config, stage.kind)
+    if stage.model is None:
+        return record_of(corpus_for(stage.config), stage.config.eval_samples), None
+    rows = load_for(stage.config, stage.kind)
+    return rows.info, rows
 
 
 def _fit_together(
@@ -119,8 +125,6 @@ def _fit_together(
 
     if stage.extra is not None:
         _judge_rewards(stage, rows, fetched)
-    if stage.model is None:
-        return True  # pretraining saves the project's with its tokenizer
     conversation, gives = is_conversational(rows.train[0]), stage.kind == "sft"
     if isinstance(stage.model, StageOutput) and stage.model.name not in outputs:
         has = templates.get(stage.model.name, True)

@@ -60,7 +60,7 @@ def load_for(config: DataConfig, stage: str) -> StageData:
     return _loaded(
         config.dataset_name,
         stage,
-        _files_now(config.dataset_name),
+        files_now(config.dataset_name),
         split=config.dataset_split,
         config_name=config.dataset_config_name,
         revision=config.dataset_revision,
@@ -80,7 +80,7 @@ def _loaded(dataset_name: str, stage: str, _files: Files, **options: Any) -> Sta
     return load(dataset_name, stage, **options)
 
 
-def _files_now(dataset_name: str) -> Files:
+def files_now(dataset_name: str) -> Files:
     """Return path, time of change and size of the local files that a name means; none for other data."""
     path = Path(dataset_name).expanduser().resolve()
     files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []

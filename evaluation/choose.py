@@ -77,6 +77,10 @@ def tasks_for(
 
 def held_out_rows(config: "DataConfig", kind: str) -> list[Row]:
     """Return a stage's held-out rows in its layout, those that its record describes."""
+    if kind == "pretrain":
+        from data.corpus.configured import corpus_for, validation_rows
+
+        return validation_rows(corpus_for(config), config.eval_samples)
     if config.dataset_name.startswith("made:"):
         return list(made_rows(config.dataset_name.removeprefix("made:"), "eval", config.eval_samples, config.seed))
     from data.sources import load_for

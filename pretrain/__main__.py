@@ -148,11 +148,11 @@ def _can_go_on(directory: Path) -> bool:
 
 def train(config: PretrainConfig, out: Path) -> None:
     """Train into `out`, with the records of a stage; say at the end what came out, and how to talk to it."""
-    from pretrain.corpus import prepare
+    from data.corpus.configured import corpus_for
 
     keep_freed_memory()
     with quiet_libraries(None):
-        prepare(config)  # a source that cannot be had is refused before anything is created
+        corpus_for(config)  # a source that cannot be had is refused before anything is created
     with _stage(config, out) as log:
         from pretrain.loop import pretrain
 

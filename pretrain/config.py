@@ -14,21 +14,20 @@ class PretrainConfig:
     output_dir: str
     """Directory of the stage within the run directory."""
     dataset_name: str
-    """Rows with a `text` column: `made:documents`, a local file or folder, or a Hub id."""
-    dataset_split: str = "train"
-    """The split to train on."""
+    """Local file or folder, Hub id, `tinystories`, `enwik8`, `hermes`, `made:documents`, or some with their weights:
+    `tinystories:0.7,notes/:0.3`."""
     dataset_config_name: str | None = None
     """The data set's configuration on the Hub."""
     dataset_revision: str | None = None
     """Commit, tag or branch of the data set on the Hub."""
-    eval_split: str | None = None
-    """A published split to hold out; None holds documents out by their hash."""
-    eval_fraction: float = 0.05
-    """Share of documents held out by hash when there is no eval_split."""
-    eval_samples: int = 256
-    """Held-out documents to evaluate on, at most."""
+    document_separator: str | None = None
+    """What sets the documents of .txt files apart; None is blank lines."""
+    data_fraction: float = 1.0
+    """Share of the training documents to use, chosen by a hash of the document."""
     max_samples: int | None = None
-    """Documents to train on, at most; None takes all."""
+    """Documents of made data to train on; None takes the generator's own number. Other data have data_fraction."""
+    eval_samples: int = 256
+    """Held-out documents to evaluate on, at most. One in ten is held out by its hash, where no split is published."""
 
     tokenizer_name: str | None = None
     """Directory or Hub id of the tokenizer, or `bytes` for one token a byte; None trains one for the run."""
@@ -106,6 +105,8 @@ def range_problems(config: PretrainConfig) -> Iterator[str]:
             yield f"{name} = {value!r}: must be at most 1"
     if config.num_attention_heads > 0 and config.hidden_size % (2 * config.num_attention_heads):
         yield f"hidden_size = {config.hidden_size}: must be a multiple of 2 × num_attention_heads, for RoPE"
+    if config.max_samples is not None and not config.dataset_name.startswith("made:"):
+        yield f"max_samples = {config.max_samples}: is for made data; of {config.dataset_name}, data_fraction takes a part"
     if config.max_length == 1:
         yield "max_length = 1: must be at least 2, since a single token predicts nothing"
     if config.dropout == 1:

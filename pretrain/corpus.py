@@ -1,96 +1,96 @@
-"""What a run trains and is measured on: packed rows of its documents, and the order in which steps see them."""
+"""What a run trains and is measured on: batches of packed rows, and the tokenizer that made them."""
 
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from data import chat, sources
-from pretrain import packing
+from data.corpus.batches import HeldOut, Training, held_out, training
+from data.corpus.configured import corpus_for
+from data.corpus.corpus import Corpus
+from data.corpus.rows import Batch
 from pretrain.config import PretrainConfig
+from pretrain.packing import labels_of
 from pretrain.record import Record
-from pretrain.tokenizer import train_tokenizer
+from pretrain.tokenizer import load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
+
+Labelled = tuple[Batch, Int[Tensor, "B T"]]
 
 
-class TrainRows:
-    def __init__(self, rows: packing.Rows, config: PretrainConfig) -> None:
-        self.rows, self.config = rows, config
+@dataclass(frozen=True)
+class Tokens:
+    """The packed rows of a run, for one of its processes."""
 
-    def __len__(self) -> int:
-        return len(self.rows.input_ids)
+    tokenizer: "PreTrainedTokenizerBase"
+    train: Training
+    validation: list[HeldOut]
+    test: list[HeldOut]
+    rows: int
+    """Rows in one forward and backward pass."""
+    process: int
+    processes: int
 
-    def batches(self, step: int, size: int, accelerator: "Accelerator"):
-        rows = batch_rows(len(self), size, step, self.config.seed)
-        mine = rows.chunk(accelerator.num_processes)[accelerator.process_index]
-        for part in mine.split(self.config.per_device_train_batch_size):
-            batch = packing.Rows(self.rows.input_ids[part], self.rows.document[part])
-            yield batch, packing.labels_of(batch)
+    def step(self, step: int, rows_per_step: int) -> list[Labelled]:
+        """Return the batches of this process in optimizer step `step`, from 0."""
+        whole = self.train.batch(step, rows_per_step, self.process, self.processes)
+        parts = zip(*(tensor.split(self.rows) for tensor in whole), strict=True)
+        return [(batch, labels_of(batch)) for batch in (Batch(*part) for part in parts)]
 
-    def documents_of(self, step: int, size: int) -> list[str]:
-        return [str(i) for i in batch_rows(len(self), size, step, self.config.seed).tolist()]
+    def held_out(self, parts: Sequence[HeldOut]) -> Iterator[Labelled]:
+        """Yield the batches of this process of all held-out rows."""
+        for part in parts:
+            mine = range(self.process, len(part.rows), self.processes)
+            for start in range(0, len(mine), self.rows):
+                batch = part.rows.batch(list(mine[start : start + self.rows]))
+                yield batch, labels_of(batch)
 
-
-class HeldOut:
-    def __init__(self, rows: packing.Rows, predicted_bytes: int) -> None:
-        self.rows, self.predicted_bytes = rows, predicted_bytes
-
-    def batches(self, size: int, accelerator: "Accelerator"):
-        mine = torch.arange(len(self.rows.input_ids))[accelerator.process_index :: accelerator.num_processes]
-        for part in mine.split(size):
-            batch = packing.Rows(self.rows.input_ids[part], self.rows.document[part])
-            yield batch, packing.labels_of(batch)
-
-
-class Corpus(NamedTuple):
-    """The packed documents of both sides, and what made them."""
-
-    tokenizer: "PreTrainedTokenizerFast"
-    train: TrainRows
-    validation: HeldOut
-    test: HeldOut | None
+    def documents(self, step: int, rows_per_step: int) -> list[str]:
+        """Return the beginnings of the documents that step `step` trains on, over all processes."""
+        batch = self.train.batch(step, rows_per_step)
+        found = []
+        for ids, document in zip(*batch, strict=True):
+            for number in range(1, int(document.max()) + 1):
+                text = self.tokenizer.decode(ids[document == number][:SHOWN_TOKENS])
+                found.append(repr(text[:SHOWN_CHARACTERS]))
+        return found
 
 
-def load_corpus(config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", record: Record) -> Corpus:
-    """Load the documents, train the tokenizer on the training side, and pack both sides."""
-    data = sources.load_for(config, "pretrain")
-    record.data(data.info)
-    texts = list(data.train["text"])
-    if accelerator.is_main_process:
-        tokenizer = train_tokenizer(texts[: config.tokenizer_samples], config.vocab_size, stage_dir)
-        tokenizer.chat_template = chat.CHAT_TEMPLATE
-        tokenizer.save_pretrained(stage_dir)
-    accelerator.wait_for_everyone()
-    from transformers import AutoTokenizer
+SHOWN_TOKENS, SHOWN_CHARACTERS = 20, 50
 
-    tokenizer = AutoTokenizer.from_pretrained(stage_dir)
 
-    def pack(documents: list[str]) -> packing.Rows:
-        end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        ids = tokenizer(documents, add_special_tokens=False)["input_ids"]
-        return packing.pack([[*each, end] for each in ids], config.max_length, tokenizer.pad_token_id)
-
-    held = list(data.eval["text"])
-    return Corpus(
+def load_corpus(config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", record: Record) -> Tokens:
+    """Read and split the documents, train or load the tokenizer, and pack; what an earlier run made is found again."""
+    corpus = corpus_for(config)  # several processes make it once: a file lock sees to that, and has no time limit
+    record.data(corpus)
+    with accelerator.main_process_first():
+        tokenizer = _tokenizer(config, corpus, stage_dir, record)
+    validation, test = (
+        held_out(corpus, tokenizer, config.max_length, split, config.eval_samples) for split in ("validation", "test")
+    )
+    train = training(corpus, tokenizer, config.max_length, config.seed)
+    return Tokens(
         tokenizer,
-        TrainRows(pack(texts), config),
-        HeldOut(pack(held), sum(len(text.encode()) for text in held)),
-        None,
+        train,
+        validation,
+        test,
+        rows=config.per_device_train_batch_size,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
     )
 
 
-def batch_rows(row_count: int, batch_size: int, step: int, seed: int) -> Int[Tensor, " B"]:
-    """Return the rows of optimizer step `step`: a function of seed and step; each epoch is its own permutation."""
-    wanted = range(step * batch_size, (step + 1) * batch_size)
-    return torch.stack([_order(row_count, position // row_count, seed)[position % row_count] for position in wanted])
-
-
-@lru_cache(maxsize=2)  # the epochs that one step can meet, unless it is longer than an epoch
-def _order(row_count: int, epoch: int, seed: int) -> Int[Tensor, " N"]:
-    return torch.randperm(row_count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def _tokenizer(config: PretrainConfig, corpus: Corpus, stage_dir: Path, record: Record) -> "PreTrainedTokenizerBase":
+    """Return the run's tokenizer, which lies in `stage_dir` once it is trained; the first process trains it."""
+    if config.tokenizer_name is not None:
+        return load_tokenizer(config.tokenizer_name)
+    if not (stage_dir / "tokenizer.json").exists():
+        record.say(f"training a tokenizer of {config.vocab_size} pieces")
+        train_tokenizer(corpus.training_texts(config.tokenizer_samples), config.vocab_size, stage_dir)
+    return load_tokenizer(str(stage_dir))

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from data.corpus.batches import HeldOut
+from data.corpus.rows import Batch
 from pretrain import checkpoint, packing
 from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
-from pretrain.corpus import Corpus, HeldOut, load_corpus
+from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
 from pretrain.record import Record, recording
@@ -43,8 +45,8 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
     stage_dir.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config)
     with recording(stage_dir, config, accelerator.is_main_process) as record, _others_alive(accelerator):
-        corpus = load_corpus(config, stage_dir, accelerator, record)
-        run = _prepared(config, stage_dir, accelerator, corpus, record)
+        tokens = load_corpus(config, stage_dir, accelerator, record)
+        run = _prepared(config, stage_dir, accelerator, tokens, record)
         run.resume()
         run.train()
         run.finish()
@@ -63,9 +65,9 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
 
 
 def _prepared(
-    config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", corpus: Corpus, record: Record
+    config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", tokens: Tokens, record: Record
 ) -> "Run":
-    model: Any = random_model(config, corpus.tokenizer, str(accelerator.device))
+    model: Any = random_model(config, tokens.tokenizer, str(accelerator.device))
     optimizer: Any = make_optimizer(
         model,
         muon_learning_rate=config.muon_learning_rate,
@@ -78,7 +80,7 @@ def _prepared(
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
     rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    return Run(config, stage_dir, accelerator, corpus, record, model, optimizer, Position(rows_per_step=rows_per_step))
+    return Run(config, stage_dir, accelerator, tokens, record, model, optimizer, Position(rows_per_step=rows_per_step))
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Run:
     config: PretrainConfig
     stage_dir: Path
     accelerator: "Accelerator"
-    corpus: Corpus
+    tokens: Tokens
     record: Record
     model: Any
     optimizer: Any
@@ -119,7 +121,7 @@ class Run:
                 last = self.position.step == self.config.max_steps
                 evaluated = last or self.position.step % self.config.eval_steps == 0
                 if evaluated:
-                    metrics |= self.evaluate(self.corpus.validation)
+                    metrics |= self.evaluate(self.tokens.validation)
                 self._refuse_broken(metrics)
                 stop = self._any(stopped()) and not last
                 best = self.position.best_loss
@@ -138,7 +140,7 @@ class Run:
         config, step = self.config, self.position.step
         # What is drawn in a step (dropout) depends on nothing before it, so that a resumed run draws the same.
         torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
-        micro_batches = list(self.corpus.train.batches(step, self.position.rows_per_step, self.accelerator))
+        micro_batches = self.tokens.step(step, self.position.rows_per_step)
         predicted, seen = self._sums(
             float(sum((labels != packing.IGNORED).sum() for _, labels in micro_batches)),
             float(sum((rows.document > 0).sum() for rows, _ in micro_batches)),
@@ -173,11 +175,11 @@ class Run:
         }
 
     @torch.no_grad()
-    def evaluate(self, held_out: HeldOut) -> dict[str, float]:
+    def evaluate(self, parts: Sequence[HeldOut]) -> dict[str, float]:
         """Return loss (nats a token), accuracy, perplexity and bits per byte of its rows, as `eval_...`."""
         self.model.eval()
         totals = torch.zeros(3, dtype=torch.float64)
-        for rows, labels in held_out.batches(self.config.per_device_train_batch_size, self.accelerator):
+        for rows, labels in self.tokens.held_out(parts):
             logits, labels = _logits(self.model, rows, self.accelerator.device), labels.to(self.accelerator.device)
             known = labels != packing.IGNORED
             nll = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=packing.IGNORED, reduction="sum")
@@ -189,7 +191,7 @@ class Run:
             "eval_loss": all_nll / all_count,
             "eval_accuracy": all_right / all_count,
             "eval_perplexity": math.exp(min(all_nll / all_count, 700)),
-            "eval_bits_per_byte": all_nll / math.log(2) / held_out.predicted_bytes,
+            "eval_bits_per_byte": all_nll / math.log(2) / sum(part.text_bytes for part in parts),
         }
 
     def finish(self) -> None:
@@ -203,8 +205,8 @@ class Run:
             plain = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             plain.generation_config.use_cache = True
             plain.save_pretrained(self.stage_dir, state_dict=weights)
-            self.corpus.tokenizer.save_pretrained(self.stage_dir)
-        self.record.end(self.position, self.evaluate(self.corpus.test) if self.corpus.test else None)
+            self.tokens.tokenizer.save_pretrained(self.stage_dir)
+        self.record.end(self.position, self.evaluate(self.tokens.test) if self.tokens.test else None)
 
     def _save_checkpoint(self) -> None:
         path = checkpoint.save_checkpoint(
@@ -213,7 +215,7 @@ class Run:
             self.accelerator,
             self.model,
             self.optimizer,
-            self.corpus.tokenizer,
+            self.tokens.tokenizer,
             self.config.save_total_limit,
         )
         self.record.event("CHECKPOINT", path.name)
@@ -229,7 +231,7 @@ class Run:
         self.recent.append(loss)
         if broken:
             step, kept = self.position.step, checkpoint.checkpoints(self.stage_dir)
-            documents = self.corpus.train.documents_of(step - 1, self.position.rows_per_step)
+            documents = self.tokens.documents(step - 1, self.position.rows_per_step)
             raise StageFailed(
                 f"step {step}: {'; '.join(broken)}. The step's documents: {'; '.join(documents)}.\n"
                 f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. If the documents are in order, lower "
@@ -237,7 +239,7 @@ class Run:
             )
 
     def _epoch(self) -> float:
-        return self.position.step * self.position.rows_per_step / len(self.corpus.train)
+        return self.position.step * self.position.rows_per_step / len(self.tokens.train)
 
     def _sums(self, *values: float) -> list[float]:
         """Return each value summed over the processes."""
@@ -255,7 +257,7 @@ JUMP_NATS, JUMP_DEVIATIONS = 2.0, 10.0
 """A jump of the loss is this far above the mean of the last losses: both, so that ordinary noise is none."""
 
 
-def summed_loss(model: Any, rows: packing.Rows, labels: Int[Tensor, "B T"], device: torch.device) -> Float[Tensor, ""]:
+def summed_loss(model: Any, rows: Batch, labels: Int[Tensor, "B T"], device: torch.device) -> Float[Tensor, ""]:
     """Return the negative log-likelihood of the labelled tokens, in nats; documents do not see each other."""
     logits = _logits(model, rows, device)
     return cross_entropy(
@@ -263,7 +265,7 @@ def summed_loss(model: Any, rows: packing.Rows, labels: Int[Tensor, "B T"], devi
     )
 
 
-def _logits(model: Any, rows: packing.Rows, device: torch.device) -> Float[Tensor, "B T V"]:
+def _logits(model: Any, rows: Batch, device: torch.device) -> Float[Tensor, "B T V"]:
     document = rows.document.to(device)
     logits = model(
         input_ids=rows.input_ids.to(device),

@@ -21,7 +21,7 @@ def tiny(**given: Any) -> PretrainConfig:
 
 def small(**given: Any) -> PretrainConfig:
     """For a laptop and some megabytes of text of one's own: 6.84 M parameters, 137 M tokens, 91 MB."""
-    shape = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6}
+    shape: dict[str, Any] = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6}
     rows = {"max_length": 256, "per_device_train_batch_size": 16, "max_steps": 33_421}
     return PretrainConfig(**shape | rows | _LARGER | given)
 
@@ -29,10 +29,14 @@ def small(**given: Any) -> PretrainConfig:
 def agentic_30m(**given: Any) -> PretrainConfig:
     """Conversations with tools at a small size: 29.50 M parameters, 590 M tokens, 429 MB.
 
-    384 wide, 6 layers, 8 heads, a context of 512, and the tokenizer of SmolLM, whose 49,152 pieces are two thirds of the
-    parameters; so embedding and head are one.
+    384 wide, 6 layers, 8 heads, a context of 512, and the tokenizer of SmolLM, whose 49,152 pieces are two thirds of
+    the parameters; so embedding and head are one.
     """
-    shape = {"tokenizer_name": "HuggingFaceTB/SmolLM-135M", "hidden_size": 384, "intermediate_size": 1024}
+    shape: dict[str, Any] = {
+        "tokenizer_name": "HuggingFaceTB/SmolLM-135M",
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+    }
     shape |= {"num_hidden_layers": 6, "num_attention_heads": 8, "tie_word_embeddings": True}
     rows = {"max_length": 512, "per_device_train_batch_size": 24, "gradient_accumulation_steps": 4, "max_steps": 12_003}
     return PretrainConfig(**shape | rows | _LARGER | given)
@@ -43,7 +47,12 @@ def night_6gb(**given: Any) -> PretrainConfig:
 
     Eight hours for them are 28,000 tokens a second, or 6.7 TFLOPS.
     """
-    shape = {"vocab_size": 16_384, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 10}
+    shape: dict[str, Any] = {
+        "vocab_size": 16_384,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 10,
+    }
     shape |= {"num_attention_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 1024}
     rows = {"max_length": 1024, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 8, "max_steps": 12_214}
     return PretrainConfig(**shape | rows | _LARGER | given)
@@ -51,7 +60,12 @@ def night_6gb(**given: Any) -> PretrainConfig:
 
 def medium(**given: Any) -> PretrainConfig:
     """For a larger card: 54.74 M parameters, 1,095 M tokens, 724 MB."""
-    shape = {"vocab_size": 32_768, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 12}
+    shape: dict[str, Any] = {
+        "vocab_size": 32_768,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 12,
+    }
     shape |= {"num_attention_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 1024}
     rows = {
         "max_length": 1024,
@@ -64,7 +78,12 @@ def medium(**given: Any) -> PretrainConfig:
 
 def large(**given: Any) -> PretrainConfig:
     """GPT-2's small size, for days on one card or hours on several: 110.12 M parameters, 2,202 M tokens, 1,422 MB."""
-    shape = {"vocab_size": 32_768, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+    shape: dict[str, Any] = {
+        "vocab_size": 32_768,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+    }
     shape |= {"num_attention_heads": 12, "tie_word_embeddings": True, "max_position_embeddings": 1024}
     rows = {
         "max_length": 1024,

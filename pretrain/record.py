@@ -5,6 +5,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.corpus.configured import record_of
+from data.corpus.corpus import Corpus
 from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
 from utils import trackers
@@ -20,10 +22,12 @@ class Record:
         self.stage_dir, self.config, self.is_main, self._stack = stage_dir, config, is_main, stack
         self.log = StageLog(stage_dir)
 
-    def data(self, info: Mapping[str, Any]) -> None:
-        """Record what the run is trained on."""
+    def data(self, corpus: Corpus) -> None:
+        """Record and show what the run is trained on."""
         if self.is_main:
-            self.log.info(data=dict(info))
+            self.log.info(data=record_of(corpus, self.config.eval_samples))
+            for line in corpus.lines():
+                self.say(line)
 
     def start(self, model: Any, step: int, checkpoint: str | None) -> None:
         """Open bar and trackers at `step`, and cut the metrics back to it."""
@@ -60,8 +64,13 @@ class Record:
         if self.is_main:
             self.log.event("TRAIN_END", f"step {position.step}")
             best = {"step": position.best_step, "eval_loss": position.best_loss}
+            measured = {name.replace("eval_", "test_"): value for name, value in (test or {}).items()}
             self.log.info(
-                steps=position.step, tokens=position.tokens, best=best, test=test, peak_memory_bytes=peak_memory_bytes()
+                steps=position.step,
+                tokens=position.tokens,
+                best=best,
+                test=measured,
+                peak_memory_bytes=peak_memory_bytes(),
             )
 
 

@@ -1,8 +1,8 @@
 """The tokenizer of a run: trained on its text, loaded, or plain bytes.
 
-A trained one is SentencePiece BPE with byte fallback, digits apart, the chat's tags reserved. One training gives two files
-with the same ids: `tokenizer.model`, which SentencePiece and llama.cpp read, and `tokenizer.json` for tokenizers and
-transformers.
+A trained one is SentencePiece BPE with byte fallback, digits apart, the chat's tags reserved. One training gives two
+files with the same ids: `tokenizer.model`, which SentencePiece and llama.cpp read, and `tokenizer.json` for tokenizers
+and transformers.
 """
 
 import io
@@ -133,7 +133,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """Return the tokenizer of a directory or Hub id, or the one of bytes.
 
     Raises:
-        Refused: it cannot be had, or has no token that ends a document.
+        Refused: it cannot be had.
     """
     from transformers import AutoTokenizer
 
@@ -147,16 +147,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
             f"there is no tokenizer {name!r}: {reason}"
             + ("" if Path(name).exists() or away is None else f" ({away}). {hub.GET_IT}")
         ) from None
-    end_of_document(tokenizer)
     return tokenizer
-
-
-def end_of_document(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the id that ends a document: `<|endoftext|>` where there is one, since EOS may be the end of a turn."""
-    known = tokenizer.get_vocab().get(END_OF_TEXT, tokenizer.eos_token_id)
-    if known is None:
-        raise Refused(f"{tokenizer.name_or_path} has neither {END_OF_TEXT} nor an EOS token, which ends a document.")
-    return int(known)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> "PreTrainedTokenizerFast":

@@ -136,9 +136,7 @@ def held_out(
     assert split in ("validation", "test"), split
     found = []
     for part in corpus.parts:
-        keys = part.store.keys(split)
-        limit = max(1, round(max_documents * part.weight))
-        chosen = np.sort(np.argsort(keys, kind="stable")[:limit])
+        chosen = part.held_out(split, max_documents)
         if not len(chosen):
             continue
         rows = PackedRows(tokenised(part.store, split, tokenizer, chosen, token_bytes=True), row_length)

@@ -25,6 +25,14 @@ class Part:
     held_out_elsewhere: int
     """Training documents that are left out because another part holds them out."""
 
+    def held_out(self, split: str, max_documents: int) -> NDArray[np.int64]:
+        """Return the indices of its share of `max_documents` documents of validation or test, ascending.
+
+        What is beyond is left out by its hash, so that which ones remain does not depend on the files' order.
+        """
+        limit = max(1, round(max_documents * self.weight))
+        return np.sort(np.argsort(self.store.keys(split), kind="stable")[:limit])
+
 
 @dataclass(frozen=True)
 class Corpus:

@@ -50,16 +50,28 @@ def documents(published: Published = ENWIK8) -> Mapping[str, Iterator[str]]:
     return {name: _pages(data[start:end]) for name, start, end in zip(names, cuts, cuts[1:], strict=True)}
 
 
+def is_here(published: Published = ENWIK8) -> bool:
+    """Tell whether the file can be had without a download."""
+    return _directory(published).exists() or _by_hand(published).exists()
+
+
+def _directory(published: Published) -> Path:
+    return root() / "downloads" / f"{Path(published.url).stem}-{published.sha1[:12]}"
+
+
+def _by_hand(published: Published) -> Path:
+    return root() / "downloads" / Path(published.url).name
+
+
 def file(published: Published = ENWIK8) -> Path:
     """Return the verified file in the cache; an archive of the same name beside it is taken instead of the download."""
-    name = Path(published.url).stem
-    directory = root() / "downloads" / f"{name}-{published.sha1[:12]}"
+    name, directory = Path(published.url).stem, _directory(published)
     made_once(directory, name, lambda partial: _fetch(published, partial / name))
     return directory / name
 
 
 def _fetch(published: Published, target: Path) -> dict[str, Any]:
-    by_hand = root() / "downloads" / Path(published.url).name
+    by_hand = _by_hand(published)
     advice = f"Put the archive there by hand as {by_hand}, or choose other data."
     archive = by_hand if by_hand.exists() else _download(published.url, target.with_suffix(".zip"), advice)
     try:

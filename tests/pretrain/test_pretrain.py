@@ -144,7 +144,7 @@ def test_a_checkpoint_is_a_model_and_is_refused_when_damaged_or_of_another_shape
         shutil.copytree(saved, tmp_path / "checkpoint-20", dirs_exist_ok=True)
         file = tmp_path / "checkpoint-20" / name
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        with pytest.raises(Refused, match="checkpoint-20 cannot be gone on from: .* Remove it to go on"):
+        with pytest.raises(Refused, match=r"checkpoint-20 cannot be gone on from: .* Remove it to go on"):
             train(SMALL, tmp_path)
 
 

@@ -1,0 +1,84 @@
+"""The corpus that a pretraining configuration names, and what its record and its measurements take from it."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.corpus import enwik8
+from data.corpus.cache import key_of
+from data.corpus.corpus import Corpus, prepare
+from data.corpus.documents import ON_HUB, Options
+from data.corpus.mixture import parse
+from data.sources import files_now
+from utils import hub
+
+
+class CorpusConfig(Protocol):
+    """What of a configuration decides its documents."""
+
+    @property
+    def dataset_name(self) -> str: ...
+    @property
+    def dataset_config_name(self) -> str | None: ...
+    @property
+    def dataset_revision(self) -> str | None: ...
+    @property
+    def document_separator(self) -> str | None: ...
+    @property
+    def data_fraction(self) -> float: ...
+    @property
+    def max_samples(self) -> int | None: ...
+    @property
+    def eval_samples(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def corpus_for(config: CorpusConfig) -> Corpus:
+    """Return the corpus that `config` names; see `data.corpus.prepare`. Checks, training and evaluation share it."""
+    made_only = {"made_train": config.max_samples, "made_held_out": config.eval_samples, "seed": config.seed}
+    options = Options(
+        separator=config.document_separator,
+        config_name=config.dataset_config_name,
+        revision=config.dataset_revision,
+        **made_only,
+    )
+    files = tuple(files_now(name) for name, _ in parse(config.dataset_name))
+    return _prepared(config.dataset_name, options, config.data_fraction, files)
+
+
+@lru_cache(maxsize=1)
+def _prepared(source: str, options: Options, data_fraction: float, _files: Any) -> Corpus:
+    return prepare(source, options, data_fraction=data_fraction)
+
+
+def is_here(config: CorpusConfig) -> bool:
+    """Tell whether all parts are on this machine, so that the corpus can be had without a download."""
+
+    def part_is_here(name: str) -> bool:
+        if name == "enwik8":
+            return enwik8.is_here()
+        on_hub = ON_HUB.get(name, name)
+        return name.startswith("made:") or Path(name).expanduser().exists() or hub.has_dataset(on_hub)
+
+    return all(part_is_here(name) for name, _ in parse(config.dataset_name))
+
+
+def record_of(corpus: Corpus, eval_samples: int) -> dict[str, Any]:
+    """Return what a stage's record tells of its data, and what each part of a mixture holds."""
+    info = corpus.info
+    left_out = [sum(part["left_out"].values()) + part["held_out_elsewhere"] for part in info["parts"]]
+    return {
+        "name": corpus.name,
+        "fingerprint": key_of([(part["fingerprint"], part["weight"], part["train_rows"]) for part in info["parts"]]),
+        "train_rows": corpus.count("train"),
+        "eval_rows": len(validation_rows(corpus, eval_samples)),
+        "dropped": sum(left_out),
+        "parts": info["parts"],
+    }
+
+
+def validation_rows(corpus: Corpus, eval_samples: int) -> list[dict[str, str]]:
+    """Return the validation documents that a run is measured on, as rows with `text`."""
+    chosen = [(part.store.texts("validation"), part.held_out("validation", eval_samples)) for part in corpus.parts]
+    return [{"text": texts.text(index)} for texts, indices in chosen for index in indices.tolist()]
