@@ -5,9 +5,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 from datasets import Dataset, Features, Json, Value, concatenate_datasets
@@ -19,6 +20,7 @@ from utils.hub import DATA_SUFFIXES
 Row = dict[str, Any]
 
 SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE)
+SAME_SPLIT = {"valid": "validation", "val": "validation", "dev": "validation"}
 SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
 MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]")
 """In JSON, what can be an integer of more than 64 bits or half a surrogate pair."""
@@ -95,6 +97,23 @@ def _files_of(path: Path, split: str) -> list[Path]:
     files = sorted(file for file in path.iterdir() if file.suffix in DATA_SUFFIXES)
     if not files:
         raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
+    named = named_splits(path, files)
+    if named:
+        files = named.get(SAME_SPLIT.get(split, split), [])
+    if not files or (not named and split != "train"):
+        found = sorted(named) or ["train"]
+        raise Refused(f"{path} has no split {split!r}; it has {', '.join(found)} (by the names of its files).")
+    if len({file.suffix for file in files}) > 1:
+        raise Refused(f"{path} mixes {', '.join(sorted({file.suffix for file in files}))}: name one file, or one kind.")
+    return files
+
+
+def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files of the folder `path` by the split that each name tells; nothing if none tells any.
+
+    Raises:
+        Refused: some names tell a split and others do not.
+    """
     named = {file: match[1].lower() for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
     if named and len(named) < len(files):
         unnamed = ", ".join(file.name for file in files if file not in named)
@@ -102,31 +121,50 @@ def _files_of(path: Path, split: str) -> list[Path]:
             f"in {path}, the names of {unnamed} tell no split, while those of "
             f"{', '.join(file.name for file in named)} do: put a split into every name, or into none."
         )
-    if named:
-        files = [file for file, found in named.items() if _same_split(found, split)]
-    if not files or (not named and split != "train"):
-        found = sorted(set(named.values())) or ["train"]
-        raise Refused(f"{path} has no split {split!r}; it has {', '.join(found)} (by the names of its files).")
-    if len({file.suffix for file in files}) > 1:
-        raise Refused(f"{path} mixes {', '.join(sorted({file.suffix for file in files}))}: name one file, or one kind.")
-    return files
+    by_split: dict[str, list[Path]] = {}
+    for file, split in named.items():
+        by_split.setdefault(SAME_SPLIT.get(split, split), []).append(file)
+    return by_split
 
 
-def _same_split(one: str, other: str) -> bool:
-    aliases = {"valid": "validation", "val": "validation", "dev": "validation"}
-    return aliases.get(one, one) == aliases.get(other, other)
+@contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    """Open a UTF-8 text file, its BOM skipped; what cannot be read is refused while it is read."""
+    try:
+        with file.open(encoding="utf-8-sig") as text:
+            yield text
+    except UnicodeDecodeError as error:
+        raise Refused(
+            f"{file}, line {_undecodable_line(file)}: not UTF-8 text ({error.reason}). Is it really {file.suffix}? "
+            "Text in another encoding can be converted with iconv -t utf-8."
+        ) from None
+    except OSError as error:
+        raise Refused(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _undecodable_line(file: Path) -> int:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise Refused(f"{file}, line {line}: not UTF-8 text ({error.reason}). Is it really {file.suffix}?") from None
+    with _opened(file) as text:
+        return text.read()
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with _opened(file) as text:
+        for line in text:
+            yield line.removesuffix("\n")
 
 
 def _jsonl(file: Path) -> Iterator[Row]:
-    for number, line in enumerate(_read_text(file).split("\n"), 1):
+    for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         try:
@@ -197,9 +235,30 @@ def _csv(file: Path) -> Iterator[Row]:
 
 
 def _paragraphs(file: Path) -> Iterator[Row]:
-    for paragraph in re.split(r"\n\s*\n", _read_text(file)):
-        if paragraph.strip():
-            yield {"text": paragraph.strip("\n")}
+    lines: list[str] = []
+    for line in _lines(file):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield {"text": "\n".join(lines)}
+            lines = []
+    if lines:
+        yield {"text": "\n".join(lines)}
+
+
+def separated(file: Path, separator: str) -> Iterator[Row]:
+    """Yield the documents of a text file that `separator` sets apart, wherever in a line it stands.
+
+    Raises:
+        Refused: the file cannot be read.
+    """
+    with _opened(file) as text:
+        rest = ""
+        while chunk := text.read(1 << 20):
+            *documents, rest = (rest + chunk).split(separator)
+            yield from ({"text": document.strip("\n")} for document in documents)
+    if rest.strip():
+        yield {"text": rest.strip("\n")}
 
 
 def _parquet(file: Path) -> Dataset:
