@@ -134,6 +134,7 @@ def _fit_together(
                 " conversations (`messages`, or a `prompt` and `completion` of messages), which gives it one"
             )
         return has or (conversation and gives)
+    assert stage.model is not None, "pretraining has no rows"
     path = fetched.path_of(stage.model, stage.config.revision, outputs)
     config = replace(stage.config, model_name=str(path), revision=None)
     with _unloadable(path):

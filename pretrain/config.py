@@ -106,7 +106,7 @@ def range_problems(config: PretrainConfig) -> Iterator[str]:
     if config.num_attention_heads > 0 and config.hidden_size % (2 * config.num_attention_heads):
         yield f"hidden_size = {config.hidden_size}: must be a multiple of 2 × num_attention_heads, for RoPE"
     if config.max_samples is not None and not config.dataset_name.startswith("made:"):
-        yield f"max_samples = {config.max_samples}: is for made data; of {config.dataset_name}, data_fraction takes a part"
+        yield f"max_samples = {config.max_samples}: is for made data; of other data, data_fraction takes a part"
     if config.max_length == 1:
         yield "max_length = 1: must be at least 2, since a single token predicts nothing"
     if config.dropout == 1:

@@ -83,8 +83,8 @@ def _add_dropout(model: "Qwen3ForCausalLM", rate: float) -> None:
 def parameter_count(config: PretrainConfig, vocab_size: int) -> int:
     """Return the number of parameters of the configured shape.
 
-    Embedding and head, which may be one; in each layer four attention and three MLP matrices, two norms, and one norm each for the
-    queries and keys of a head; the last norm.
+    Embedding and head, which may be one; in each layer four attention and three MLP matrices, two norms, and one norm
+    each for the queries and keys of a head; the last norm.
     """
     width = config.hidden_size
     layer = 4 * width * width + 3 * width * config.intermediate_size

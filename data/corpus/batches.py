@@ -129,10 +129,7 @@ def held_out(
     split: str = "validation",
     max_documents: int = 256,
 ) -> list[HeldOut]:
-    """Return the held-out rows of each part that has any; about `max_documents`, shared between parts by weight.
-
-    Documents beyond that are left out by their hash, so that which ones remain does not depend on the files' order.
-    """
+    """Return the held-out rows of each part that has any; about `max_documents`, shared between parts by weight."""
     assert split in ("validation", "test"), split
     found = []
     for part in corpus.parts:

@@ -1,5 +1,6 @@
 """The corpus that a pretraining configuration names, and what its record and its measurements take from it."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,12 +37,13 @@ class CorpusConfig(Protocol):
 
 def corpus_for(config: CorpusConfig) -> Corpus:
     """Return the corpus that `config` names; see `data.corpus.prepare`. Checks, training and evaluation share it."""
-    made_only = {"made_train": config.max_samples, "made_held_out": config.eval_samples, "seed": config.seed}
     options = Options(
         separator=config.document_separator,
         config_name=config.dataset_config_name,
         revision=config.dataset_revision,
-        **made_only,
+        made_train=config.max_samples,
+        made_held_out=config.eval_samples,
+        seed=config.seed,
     )
     files = tuple(files_now(name) for name, _ in parse(config.dataset_name))
     return _prepared(config.dataset_name, options, config.data_fraction, files)
@@ -78,7 +80,7 @@ def record_of(corpus: Corpus, eval_samples: int) -> dict[str, Any]:
     }
 
 
-def validation_rows(corpus: Corpus, eval_samples: int) -> list[dict[str, str]]:
+def validation_rows(corpus: Corpus, eval_samples: int) -> list[Mapping[str, Any]]:
     """Return the validation documents that a run is measured on, as rows with `text`."""
     chosen = [(part.store.texts("validation"), part.held_out("validation", eval_samples)) for part in corpus.parts]
     return [{"text": texts.text(index)} for texts, indices in chosen for index in indices.tolist()]

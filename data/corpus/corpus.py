@@ -101,16 +101,18 @@ def _part(store: Store, weight: float, stores: list[tuple[Store, float]], fracti
     keys = store.keys("train")
     others = [other.keys(split) for other, _ in stores if other is not store for split in ("validation", "test")]
     free = ~np.isin(keys, np.concatenate(others)) if others else np.ones(len(keys), bool)
-    chosen = keys < np.uint64(fraction * 2**64) if fraction < 1 else True
+    chosen = keys < np.uint64(int(fraction * 2**64)) if fraction < 1 else True
     return Part(store, weight, np.flatnonzero(free & chosen), int(np.sum(~free)))
 
 
 def _line(part: Part) -> str:
     meta = part.store.meta
     read = " + ".join(f"{meta['splits'][split]['documents']:,} {split}" for split in ("train", "validation", "test"))
-    left, twice = meta["left_out"], sum(meta["overlap"].values())
+    left = meta["left_out"]
+    elsewhere = left["held_out"] + part.held_out_elsewhere
     used = f", {len(part.train):,} of them used" if len(part.train) < meta["splits"]["train"]["documents"] else ""
     return (
         f"{part.store.name}: {read} documents{used}; left out {left['empty']:,} empty, "
-        f"{left['duplicates']:,} repeated, {left['held_out'] + part.held_out_elsewhere:,} held out elsewhere; in two splits {twice:,}"
+        f"{left['duplicates']:,} repeated, {elsewhere:,} held out elsewhere; "
+        f"{sum(meta['overlap'].values()):,} in two splits"
     )

@@ -79,8 +79,8 @@ def source_of(name: str, options: Options) -> Source:
     beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
     meant = did_you_mean(name, [*beside, *BUILT_IN, "made:documents"]) or "."
     raise Refused(
-        f"there are no data {name!r}{meant} Data are a local file or folder (looked in {path.parent.resolve()}), a Hub id as owner/name, {', '.join(BUILT_IN)}, or "
-        "made:documents."
+        f"there are no data {name!r}{meant} Data are a local file or folder (looked in {path.parent.resolve()}), a Hub "
+        f"id as owner/name, {', '.join(BUILT_IN)}, or made:documents."
     )
 
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -35,7 +36,7 @@ class Published:
 ENWIK8 = Published("http://mattmahoney.net/dc/enwik8.zip", 100_000_000, "57b8363b814821dc9d47aa4d41f58733519076b2")
 
 
-def documents(published: Published = ENWIK8) -> Mapping[str, Iterator[str]]:
+def documents(published: Published | None = None) -> Mapping[str, Iterator[str]]:
     """Return the pages by split, after downloading what is not there; joined, a split's pages are its bytes.
 
     The first 90 % of the bytes are for training, then 5 % each for validation and test. A cut inside a character moves
@@ -44,15 +45,15 @@ def documents(published: Published = ENWIK8) -> Mapping[str, Iterator[str]]:
     Raises:
         Refused: the download fails, or is not the published file.
     """
-    data = file(published).read_bytes()
+    data = file(published or ENWIK8).read_bytes()
     cuts = [0, *(_whole(data, len(data) * share // 100) for share in (90, 95)), len(data)]
     names = ("train", "validation", "test")
-    return {name: _pages(data[start:end]) for name, start, end in zip(names, cuts, cuts[1:], strict=True)}
+    return {name: _pages(data[start:end]) for name, (start, end) in zip(names, pairwise(cuts), strict=True)}
 
 
-def is_here(published: Published = ENWIK8) -> bool:
+def is_here() -> bool:
     """Tell whether the file can be had without a download."""
-    return _directory(published).exists() or _by_hand(published).exists()
+    return _directory(ENWIK8).exists() or _by_hand(ENWIK8).exists()
 
 
 def _directory(published: Published) -> Path:
@@ -63,7 +64,7 @@ def _by_hand(published: Published) -> Path:
     return root() / "downloads" / Path(published.url).name
 
 
-def file(published: Published = ENWIK8) -> Path:
+def file(published: Published) -> Path:
     """Return the verified file in the cache; an archive of the same name beside it is taken instead of the download."""
     name, directory = Path(published.url).stem, _directory(published)
     made_once(directory, name, lambda partial: _fetch(published, partial / name))

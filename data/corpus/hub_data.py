@@ -69,13 +69,14 @@ def _documents(rows: Any, name: str, asked: str, unreachable: str | None) -> Ite
 
 @contextmanager
 def _said_plainly(asked: str, unreachable: str | None) -> Iterator[None]:
+    import httpx2
     from datasets.exceptions import DatasetsError
 
     try:
         yield
     except Refused:
         raise
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError, httpx2.HTTPError) as error:
         reason = str(error).strip().split("\n")[0]
         if unreachable is None:
             raise Refused(f"{asked} cannot be loaded from the Hub: {reason}.") from None

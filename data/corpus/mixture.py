@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.errors import Refused
 
 FORM = "A mixture is NAME:WEIGHT,NAME:WEIGHT,... with weights above 0 that sum to 1, as in tinystories:0.7,notes:0.3."
-TOLERANCE = 0.01
+TOLERANCE = 0.015
 """How far a sum of weights may be from 1: three thirds may be written 0.33."""
 
 

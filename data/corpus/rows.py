@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,10 +17,9 @@ from data.corpus.shards import Shard
 class Batch(NamedTuple):
     """Packed rows; `B` rows of `T` tokens."""
 
-    input_ids: Tensor
-    """int64 [B, T]; padding is the pad token."""
-    document: Tensor
-    """int64 [B, T]: which document of its row a token belongs to, from 1; 0 is padding. Attention stays within one."""
+    input_ids: Int[Tensor, "B T"]
+    document: Int[Tensor, "B T"]
+    """Which document of its row a token belongs to, from 1; 0 is padding."""
 
 
 class PackedRows:

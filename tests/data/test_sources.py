@@ -12,10 +12,10 @@ import pytest
 from datasets import concatenate_datasets, config, load_dataset
 from huggingface_hub import constants
 
+from algorithms import TrainingConfig
 from data import world
 from data.sources import fingerprint, load, load_for
 from data.splits import held_out, key_of, normalised
-from pretrain import PretrainConfig
 from utils.errors import Refused
 
 WriteRows = Callable[..., str]
@@ -96,7 +96,7 @@ def test_a_text_that_is_one_row_is_refused_with_what_parts_rows(text: str, tmp_p
 
 def test_the_data_of_a_stage_are_loaded_once_until_their_file_changes(write_rows: WriteRows, tmp_path: Path) -> None:
     path = write_rows(50)
-    config = PretrainConfig(output_dir="base", dataset_name=path, eval_fraction=0.2)
+    config = TrainingConfig(model_name="m", output_dir="sft", dataset_name=path, eval_fraction=0.2)
     first = load_for(config, "sft")
     assert load_for(replace(config, max_steps=3), "sft") is first
     assert load_for(config, "grpo") is not first
@@ -113,7 +113,7 @@ def test_the_data_of_a_stage_are_loaded_once_until_their_file_changes(write_rows
 def test_a_relative_name_means_another_file_in_another_directory(
     write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = PretrainConfig(output_dir="base", dataset_name="rows.jsonl", eval_fraction=0.2)
+    config = TrainingConfig(model_name="m", output_dir="sft", dataset_name="rows.jsonl", eval_fraction=0.2)
     found = []
     for name, count in (("one", 50), ("other", 60)):
         (tmp_path / name).mkdir()
