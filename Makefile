@@ -25,6 +25,8 @@ setup: $(INSTALLED)
 $(INSTALLED): requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: found neither python3.11 nor a python3 that new." \
 		"Install it, or name yours: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing the pinned libraries in $(VENV): minutes without a word, up to 2.6 GB to download;" \
+		"README.md says how it is less without an NVIDIA GPU"
 	"$(PYTHON)" -m venv $(VENV)
 	command -v nvidia-smi >/dev/null || $(VENV)/bin/python -m pip install --disable-pip-version-check -q $(TORCH)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -r requirements.txt

@@ -14,7 +14,7 @@ from typing import Any
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from algorithms.config import GRPOExtraConfig, StageOutput
-from chain import screen
+from chain import command_line, screen
 from chain.preflight import Fetched, fetch
 from chain.record import (
     changes_since,
@@ -24,8 +24,8 @@ from chain.record import (
     resumable,
     set_aside,
 )
-from chain.run_directory import RunInfo, create, find, lock
-from chain.stages import Config, Stage, is_reward_model, reference
+from chain.run_directory import RunInfo, create, find, lock, usable
+from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
@@ -55,8 +55,10 @@ def run_pipeline(
     `stages` runs only some; their inputs then come from the run `from_run`. `resume` continues a run by its id, or the
     `latest` unfinished one; `force` lets it go on where the recipe or its data have changed, and records that: stages
     that have passed are kept, one that was stopped starts over if it has changed. `recipe` is what `--resume` loads the
-    recipe by, the calling script unless given, and `values` what it then sets in it. What the caller passes is not
-    changed.
+    recipe by, and `values` what it then sets in it. What the caller passes is not changed.
+
+    A script that passes its own `configs`, and no `recipe`, is a recipe run by itself: it takes the flags that
+    `run_all.py` has for one recipe, and ends here where they ask for no run (`--plan`, `--download`).
 
     Raises:
         Refused: the run cannot start as asked; nothing has been created.
@@ -66,6 +68,11 @@ def run_pipeline(
     plain_endings()
     keep_freed_memory()
     _refuse_hidden()
+    if recipe is None and (script := _calling_script(configs)):
+        args = command_line.of_script(runs_dir=runs_dir, stages=stages, from_run=from_run, resume=resume, force=force)
+        made = command_line.serve(args, command_line.request(args, script, configs, grpo_extra), run_pipeline)
+        return made or sys.exit(0)
+    usable(runs_dir)
     runs_dir = Path(runs_dir)
     if resume is not None and (stages is not None or from_run is not None):
         raise Refused("a resumed run has the stages and inputs that it began with: leave out stages and from_run")
@@ -84,7 +91,7 @@ def run_pipeline(
         open_record(
             info,
             chosen,
-            recipe=recipe or _calling_script(),
+            recipe=recipe,
             from_run=source.run_dir.name if source else None,
             values=values,
             changes=changes,
@@ -103,6 +110,7 @@ def run_pipeline(
         info.set(status="passed", finished_at=now())
         records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
         console().print(*screen.results(info.read(), records), sep="\n")
+        console().print(screen.model_line(info.read(), run_dir), markup=False, soft_wrap=True)
     return run_dir
 
 
@@ -124,11 +132,11 @@ def _refuse_hidden() -> None:
             raise Refused(f"{spec and spec.origin} hides sixgig's package {name}: rename it")
 
 
-def _calling_script() -> str | None:
-    """Return the script that is being run, as `--recipe` takes it; None if that would not find `configs` there."""
-    script = sys.modules["__main__"]
-    path = getattr(script, "__file__", None)
-    return name_of(Path(path).resolve()) if path and hasattr(script, "configs") else None
+def _calling_script(configs: Mapping[str, Config]) -> str | None:
+    """Return the script that is being run, as `--recipe` takes it; None if that would not find these `configs`."""
+    script = vars(sys.modules["__main__"])
+    of_a_recipe = "__file__" in script and "configs" in script and script["configs"] is configs
+    return name_of(Path(script["__file__"]).resolve()) if of_a_recipe else None
 
 
 @contextmanager
@@ -206,7 +214,7 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
     data = run.fetched.data[stage.kind]
     log.open(name=stage.kind, status="running", config=config, input=source, data=data, error=None)
     run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
-    log.event("STAGE_START", f"{stage.kind} from {source['ref'] if source else 'random weights'}")
+    log.event("STAGE_START", f"{stage.kind} from {shown(stage.model)}")
     console().print(screen.stage(stage, data))
 
 
@@ -262,7 +270,8 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
     free_memory()
     status = "passed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = _reason(error, log) if status == "failed" else None
-    log.info(status=status, duration_s=duration_s, error=reason)
+    done = {} if error is None else log.done()
+    log.info(status=status, duration_s=duration_s, error=reason, **done)
     run.info.set_stage(stage.kind, status=status, duration_s=duration_s)
     if reason is not None:
         log.event("STAGE_FAILED", reason)
@@ -270,6 +279,7 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
         console().print_to_copies(str(failed))
         raise failed from error
     if error is not None:
+        log.event("STAGE_INTERRUPTED", f"step {done['steps']} was the last that was logged")
         raise error
     console().print(f"{stage.kind} passed in {duration_s:.1f} s", style="green")
 

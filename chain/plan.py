@@ -12,9 +12,10 @@ from rich.table import Table
 
 from algorithms.config import StageOutput
 from chain.preflight import load_data, missing
-from chain.stages import Stage, reference
+from chain.run_directory import usable
+from chain.stages import Stage, shown
 from utils import hub
-from utils.errors import Refused
+from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -61,35 +62,44 @@ def plan(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bo
         disk_bytes = _disk_bytes(stage, steps, number)
         needs.append(Needs(stage, train_rows, eval_rows, steps, number, disk_bytes, download_bytes))
     if problems:
-        raise Refused("\n".join(["the run could not start:", *(f"- {problem}" for problem in problems)]))
+        raise refusal(problems)
     return needs
 
 
-def plan_table(name: str, needs: Sequence[Needs], runs_dir: Path) -> Table:
-    """Return the plan as a table, with the disk that the run takes and the disk there is."""
-    table = Table(title=f"Plan of {name}", title_justify="left", caption_justify="left", pad_edge=False)
+def plan_lines(title: str, needs: Sequence[Needs], runs_dir: Path) -> list[Table | str]:
+    """Return the plan as a table, with the disk that the run takes and the disk there is.
+
+    A path would be folded in it, and could not be copied: its last part stands there, the whole on a line below.
+    """
+    paths: dict[str, None] = {}
+
+    def short(name: str) -> str:
+        if not hub.is_path(name):
+            return name
+        paths[name] = None
+        return f"…/{Path(name).name}"
+
+    table = Table(title=escape(title), title_justify="left", caption_justify="left", pad_edge=False)
     for column in ("stage", "starts from", "data"):
         table.add_column(column, overflow="fold")
     for column in ("train rows", "eval rows", "steps", "parameters", "disk"):
         table.add_column(column, justify="right", no_wrap=True)
     for need in needs:
-        model = need.stage.model
         table.add_row(
             need.stage.kind,
-            escape("random weights" if model is None else reference(model)),
-            escape(need.stage.config.dataset_name),
+            escape(short(shown(need.stage.model))),
+            escape(short(need.stage.config.dataset_name)),
             *(_count(number) for number in (need.train_rows, need.eval_rows, need.steps, need.parameters)),
             _size(need.disk_bytes),
         )
     downloads = [need.download_bytes for need in needs]
     parts = [*downloads, *(need.disk_bytes for need in needs)]
     total, bound = sum(part or 0 for part in parts), "at least" if None in parts else "at most"
-    existing = next(path for path in (runs_dir.resolve(), *runs_dir.resolve().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(usable(runs_dir)).free
     table.caption = f"Disk: {bound} {_size(total)}, of {_size(free)} free" + (" – TOO LITTLE" if total > free else "")
     if any(size != 0 for size in downloads):
         table.caption += f"; {_size(None if None in downloads else sum(filter(None, downloads)))} of it is downloaded"
-    return table
+    return [table, *(f"…/{Path(path).name}: {path}" for path in paths)]
 
 
 def _count(number: int | None) -> str:

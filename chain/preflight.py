@@ -11,7 +11,7 @@ from algorithms.config import StageOutput
 from chain.stages import Stage, is_reward_model, reference
 from utils import hub
 from utils.console import console
-from utils.errors import Refused
+from utils.errors import Refused, refusal
 from utils.files import refuse_pointer, tensor_shapes, weight_files
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
                 )
                 for file in weight_files(directory):
                     tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
-            if hub.is_dataset_id(stage.config.dataset_name):
-                console().print(f"reading {stage.config.dataset_name}", markup=False)
             rows = load_data(stage)
             fetched.data[stage.kind] = rows.info
             with console().capture():  # the stage says it again
@@ -89,7 +87,7 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
     if problems:
-        raise Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in dict.fromkeys(problems))]))
+        raise refusal(problems)
     return fetched
 
 
@@ -102,6 +100,7 @@ def load_data(stage: Stage) -> "StageData":
     """Return the stage's rows as its trainer will see them."""
     from data.sources import load_for
 
+    console().print(f"{stage.kind}: preparing {stage.config.dataset_name}", markup=False, soft_wrap=True)
     return load_for(stage.config, stage.kind)
 
 

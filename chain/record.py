@@ -27,7 +27,7 @@ def chosen_stages(
         Refused: with every problem of the recipe; or a stage of `source` that a chosen one names no longer has the
             weights that it wrote.
     """
-    outputs = _finished_outputs(source) if source else {}
+    outputs = finished_outputs(source) if source else {}
     stages = stages_of(configs, grpo_extra, only, outputs)
     refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
     for name in {ref.name for ref in refs} - {stage.kind for stage in stages}:
@@ -36,7 +36,8 @@ def chosen_stages(
     return stages, {name: path for name, path in outputs.items() if weight_files(path)}
 
 
-def _finished_outputs(info: RunInfo) -> dict[str, Path]:
+def finished_outputs(info: RunInfo) -> dict[str, Path]:
+    """Return the directories of those stages of a run that have passed."""
     passed = (entry for entry in info.read()["stages"] if entry["status"] == "passed")
     return {entry["name"]: info.run_dir / entry["output_dir"] for entry in passed}
 

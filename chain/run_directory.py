@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import re
 import secrets
 import string
@@ -25,19 +26,33 @@ def create(runs_dir: Path) -> Path:
     Raises:
         Refused: the directory cannot be written.
     """
-    while True:
-        suffix = "".join(secrets.choice(ALPHABET) for _ in range(4))
-        run_dir = runs_dir / f"{datetime.now():%Y%m%d_%H%M%S}_{suffix}"
-        try:
-            runs_dir.mkdir(parents=True, exist_ok=True)
-            run_dir.mkdir()
-        except FileExistsError as error:
-            if runs_dir.is_dir():
-                continue  # the id is taken: draw another
-            raise Refused(f"--runs-dir {runs_dir} is a file: name a directory") from error
-        except OSError as error:
-            raise Refused(f"{runs_dir} cannot be written: {error.strerror}. Choose another with --runs-dir") from error
-        return run_dir.resolve()
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        while True:
+            suffix = "".join(secrets.choice(ALPHABET) for _ in range(4))
+            run_dir = runs_dir / f"{datetime.now():%Y%m%d_%H%M%S}_{suffix}"
+            with contextlib.suppress(FileExistsError):  # the id is taken: draw another
+                run_dir.mkdir()
+                return run_dir.resolve()
+    except OSError as error:
+        raise Refused(f"--runs-dir {runs_dir} cannot be written: {error.strerror}. Name another directory") from error
+
+
+def usable(runs_dir: Path | str) -> Path:
+    """Return the nearest directory that exists at or above `runs_dir`, in which runs can be kept. Creates nothing.
+
+    Raises:
+        Refused: they cannot: the name is empty, it or what is above it is a file, or may not be written.
+    """
+    if not str(runs_dir):
+        raise Refused("--runs-dir is empty: name a directory, such as runs")
+    path = Path(runs_dir).absolute()
+    existing = next(one for one in (path, *path.parents) if os.access(one, os.F_OK))
+    if not existing.is_dir():
+        raise Refused(f"--runs-dir {runs_dir} cannot be used: {existing} is a file. Name another directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise Refused(f"--runs-dir {runs_dir} cannot be used: {existing} cannot be written. Name another directory")
+    return existing
 
 
 @contextmanager

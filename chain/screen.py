@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from chain.stages import Stage, reference, reward_name
+from chain.stages import Stage, shown
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
 
@@ -47,7 +48,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
         if name not in apart and (value := getattr(config, name)) != defaults[name] and value != {}
     ]
     rows = {
-        "starts from": "random weights" if stage.model is None else reference(stage.model),
+        "starts from": shown(stage.model),
         "data": f"{data['name']}: {data['train_rows']} rows to train on, {data['eval_rows']} held out"
         + (f", {data['dropped']} dropped" if data["dropped"] else ""),
         "settings": ", ".join(changed) or "the defaults",
@@ -55,7 +56,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
     if stage.extra is not None:
         weights = stage.extra.reward_weights or [1.0] * len(stage.extra.rewards)
         named = zip(stage.extra.rewards, weights, strict=True)
-        rows["rewards"] = ", ".join(f"{reward_name(one)} × {weight:g}" for one, weight in named)
+        rows["rewards"] = ", ".join(f"{shown(one)} × {weight:g}" for one, weight in named)
         rows["samples"] = f"{stage.extra.num_generations} a prompt, at most {stage.extra.max_completion_length} tokens"
     return Panel(_pairs(rows), title=stage.kind, title_align="left", border_style="cyan")
 
@@ -68,16 +69,27 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
     return [result_table(stages), Group("", f"run {record['run_id']} passed: {took}")]
 
 
+def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
+    """Return where the run's final model lies: the last policy, or the reward model where that is all there is."""
+    stages = record["stages"]
+    last = next((entry for entry in reversed(stages) if entry["name"] != "reward"), stages[-1])
+    return f"The model of stage {last['name']}: {_relative(run_dir / last['output_dir'])}"
+
+
 def resume_command(run_dir: Path) -> str:
     """Return the command that continues a run, as it must be typed in the working directory."""
-    script = _relative(Path(__file__).resolve().parent.parent / "run_all.py")
-    words = ["python", script, "--resume", run_dir.name]
+    words = ["--resume", run_dir.name]
     if run_dir.parent != Path("runs").resolve():
         words += ["--runs-dir", _relative(run_dir.parent)]
-    return shlex.join(words)
+    return command(Path(__file__).resolve().parent.parent / "run_all.py", *words)
 
 
-def _relative(path: Path) -> str:
+def command(script: Path | str, *words: str) -> str:
+    """Return a command for the interpreter that is running, as it must be typed in the working directory."""
+    return shlex.join([_relative(sys.executable), _relative(script), *words])
+
+
+def _relative(path: Path | str) -> str:
     inside = os.path.relpath(path)
     return str(path) if inside.startswith("..") else inside
 

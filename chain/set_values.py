@@ -71,6 +71,8 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
     field, _, option = field.partition(".")
     if field not in known or (option and field != "trainer_args"):
         raise ValueError(f"there is no field {field!r}{did_you_mean(field, known) or '.'} Fields: {', '.join(known)}")
+    if option in known:
+        raise ValueError(f"{option} is a field of the stage: leave out `trainer_args.`")
     if option:
         try:
             value = json.loads(text)

@@ -1,6 +1,7 @@
 """The stages of a run: what one is, how its parts are named, and everything wrong with a recipe, told at once."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from algorithms.rewards import name_of
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
 from utils import trackers
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused, did_you_mean, refusal
 
 Config = TrainingConfig | PretrainConfig
 
@@ -75,6 +76,13 @@ def reward_name(source: Any) -> str:
     return name_of(source)
 
 
+def shown(source: Any) -> str:
+    """Return how a model or a reward is called on the screen; None stands for pretraining's random weights."""
+    if source is None:
+        return "random weights"
+    return f"output of stage {source.name}" if isinstance(source, StageOutput) else reward_name(source)
+
+
 def stages_of(
     configs: Mapping[str, Config],
     grpo_extra: GRPOExtraConfig | None = None,
@@ -101,7 +109,7 @@ def stages_of(
     except Refused as error:
         problems.append(str(error))
     if problems:
-        raise Refused("\n".join(["the recipe cannot run:", *(f"- {problem}" for problem in dict.fromkeys(problems))]))
+        raise refusal(problems)
     return stages
 
 
@@ -125,10 +133,12 @@ def _shape(configs: Any, extra: Any) -> Iterator[str]:
 
 
 def _choice(configs: Any, only: Sequence[str] | None) -> Iterator[str]:
-    for name in only or ():
+    for name, times in Counter(only or ()).items():
         if isinstance(configs, Mapping) and name not in configs:
             near = did_you_mean(name, configs)
             yield f"--stages {name}: the recipe has no such stage{near or '.'} It has: {', '.join(configs)}"
+        elif times > 1:
+            yield f"--stages names {name} {times} times: a stage runs once"
     if only is not None and not only:
         yield "--stages names no stage"
 

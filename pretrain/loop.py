@@ -19,7 +19,7 @@ from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizers
 from pretrain.tokenizer import train_tokenizer
 from utils import trackers
-from utils.console import progress
+from utils.console import console, progress
 from utils.errors import StageFailed
 from utils.runtime import computes_in_bf16, peak_memory_bytes
 from utils.runtime import device as find_device
@@ -109,6 +109,7 @@ def load_corpus(config: PretrainConfig, stage_dir: Path, log: StageLog) -> Corpu
     data = sources.load_for(config, "pretrain")
     log.info(data=data.info)
     texts = list(data.train["text"])
+    console().print(f"pretrain: training a tokenizer, packing {len(texts)} documents")
     tokenizer = train_tokenizer(texts[: config.tokenizer_samples], config.vocab_size, stage_dir)
     tokenizer.chat_template = chat.CHAT_TEMPLATE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused, did_you_mean, without_number
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,7 +39,7 @@ def _purpose(path: Path) -> str:
     except SyntaxError as error:
         return f"cannot be read: line {error.lineno}: {error.msg}"
     except (OSError, ValueError) as error:
-        return f"cannot be read: {error}"
+        return f"cannot be read: {without_number(error)}"
     return docstring.partition("\n")[0]
 
 
@@ -63,10 +63,12 @@ def load(name_or_file: str) -> Recipe:
 
 def _locate(name_or_file: str) -> tuple[Path, str]:
     """Return the recipe's file, and the name that finds it again from any directory."""
-    given, named = Path(name_or_file).expanduser(), HERE / f"{name_or_file}.py"
+    given, named = Path(name_or_file).expanduser(), HERE / f"{name_or_file.removesuffix('.py')}.py"
     if given.is_file():
         path = given.resolve()
-    elif named.is_file() and named.parent == HERE and name_or_file != "__init__":
+    elif name_or_file and given.is_dir():
+        raise Refused(f"{name_or_file} is a directory: give the file of a recipe in it")
+    elif named.is_file() and named.parent == HERE and named.stem != "__init__":
         path = named
     else:
         names = shipped()

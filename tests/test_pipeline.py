@@ -139,7 +139,8 @@ def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
         assert stage["config"]["dataset_name"] in ("rows.jsonl", "pairs.jsonl")
     console = (run / "console_output.log").read_text()
     assert "\x1b" not in console
-    for text in (run.name, "rows.jsonl", "sft passed", "Held-out results"):
+    assert console.endswith(f"The model of stage dpo: runs/{run.name}/my-dpo\n")
+    for text in (run.name, "rows.jsonl", "starts from  output of stage sft", "sft passed", "Held-out results"):
         assert text in console
 
 
@@ -384,6 +385,20 @@ def test_sigterm_interrupts_and_resume_goes_on(stages: Stages) -> None:
     assert "--resume" in (run / "console_output.log").read_text()
 
 
+def test_an_interrupted_stage_records_what_it_had_done(stages: Stages) -> None:
+    def interrupt() -> None:
+        StageLog(_only_run() / "my-sft").metrics(20, 0.5, {"loss": 1.0, "num_tokens": 640})
+        raise KeyboardInterrupt
+
+    stages.instead["sft"] = interrupt
+    with pytest.raises(Interrupted):
+        run_pipeline(_sft())
+    info = _info(_only_run() / "my-sft" / "stage_info.json")
+    assert (info["status"], info["steps"], info["tokens"]) == ("interrupted", 20, 640)
+    events = (_only_run() / "my-sft" / "training_events.log").read_text()
+    assert events.endswith("| STAGE_INTERRUPTED | step 20 was the last that was logged\n")
+
+
 def test_a_stage_that_had_trained_is_only_measured_at_resume(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(KeyboardInterrupt())())
@@ -526,9 +541,13 @@ def test_seed_of_a_run_is_null_where_stages_differ(stages: Stages) -> None:
     assert _info(run / "run_info.json")["seed"] is None
 
 
-def test_a_runs_dir_that_is_a_file_is_refused(stages: Stages) -> None:
-    with pytest.raises(Refused, match="is a file"):
-        run_pipeline(_configs(), runs_dir="rows.jsonl")
+@pytest.mark.parametrize(("runs_dir", "message"), [("rows.jsonl", "is a file"), ("", "is empty")])
+def test_a_runs_dir_that_cannot_be_used_is_refused_before_data_are_fetched(
+    runs_dir: str, message: str, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "fetch", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(Refused, match=message):
+        run_pipeline(_configs(), runs_dir=runs_dir)
 
 
 def test_a_recipe_run_as_a_script_from_anywhere_ends_with_a_message(in_tmp: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import run_all
+from chain import command_line
 from chain.run_directory import RunInfo
 from utils.files import weights_sha256, write_json
 
@@ -132,6 +133,14 @@ def call_make(target: str) -> None:
     assert wanted in done.stdout
 
 
+def test_setting_up_says_beforehand_what_is_downloaded(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-n", "setup", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    said, install = done.stdout.index("GB to download"), done.stdout.index("pip install")
+    assert said < install
+
+
 def call_benchmark(words: list[str]) -> None:
     """Let the benchmark parse its help, which must name the flags that the README gives it."""
     done = subprocess.run(
@@ -155,8 +164,10 @@ def test_a_command_of_the_readme_runs(
             call_run_all(argv, capsys)
         case ["python", script, *_] if script.startswith("benchmarks/"):
             call_benchmark(words[1:])
-        case ["python", recipe]:
+        case ["python", recipe, *argv]:
             call_recipe(recipe, monkeypatch)
+            monkeypatch.setattr(sys, "argv", [recipe, *argv])
+            command_line.of_script()
         case ["python3.11", "-m", module, ".venv"]:
             assert module == "venv"
         case [".", activate]:

@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import run_all
+from chain.command_line import Request
 from chain.run_directory import RunInfo, create
 from recipes import load, shipped
-from run_all import Request, main
+from run_all import main
 from utils.errors import Refused, StageFailed
 
 ON_PATH = os.environ | {"PYTHONPATH": str(Path(run_all.__file__).parent)}  # as `pip install -e .` has it
@@ -77,7 +79,7 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
     [
         (["--recipy", "x"], "did you mean '--recipe'"),
         (["--tes"], "did you mean '--test'"),
-        (["--seed", "many"], "invalid int value: 'many'"),
+        (["--seed", "many"], "argument --seed: many: must be a whole number"),
         (["--recipe", "smollm2_135"], "did you mean 'smollm2_135m'"),
         (["--recipe", "nowhere.py"], "no recipe 'nowhere.py'"),
         (["--test", "--prod"], "not allowed with"),
@@ -90,7 +92,14 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--resume", ""], "no run '' in runs"),
         (["--recipe", ""], "no recipe ''"),
         (["--recipe", "__init__"], "no recipe '__init__'"),
+        (["--recipe", "model"], "model is a directory"),
         (["--test", "--stages", ""], "--stages names no stage"),
+        (["--recipe", "mine-0.5.py", "--stages", "sft,sft"], "--stages names sft 2 times"),
+        (["--list", "--plan"], "--list names the recipes and does nothing else"),
+        (["--list", "--seed", "1"], "--list names the recipes and does nothing else"),
+        (["--recipe", "mine-0.5.py", "--plan", "--runs-dir", ""], "--runs-dir is empty"),
+        (["--recipe", "mine-0.5.py", "--plan", "--runs-dir", "rows.jsonl/runs"], "rows.jsonl is a file"),
+        (["--recipe", "mine-0.5.py", "--runs-dir", "rows.jsonl"], "rows.jsonl is a file"),
         (["--test", "--stages", "sft", "--from", ""], "no run '' in runs"),
         (["--from", ""], "add --stages"),
         (["--resume", "latest"], "no unfinished run in runs"),
@@ -101,13 +110,24 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--recipe", "mine-0.5.py", "--set", "sft.max_steps=1.5"], "must be int or None, not '1.5'"),
         (["--recipe", "mine-0.5.py", "--set", "learning_rate"], "STAGE.FIELD=VALUE"),
         (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.max_grad_nrom=1"], "did you mean 'max_grad_norm'"),
-        (["--recipe", "mine-0.5.py", "--seed", "-1"], "seed = -1: must be 0 or more"),
+        (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.learning_rate=1"], "leave out `trainer_args.`"),
+        (["--test", "--seed", "-1"], "argument --seed: -1: must be a whole number, 0 or more"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_message(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in _refused(capsys, *argv)
+    said = _refused(capsys, *argv)
+    assert message in said
+    assert said.count("must be") <= 1
+
+
+def test_a_value_with_two_faults_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _refused(capsys, "--recipe", "mine-0.5.py", "--set", "sft.output_dir=").count("output_dir") == 1
+
+
+def test_a_shipped_recipe_is_found_by_the_name_of_its_file() -> None:
+    assert load("scratch_tiny.py").name == "scratch_tiny"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +184,59 @@ def test_a_file_beside_a_script_that_hides_ours_is_named(name: str, in_tmp: Path
     assert f"{in_tmp / name}.py hides sixgig's package {name}: rename it" in done.stderr
 
 
+def _script(*argv: str, source: str = RECIPE) -> subprocess.CompletedProcess[str]:
+    """Run a recipe by itself, with these arguments."""
+    Path("by-itself.py").write_text(
+        f"{source}from pipeline import run_pipeline\nrun_pipeline(configs)\nprint('after')\n"
+    )
+    command = [sys.executable, "by-itself.py", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ON_PATH)
+
+
+def test_a_recipe_run_as_a_script_takes_the_flags_of_one_recipe(in_tmp: Path) -> None:
+    done = _script("--plan", "--set", "sft.num_train_epochs=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row[:6] for row in _rows(done.stdout)] == [["sft", "model", "rows.jsonl", "48", "12", "6"]]
+    assert "loading libraries\nsft: preparing rows.jsonl\n" in done.stdout
+    assert "after" not in done.stdout
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--plann"], "unrecognized arguments: --plann, did you mean '--plan'? All flags: "),
+        (["--test"], "unrecognized arguments: --test"),
+        (["--force"], "add --resume"),
+        (["--resume", "latest"], "is not of "),
+    ],
+)
+def test_a_recipe_run_as_a_script_refuses_wrong_flags_in_one_message(argv: list[str], message: str) -> None:
+    record: dict[str, Any] = {"recipe": "another", "values": [], "from_run": None, "configs": {}}
+    RunInfo(create(Path("runs"))).set(**record, status="interrupted", stages=[])
+    done = _script(*argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["configs, 3", "3", "None", "configs, runs_dir=''", "configs, stages='sft,sft'"])
+def test_wrong_arguments_of_run_pipeline_end_a_script_with_a_message(wrong: str, in_tmp: Path) -> None:
+    done = _script(source=f"{RECIPE}from pipeline import run_pipeline\nrun_pipeline({wrong})\n")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chain.screen import command, resume_command
+
+    monkeypatch.setattr(sys, "executable", str(in_tmp / ".venv/bin/python"))
+    assert command(in_tmp / "mine.py", "--plan") == ".venv/bin/python mine.py --plan"
+    assert resume_command(in_tmp / "runs/x").startswith(".venv/bin/python ")
+    monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
+    assert command("mine.py") == "/opt/venv/bin/python mine.py"
+
+
 def test_a_broken_file_among_the_recipes_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,31 +268,58 @@ def test_the_cache_that_env_names_is_used(flag: str, in_tmp: Path) -> None:
     assert "some/model" in done.stdout
 
 
+def _rows(said: str) -> list[list[str]]:
+    """Return the cells of a plan's table."""
+    return [[cell.strip() for cell in row.split("│")[1:-1]] for row in said.splitlines() if row.count("│") > 5]
+
+
 def test_plan_shows_rows_steps_and_parameters_and_creates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path.cwd().rglob("*"))
     assert main(["--recipe", "mine-0.5.py", "--plan"]) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if "rows.jsonl" in line)
-    cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
+    (cells,) = _rows(capsys.readouterr().out)
     # 48 of the 60 rows in batches of 8 are 6 steps, three times over; 3×4 + 5 weights
     assert cells[:7] == ["sft", "model", "rows.jsonl", "48", "12", "18", "17"]
     assert sorted(Path.cwd().rglob("*")) == before
 
 
+def test_plan_tells_a_long_path_whole_and_in_one_line(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = in_tmp / ("deep" * 20) / ("down" * 20)
+    shutil.copytree("model", deep / "model")
+    assert main(["--recipe", "mine-0.5.py", "--plan", "--set", f"sft.model_name={deep}/model"]) == 0
+    said = capsys.readouterr().out
+    assert f"…/model: {deep}/model" in said.splitlines()
+    assert _rows(said)[0][1] == "…/model"
+
+
+def test_plan_of_a_run_to_resume_holds_what_is_left_of_it(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("two.py").write_text(
+        f"{RECIPE}from algorithms import StageOutput\nfrom dataclasses import replace\n"
+        "configs['reward'] = replace(configs['sft'], model_name=StageOutput('sft'), output_dir='reward',"
+        " dataset_name='pairs.jsonl')\n"
+    )
+    pairs = [{"prompt": f"What is {n}+{n}?", "chosen": f" {2 * n}", "rejected": " 0"} for n in range(60)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    run = create(Path("runs"))
+    shutil.copytree("model", run / "sft")
+    entries = [{"name": "sft", "output_dir": "sft", "status": "passed"}, {"name": "reward", "status": "pending"}]
+    asked: dict[str, Any] = {"recipe": str(in_tmp / "two.py"), "values": [], "from_run": None, "configs": {}}
+    RunInfo(run).set(**asked, status="interrupted", stages=entries)
+    assert main(["--resume", "latest", "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert f"what is left of run {run.name}, in which sft passed" in " ".join(said.split())
+    assert [(row[:2], row[6]) for row in _rows(said)] == [(["reward", "output of stage sft"], "17")]
+
+
 def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
-    run, asked = create(Path("runs")), ["sft.beta=1", "sft.seed=7"]
+    run, asked = create(Path("runs")), ["sft.weight_decay=1", "sft.seed=7"]
     record = {"recipe": str(in_tmp / "mine-0.5.py"), "values": asked, "from_run": "another", "configs": {}}
     RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft"}])
     args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
-    request = run_all.resumed(args)
-    assert request == Request(
-        recipe=str(in_tmp / "mine-0.5.py"),
-        runs_dir=Path("runs"),
-        values=("sft.beta=1", "sft.seed=7", "sft.max_steps=3"),
-        stages=("sft",),
-        from_run="another",
-        resume=run.name,
-        force=True,
-    )
+    request = run_all.request(args, run_all.recipe_of(args.runs_dir, args.resume))
+    assert (request.recipe, request.values) == (record["recipe"], (*asked, "sft.max_steps=3"))
+    assert (request.stages, request.from_run, request.resume) == (("sft",), "another", run.name)
+    sft = request.configs["sft"]
+    assert (sft.weight_decay, sft.seed, sft.max_steps) == (1, 7, 3)
 
 
 @pytest.fixture
@@ -227,11 +327,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record which recipes would run, instead of running them."""
     ran: list[str] = []
 
-    def run(request: Request) -> int:
-        ran.append(request.recipe)
-        return 0
-
-    monkeypatch.setattr(run_all, "run", run)
+    monkeypatch.setattr(run_all, "act", lambda args, request: ran.append(request.recipe))
     monkeypatch.setattr(run_all, "check", lambda request: None)
     return ran
 
@@ -258,23 +354,23 @@ def test_the_bare_command_runs_test_and_exits_2_if_prod_cannot_be_had(
 
 def test_what_prod_needs_is_looked_for_and_named() -> None:
     with pytest.raises(Refused, match=r"HF_HUB_OFFLINE.*Qwen/Qwen2.5-0.5B.*trl-lib/Capybara"):
-        run_all.check(Request(recipe=run_all.PROD, runs_dir=Path("runs")))
+        run_all.check(run_all.request(run_all.parser().parse_args([]), run_all.PROD))
 
 
 def test_a_failed_stage_exits_1_with_its_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(request: Request) -> int:
+    def act(*_: object) -> None:
         raise StageFailed("stage sft failed: nothing was learnt")
 
-    monkeypatch.setattr(run_all, "run", run)
+    monkeypatch.setattr(run_all, "act", act)
     assert main(["--test"]) == 1
     assert capsys.readouterr().err == "stage sft failed: nothing was learnt\n"
 
 
 def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(request: Request) -> int:
+    def act(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_all, "run", run)
+    monkeypatch.setattr(run_all, "act", act)
     assert main(["--test"]) == 130

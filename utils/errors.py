@@ -1,5 +1,6 @@
 """The ways a request ends badly, refused before it starts or failed after it started, and their exit codes."""
 
+import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,6 +20,19 @@ class StageFailed(RuntimeError):
 
 class Interrupted(KeyboardInterrupt):
     """A run that was stopped and can continue; the message says how. As a script: exit code 130."""
+
+
+def refusal(problems: Iterable[str]) -> Refused:
+    """Return the refusal of a run for all of its problems; of two about one value, the first is told."""
+    told: dict[str, str] = {}
+    for problem in problems:
+        told.setdefault(problem.partition(": must be")[0], problem)
+    return Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in told.values())]))
+
+
+def without_number(error: BaseException) -> str:
+    """Return what an error says, without the system's number for it."""
+    return re.sub(r"\[Errno -?\d+\] ?", "", str(error)) or type(error).__name__
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import Refused
+from utils.errors import Refused, without_number
 from utils.files import weight_files
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -34,7 +34,7 @@ def unreachable() -> str | None:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
     except (httpx2.HTTPError, OSError) as error:
         _set_offline(True)
-        return f"the Hugging Face Hub cannot be reached: {error or type(error).__name__}"
+        return f"the Hugging Face Hub cannot be reached: {without_number(error)}"
     return None
 
 
@@ -44,6 +44,11 @@ def _set_offline(offline: bool) -> None:
     constants.HF_HUB_OFFLINE = offline
     if "datasets" in sys.modules:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = offline
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a name can only be that of a file or directory: no Hub id looks like it."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def local_model(name: str, revision: str | None) -> Path | None:
@@ -65,7 +70,7 @@ def local_model(name: str, revision: str | None) -> Path | None:
         if lacks:
             raise Refused(f"{name} is no model's directory: it has no {' and no '.join(lacks)}")
         return path.resolve()
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if is_path(name):
         raise Refused(f"there is no directory {name}: name a model's directory or a Hub id")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -184,4 +189,4 @@ def _said_plainly(what: str, name: str, revision: str | None) -> Iterator[None]:
             f"{subject} is not on the Hub, or private: check its spelling; a private one needs HF_TOKEN"
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
-        raise Refused(f"{subject} cannot be had from the Hub: {error}. {GET_IT}") from error
+        raise Refused(f"{subject} cannot be had from the Hub: {without_number(error)}. {GET_IT}") from error

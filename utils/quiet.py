@@ -3,13 +3,14 @@
 import importlib
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.console import warn
+from utils.console import console, warn
 from utils.runtime import now
 
 LIBRARIES = (
@@ -76,6 +77,8 @@ def quiet_libraries(training_log: Path | None) -> Iterator[None]:
 
     Their own handlers and progress bars are off meanwhile, and back afterwards.
     """
+    if "transformers" not in sys.modules:
+        console().print("loading libraries")  # it takes seconds, in which nothing else is said
     route = _Route(training_log)
     with warnings.catch_warnings(), _no_bars():
         warnings.showwarning = _show_by(route)

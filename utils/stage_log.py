@@ -9,8 +9,9 @@ from utils.console import warn
 from utils.files import jsonable, read_json, replace_text, write_json
 from utils.runtime import now
 
-EventKind = Literal["STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED"]
-
+EventKind = Literal[
+    "STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED", "STAGE_INTERRUPTED"
+]  # fmt: skip
 
 NOT_YET: dict[str, Any] = {
     "name": None, "status": "pending", "config": {}, "input": None, "output": None, "data": None, "steps": 0,
@@ -42,6 +43,12 @@ class StageLog:
         line = jsonable({"step": step, "epoch": epoch, "timestamp": now()} | dict(values))
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def done(self) -> dict[str, int]:
+        """Return the steps up to the last line of metrics, and the tokens seen in them: of a stage that did not end."""
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []
+        last: dict[str, Any] = next((json.loads(line) for line in reversed(lines) if _step_of(line) is not None), {})
+        return {"steps": last.get("step", 0), "tokens": int(last.get("num_tokens") or 0)}
 
     def cut_back(self, step: int) -> None:
         """Drop the metrics and alarms of later steps than `step`, and a last line that a crash left incomplete."""

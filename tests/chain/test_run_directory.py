@@ -1,5 +1,6 @@
 """Run ids, locks, and finding runs."""
 
+import os
 import subprocess
 import sys
 from datetime import datetime, tzinfo
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chain import run_directory
-from chain.run_directory import RunInfo, create, find, is_live, lock
+from chain.run_directory import RunInfo, create, find, is_live, lock, usable
 from utils.errors import Refused
 
 
@@ -92,7 +93,23 @@ def test_a_stage_entry_changes_alone(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refused, match="is a file"):
-        create(tmp_path / "file")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Refused, match="cannot be written"):
+            create(path)
+
+
+def test_whether_runs_can_be_kept_is_told_without_creating_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Refused, match="file is a file"):
+            usable(path)
+    with pytest.raises(Refused, match="is empty"):
+        usable("")
+    assert usable(tmp_path / "not" / "yet") == tmp_path
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and mode == os.F_OK)
     with pytest.raises(Refused, match="cannot be written"):
-        create(tmp_path / "file" / "below")
+        usable(tmp_path / "not" / "yet")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

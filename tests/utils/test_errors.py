@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.errors import Interrupted, Refused, StageFailed, did_you_mean, exit_code
+from utils.errors import Interrupted, Refused, StageFailed, did_you_mean, exit_code, refusal, without_number
 
 
 @pytest.mark.parametrize(("kind", "code"), [("Refused", 2), ("StageFailed", 1), ("Interrupted", 130)])
@@ -25,6 +25,16 @@ def test_a_programming_error_keeps_its_traceback() -> None:
 def test_exit_codes() -> None:
     ends = [Refused(), StageFailed(), Interrupted(), KeyboardInterrupt()]
     assert [exit_code(error) for error in ends] == [2, 1, 130, 130]
+
+
+def test_of_two_problems_of_one_value_the_first_is_told() -> None:
+    said = refusal(["sft: a = '': must be a name", "sft: b = 0: must be 1", "sft: a = '': must be given"])
+    assert str(said) == "the run cannot start:\n- sft: a = '': must be a name\n- sft: b = 0: must be 1"
+
+
+def test_an_error_of_the_system_is_told_without_its_number() -> None:
+    assert without_number(OSError(-2, "Name or service not known")) == "Name or service not known"
+    assert without_number(TimeoutError()) == "TimeoutError"
 
 
 @pytest.mark.parametrize(("given", "near"), [("sfd", "sft"), ("SFT", "sft"), ("rewrad", "reward"), ("zzz", None)])

@@ -39,6 +39,16 @@ def test_cut_back_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
     assert _steps(log) == [1, 2, 3]
 
 
+def test_what_is_done_is_what_the_last_whole_line_says(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    assert log.done() == {"steps": 0, "tokens": 0}
+    log.metrics(5, None, {"num_tokens": 70.0})
+    log.metrics(9, None, {"num_tokens": 130.0})
+    with log.metrics_file.open("a") as file:
+        file.write('{"step": 12, "lo')
+    assert log.done() == {"steps": 9, "tokens": 130}
+
+
 def test_cut_back_drops_later_alarms(tmp_path: Path) -> None:
     log = StageLog(tmp_path)
     for step in (0, 2, 3):

@@ -1,0 +1,179 @@
+"""The flags that one recipe takes, by `run_all.py` and run as a script, and what is done with them."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from algorithms.checks import RULES
+from algorithms.config import GRPOExtraConfig
+from chain.plan import plan, plan_lines
+from chain.preflight import fetch
+from chain.record import chosen_stages, finished_outputs, resumable
+from chain.run_directory import find, usable
+from chain.screen import command, resume_command
+from chain.set_values import seeds, with_values
+from chain.stages import Stage
+from utils.console import console
+from utils.errors import Refused, did_you_mean
+from utils.quiet import quiet_libraries
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one message, with the nearest right flag, instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Refused."""
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
+        near = "".join(did_you_mean(word.partition("=")[0], flags) for word in unknown[:1])
+        raise Refused(f"{message}{near or '.'} All flags: {command(sys.argv[0], '--help')}")
+
+
+def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
+    """Add the flags of one recipe to a parser; to `which`, the parser or a group of it, the one that names a run."""
+    which.add_argument("--resume", metavar="RUN_ID", help="continue where it stopped; `latest`: newest unfinished")
+    made.add_argument("--stages", type=_names, metavar="A,B", help="only these stages")
+    made.add_argument("--from", dest="from_run", metavar="RUN_ID", help="the run that --stages take their inputs from")
+    value: dict[str, Any] = {"dest": "values", "action": "append", "default": [], "metavar": "STAGE.FIELD=VALUE"}
+    made.add_argument("--set", **value, help="change a value; repeatable")
+    made.add_argument("--seed", type=_seed, metavar="N", help="the seed of every stage")
+    made.add_argument("--plan", action="store_true", help="inputs, rows, steps, parameters, disk; starts nothing")
+    made.add_argument("--check-data", action="store_true", help="with --plan: read every row, of data on the Hub too")
+    made.add_argument("--download", action="store_true", help="fetch what the recipe needs, and stop")
+    made.add_argument(
+        "--force",
+        action="store_true",
+        help="with --resume: accept changes, on the record; what was stopped starts over",
+    )
+    made.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are kept (runs)")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _seed(text: str) -> int:
+    allowed, said = RULES["seed"]
+    try:
+        if allowed(int(text)):
+            return int(text)
+    except ValueError:
+        pass  # refused below, as a number out of range is
+    raise argparse.ArgumentTypeError(f"{text}: must be a whole number, {said}")
+
+
+def of_script(**defaults: Any) -> argparse.Namespace:
+    """Return the arguments that the running script was given; `defaults` are what it passes to `run_pipeline`."""
+    made = Parser(description="Run this recipe.", allow_abbrev=False)
+    add_flags(made, made)
+    made.set_defaults(**defaults)
+    args = made.parse_args()
+    refuse_combinations(args)
+    return args
+
+
+def refuse_combinations(args: argparse.Namespace) -> None:
+    """Raise Refused where one flag needs, or forbids, another, or the directory of runs cannot be used."""
+    resume, stages = args.resume is not None, args.stages is not None  # "" is given too: a shell variable without value
+    refuse(
+        (args.from_run is not None and not stages, "--from gives --stages their inputs: add --stages"),
+        (stages and resume, "--resume runs the stages that the run began with: leave out --stages"),
+        (args.seed is not None and resume, "--resume keeps the seed that the run began with: leave out --seed"),
+        (args.force and not resume, "--force accepts what --resume would refuse: add --resume"),
+        (args.check_data and not args.plan, "--check-data belongs to --plan: add --plan"),
+        (args.plan and args.download, "--plan starts nothing, --download fetches: choose one"),
+    )
+    usable(args.runs_dir)
+
+
+def refuse(*rules: tuple[object, str]) -> None:
+    """Raise Refused with what is said of each rule that is broken."""
+    problems = [said for broken, said in rules if broken]
+    if problems:
+        raise Refused("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A recipe as the command line asks for it: its values are set."""
+
+    recipe: str
+    configs: Mapping[str, Any]
+    grpo_extra: GRPOExtraConfig | None
+    runs_dir: Path
+    values: tuple[str, ...]
+    """What has been set in the recipe, for the record."""
+    stages: tuple[str, ...] | None = None
+    from_run: str | None = None
+    resume: str | None = None
+
+
+def request(
+    args: argparse.Namespace, recipe: str, configs: Mapping[str, Any], grpo_extra: GRPOExtraConfig | None
+) -> Request:
+    """Return what the arguments ask for of a recipe; with `--resume`, also what the run was asked for before."""
+    asked: dict[str, Any] = {"stages": args.stages, "from_run": args.from_run}
+    values = [*args.values, *(() if args.seed is None else seeds(configs, args.seed))]
+    if args.resume is not None:
+        info = resumable(Path(args.runs_dir), args.resume)
+        record = info.read()
+        if record["recipe"] != recipe:
+            said = f"run {info.run_dir.name} is not of {recipe} but of {record['recipe'] or 'none that has a file'}"
+            raise Refused(f"{said}. Continue it with:\n  {resume_command(info.run_dir)}")
+        values = [*record["values"], *values]
+        names = tuple(entry["name"] for entry in record["stages"])
+        asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
+    configs, grpo_extra = with_values(configs, grpo_extra, values)
+    return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
+
+
+def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., Path]) -> Path | None:
+    """Plan, download or run the recipe; return the directory of the run, if there was one."""
+    if args.plan or args.download:
+        show_plan(asked, args.check_data) if args.plan else download(asked)
+        return None
+    new = asked.resume is None  # a resumed run knows its stages and their inputs
+    return run_pipeline(
+        asked.configs,
+        asked.grpo_extra,
+        recipe=asked.recipe,
+        runs_dir=asked.runs_dir,
+        stages=asked.stages if new else None,
+        from_run=asked.from_run if new else None,
+        resume=asked.resume,
+        force=args.force,
+        values=asked.values,
+    )
+
+
+def stages(asked: Request) -> tuple[list[Stage], dict[str, Path]]:
+    """Return the checked stages, and the directories of an earlier run that they may start from."""
+    source = None if asked.from_run is None else find(asked.runs_dir, asked.from_run)
+    return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source)
+
+
+def show_plan(asked: Request, check_data: bool) -> None:
+    """Print what each stage needs; of a run that would be resumed, each that has not passed."""
+    with quiet_libraries(None):
+        chosen, outputs = stages(asked)
+        passed = finished_outputs(find(asked.runs_dir, asked.resume)) if asked.resume else {}
+        left = [stage for stage in chosen if stage.kind not in passed]
+        needs = plan(left, outputs | passed, check_data=check_data)
+    title = f"Plan of {asked.recipe}"
+    if passed:
+        title += f": what is left of run {asked.resume}, in which {', '.join(passed)} passed"
+    for line in plan_lines(title, needs, asked.runs_dir):
+        console().print(line, soft_wrap=isinstance(line, str), markup=False)
+
+
+def download(asked: Request) -> None:
+    """Fetch the models and data that the recipe names, so that it can run without a network."""
+    with quiet_libraries(None):
+        fetched = fetch(*stages(asked))
+    for (name, _), directory in fetched.models.items():
+        console().print(f"model {name}: {directory}", markup=False, soft_wrap=True)
+    for kind, data in fetched.data.items():
+        console().print(f"{kind}: {data['name']}, {data['train_rows']} rows", markup=False)
