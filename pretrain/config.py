@@ -22,9 +22,9 @@ class PretrainConfig:
     dataset_revision: str | None = None
     """Commit, tag or branch of the data set on the Hub."""
     eval_split: str | None = None
-    """A published split to hold out; None holds documents out by their hash."""
+    """A published split to hold out. None: a folder's own `validation` or `test` files, else `eval_fraction`."""
     eval_fraction: float = 0.05
-    """Share of documents held out by hash when there is no eval_split."""
+    """Share of documents held out by hash when there is no split to hold out."""
     eval_samples: int = 256
     """Held-out documents to evaluate on, at most."""
     max_samples: int | None = None
