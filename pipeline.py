@@ -209,11 +209,14 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
     if stage.model is not None:
         path = Path(resolved.config.model_name)
         source = {"ref": reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
+    judges = {reference(one): weights_sha256(run.path_of(one, None)) for one in stage.reward_models}
     config = (log.read_info().get("config") or {}) | recorded(
         stage
     )  # of an interrupted run: its trainer's options stay
     data = run.fetched.data[stage.kind]
-    log.open(name=stage.kind, status="running", config=config, input=source, data=data, error=None)
+    log.open(
+        name=stage.kind, status="running", config=config, input=source, reward_models=judges, data=data, error=None
+    )
     run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
     log.event("STAGE_START", f"{stage.kind} from {shown(stage.model)}")
     console().print(screen.stage(stage, data))

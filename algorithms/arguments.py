@@ -33,6 +33,11 @@ def config_class(kind: str) -> Any:
     return getattr(trl, CONFIG_CLASS[kind])
 
 
+def defaults(kind: str) -> dict[str, Any]:
+    """Return TRL's own value of each option of a stage's trainer."""
+    return {field.name: field.default for field in fields(config_class(kind))}
+
+
 def trainer_fields(config: TrainingConfig) -> dict[str, Any]:
     """Return the trainer's options that have a field of their own and are set."""
     names = [field.name for field in fields(config) if field.name not in NOT_FOR_THE_TRAINER]

@@ -35,7 +35,7 @@ RULES: dict[str, Rule] = {
     "per_device_train_batch_size": AT_LEAST_1,
     "per_device_eval_batch_size": AT_LEAST_1,
     "gradient_accumulation_steps": AT_LEAST_1,
-    "max_length": AT_LEAST_1,
+    "max_length": AT_LEAST_2,  # a row of one token predicts nothing
     "warmup_steps": AT_LEAST_0,
     "weight_decay": AT_LEAST_0,
     "max_grad_norm": AT_LEAST_0,
@@ -140,7 +140,7 @@ def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
     options = arguments.given(config, extra)
     if "generation_batch_size" in options or "steps_per_generation" in options:
         return []
-    defaults = {field.name: field.default for field in fields(arguments.config_class("grpo"))}
+    defaults = arguments.defaults("grpo")
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
     rows, passes = (int(options.get(name, defaults[name])) for name in names)
     groups = options["num_generations"]

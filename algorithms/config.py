@@ -45,10 +45,10 @@ class TrainingConfig:
     """Split that is trained on."""
 
     eval_split: str | None = None
-    """Split of held-out rows. None: `eval_fraction` of the training rows, chosen by a hash of their content."""
+    """Split of held-out rows. None: a folder's own `validation` or `test` files, else `eval_fraction` of the rows."""
 
     eval_fraction: float = 0.05
-    """Share of the rows held out when there is no `eval_split`."""
+    """Share of the rows held out, by a hash of their prompt, when there is no split of held-out rows."""
 
     eval_samples: int = 256
     """Most held-out rows that the stage is measured on. Exact match on made problems is always of the same problems."""

@@ -46,14 +46,23 @@ def judge_rewards(history: list[dict[str, Any]]) -> None:
     """Look at what GRPO logged.
 
     Raises:
-        StageFailed: in no step did the rewards of any group differ, so no step could teach anything.
+        StageFailed: no completion got a reward, or in no step did the rewards of any group differ, so no step could
+            teach anything.
     """
     from utils.errors import StageFailed
 
     steps = [line for line in history if "frac_reward_zero_std" in line]
+    rewards = [
+        line["reward"] for line in steps if line["reward"] is not None
+    ]  # None: no completion of the step has one
+    if steps and not rewards:
+        raise StageFailed(
+            "no completion got a reward: every reward function returned None. `accuracy` does where the column"
+            " `solution` holds no maths: choose a reward that fits the data, such as exact_match"
+        )
     if not steps or any(line["frac_reward_zero_std"] < 1 for line in steps):
         return
-    mean = sum(line["reward"] for line in steps) / len(steps)
+    mean = sum(rewards) / len(rewards)
     clipped = sum(line["completions/clipped_ratio"] for line in steps) / len(steps)
     raise StageFailed(
         f"the rewards never varied within a group: mean reward {mean:.3g}, and {clipped:.0%} of the completions were"

@@ -11,15 +11,12 @@ HEAD = "score.weight"  # the new layer of a reward model
 
 
 def tokenizer(config: TrainingConfig, rows: Any, *, gives_template: bool = False) -> Any:
-    """Return the model's tokenizer, fit for `rows`: a pad apart from EOS, and for conversations a template.
-
-    `gives_template`: a model without a chat template gets the project's; otherwise it is refused.
+    """Return the model's tokenizer, made fit for `rows`; see `fit_to`.
 
     Raises:
         Refused: there is no tokenizer, or it is not fit for the rows and cannot be made so.
     """
     from transformers import AutoTokenizer
-    from trl import is_conversational
 
     name = str(config.model_name)
     try:
@@ -29,12 +26,25 @@ def tokenizer(config: TrainingConfig, rows: Any, *, gives_template: bool = False
             f"{name} has no tokenizer that transformers can load ({_first_line(error)}). A model needs tokenizer.json "
             "and tokenizer_config.json beside its weights: save them there, or name another model."
         ) from error
-    if is_conversational(rows[0]):
-        chat.prepare_tokenizer(loaded, template="give" if gives_template else "need")
-        chat.check_tools_render(loaded, rows)
-    else:
-        chat.separate_pad_from_eos(loaded)
+    fit_to(rows, loaded, gives_template=gives_template)
     return loaded
+
+
+def fit_to(rows: Any, tokenizer: Any, *, gives_template: bool = False) -> None:
+    """Make a tokenizer fit for `rows`: a pad apart from EOS, and for conversations a template that shows their tools.
+
+    `gives_template`: a model without a chat template gets the project's; otherwise it is refused.
+
+    Raises:
+        Refused: it is not fit for the rows and cannot be made so.
+    """
+    from trl import is_conversational
+
+    if is_conversational(rows[0]):
+        chat.prepare_tokenizer(tokenizer, template="give" if gives_template else "need")
+        chat.check_tools_render(tokenizer, rows)
+    else:
+        chat.separate_pad_from_eos(tokenizer)
 
 
 def options(config: TrainingConfig) -> dict[str, Any]:

@@ -61,7 +61,11 @@ def made_flexible(
 def _accuracy() -> RewardFunction:
     from trl.rewards import accuracy_reward
 
-    return accuracy_reward
+    @functools.wraps(accuracy_reward)
+    def of_text(completions: Any, solution: Sequence[object], **rest: Any) -> Any:
+        return accuracy_reward(completions, [str(one) for one in solution], **rest)  # a number would be no maths to it
+
+    return of_text
 
 
 def _think_format() -> RewardFunction:

@@ -1,15 +1,19 @@
 """What is learnt of each example: of SFT's the assistant's turns, and of every pair and answer its end."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from algorithms.config import TrainingConfig
+from algorithms import arguments
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+from data.chat import encode
 from utils.console import warn
-from utils.errors import StageFailed
+from utils.errors import Refused, StageFailed
 from utils.stage_log import StageLog
 
 INSPECTED = 2000  # most examples that are looked at
+MEASURED = 500  # most rows whose length is looked at before the run starts
 MOST = 0.5  # share of examples without their end above which the stage fails
 MANY = 0.1  # and above which there is an alarm
 
@@ -66,6 +70,55 @@ def _one_row_a_turn(rows: Rows) -> Rows:
     turns = rows.features["prompt" if "prompt" in rows.column_names else "messages"]
     features = Features({"prompt": turns, "completion": turns} | {name: rows.features[name] for name in kept})
     return rows.map(split, batched=True, remove_columns=rows.column_names, features=features)
+
+
+def refuse_long(
+    kind: str,
+    rows: Rows,
+    tokenizer: Any,
+    max_tokens: int | None,
+    config: TrainingConfig,
+    extra: GRPOExtraConfig | None = None,
+) -> None:
+    """Look at rows before the run starts, as the tokenizer will show them; the model can read `max_tokens` at once.
+
+    Raises:
+        Refused: most are longer than the stage's `max_length`, or than the model can read, so that the stage would fail
+            or learn what it cannot be measured on; or the chat template cannot show one.
+    """
+    options = arguments.defaults(kind) | arguments.given(config, extra)
+    if options.get("packing") and options["packing_strategy"] == "wrapped":
+        return  # cuts texts anywhere, by design
+    limits = [
+        (options.get("max_length"), "max_length allows: raise it"),
+        (max_tokens, "the model reads: choose another model"),
+    ]
+    limit, why = min(((most, why) for most, why in limits if most), default=(math.inf, ""))
+    room = int(options["max_completion_length"]) if kind == "grpo" else 0
+    looked_at = rows.select(range(min(len(rows), MEASURED)))
+    long = sum(_tokens(tokenizer, row, answered=kind != "grpo") + room > limit for row in looked_at)
+    if long > MOST * len(looked_at):
+        completed = f" with a completion of {room} tokens" if room else ""
+        raise Refused(
+            f"{long} of {len(looked_at)} rows{completed} are longer than the {limit} tokens that {why}, or shorten them"
+        )
+
+
+def _tokens(tokenizer: Any, row: dict[str, Any], answered: bool) -> int:
+    """Return the length of a row, of the longer side of a pair, as the tokenizer shows it.
+
+    Raises:
+        Refused: the chat template cannot show it.
+    """
+    from jinja2 import TemplateError
+
+    start = next(row[column] for column in ("messages", "prompt", "text") if column in row)
+    ends = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
+    try:
+        texts = [start + end for end in ends] or [start]
+        return max(len(encode(tokenizer, text, row.get("tools"), not answered)) for text in texts)
+    except TemplateError as error:
+        raise Refused(f"the model's chat template cannot show {str(start)[:80]!r}: {error}") from error
 
 
 def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:

@@ -37,8 +37,8 @@ def trl_config(
 
 
 def eval_rows(settings: Any, data: StageData) -> Any:
-    """Return the held-out rows if the recipe asks TRL to evaluate while it trains (`eval_strategy`), else None."""
-    return data.eval if settings.eval_strategy != "no" else None
+    """Return the held-out rows if the recipe asks TRL to evaluate before or while it trains, else None."""
+    return data.eval if settings.eval_on_start or settings.eval_strategy != "no" else None
 
 
 def fit(
@@ -89,7 +89,7 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
 
     checkpoint = newest_checkpoint(stage_dir)
     if checkpoint is None:
-        log.cut_back(0)  # an attempt that was killed before its first checkpoint
+        log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
     elif _resume(trainer, checkpoint, log):
         return
     trackers.shield(trainer)
@@ -109,6 +109,7 @@ def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     log.cut_back(state["global_step"])
     log.event("RESUME", f"from {checkpoint.name} of {state['max_steps']} steps")
+    trainer.args.eval_on_start = False  # it has been done: a second time it would stand for the checkpoint's step
     counts = [line["num_tokens"] for line in state["log_history"] if "num_tokens" in line]
     overrides.continue_token_count(trainer, int(counts[-1]) if counts else 0)
     if state["global_step"] < state["max_steps"]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from algorithms.config import StageOutput
 from chain.stages import Stage, is_reward_model, reference
@@ -26,7 +26,9 @@ def missing(stages: Sequence[Stage]) -> list[str]:
         for name, revision in stage.hub_models():
             try:
                 if hub.local_model(name, revision) is None:
-                    absent[f"model {_revised(name, revision)}"] = partial(hub.model_on_hub, name, revision)
+                    absent[f"model {_revised(name, revision)}{hub.if_bare(name)}"] = partial(
+                        hub.model_on_hub, name, revision
+                    )
             except Refused as error:
                 problems.append(f"{stage.kind}: {error}")
         name, revision = stage.config.dataset_name, stage.config.dataset_revision
@@ -69,9 +71,11 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
     Raises:
         Refused: with everything that cannot be had, cannot be read, or does not fit together.
     """
+    from algorithms import supervision
+
     problems = missing(stages)
     fetched = Fetched({}, {})
-    templates: dict[str, bool] = {}
+    readers: dict[str, Reader] = {}
     for stage in stages if not problems else ():
         try:
             for name, revision in stage.hub_models():
@@ -82,7 +86,9 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
                     tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
             fetched.data[stage.kind], rows = load_data(stage)
             with console().capture():  # the stage says it again
-                templates[stage.kind] = rows is None or _fit_together(stage, rows, fetched, outputs, templates)
+                if rows and (reader := _reader(stage, rows, fetched, outputs, readers)):
+                    readers[stage.kind] = reader
+                    supervision.refuse_long(stage.kind, rows.train, *reader, stage.config, stage.extra)
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
     if problems:
@@ -110,14 +116,23 @@ def load_data(stage: Stage) -> tuple[dict[str, Any], "StageData | None"]:
     return rows.info, rows
 
 
-def _fit_together(
-    stage: Stage, rows: "StageData", fetched: Fetched, outputs: Mapping[str, Path], templates: Mapping[str, bool]
-) -> bool:
-    """Return whether the model has a chat template after the stage; `templates` tell it of the stages before.
+class Reader(NamedTuple):
+    """How a stage's model reads text, after the stage as while it trains."""
+
+    tokenizer: Any
+    max_tokens: int | None
+    """The most that it can read at once, where its configuration tells."""
+
+
+def _reader(
+    stage: Stage, rows: "StageData", fetched: Fetched, outputs: Mapping[str, Path], earlier: Mapping[str, Reader]
+) -> Reader | None:
+    """Return how the stage's model reads, `earlier` being that of the stages before; None where only training tells.
 
     Raises:
-        Refused: what the stage would refuse later: a model without the template that its rows need, or without a token
-            to pad with; a reward without its column; a reward model that gives no score.
+        Refused: what the stage would refuse later: a model without the template that its rows need, or whose template
+            leaves their tools out, or without a token to pad with; a reward without its column; a reward model that
+            gives no score.
     """
     from trl import is_conversational
 
@@ -125,21 +140,23 @@ def _fit_together(
 
     if stage.extra is not None:
         _judge_rewards(stage, rows, fetched)
-    conversation, gives = is_conversational(rows.train[0]), stage.kind == "sft"
+    gives = stage.kind == "sft"
+    assert stage.model is not None, "documents to pretrain on are no rows"
     if isinstance(stage.model, StageOutput) and stage.model.name not in outputs:
-        has = templates.get(stage.model.name, True)
-        if conversation and not has and not gives:
-            raise Refused(
-                f"{reference(stage.model)} will have no chat template, which this stage needs: train it on"
-                " conversations (`messages`, or a `prompt` and `completion` of messages), which gives it one"
-            )
-        return has or (conversation and gives)
-    assert stage.model is not None, "pretraining has no rows"
+        reader = earlier.get(stage.model.name)
+        if reader is not None:
+            if is_conversational(rows.train[0]) and reader.tokenizer.chat_template is None and not gives:
+                raise Refused(
+                    f"{reference(stage.model)} will have no chat template, which this stage needs: train it on"
+                    " conversations (`messages`, or a `prompt` and `completion` of messages), which gives it one"
+                )
+            loading.fit_to(rows.train, reader.tokenizer, gives_template=gives)
+        return reader
     path = fetched.path_of(stage.model, stage.config.revision, outputs)
     config = replace(stage.config, model_name=str(path), revision=None)
     with _unloadable(path):
-        _config(path)
-        return loading.tokenizer(config, rows.train, gives_template=gives).chat_template is not None
+        limit = getattr(_config(path).get_text_config(), "max_position_embeddings", None)
+        return Reader(loading.tokenizer(config, rows.train, gives_template=gives), limit)
 
 
 def _judge_rewards(stage: Stage, rows: "StageData", fetched: Fetched) -> None:

@@ -75,8 +75,9 @@ def changes_since(
 ) -> dict[str, list[str]]:
     """Return how each stage differs from what the run recorded, when `force` accepts that.
 
-    Compared are every stage's configuration, the data of those that have begun, the input of the one that was stopped,
-    and the weights of those that have passed. `outputs` are directories of an earlier run's stages.
+    Compared are every stage's configuration, the data of those that have begun, the input and the reward models of the
+    one that was stopped, and the weights of those that have passed. `outputs` are directories of an earlier run's
+    stages.
 
     Raises:
         Refused: they differ, and `force` is not given or cannot help.
@@ -99,9 +100,13 @@ def changes_since(
         if entries[stage.kind]["status"] == "passed":
             found += filter(None, [altered(written[stage.kind])])
         elif begun.get("input") and stage.model is not None:
-            path = fetched.path_of(stage.model, stage.config.revision, written)
-            if not weight_files(path) or weights_sha256(path) != begun["input"]["sha256"]:
-                found.append(f"the weights of {reference(stage.model)} are not those that it began with")
+            models = [(stage.model, stage.config.revision, begun["input"]["sha256"])]
+            judges = begun.get("reward_models") or {}
+            models += [(one, None, judges[name]) for one in stage.reward_models if (name := reference(one)) in judges]
+            for model, revision, sha256 in models:
+                path = fetched.path_of(model, revision, written)
+                if not weight_files(path) or weights_sha256(path) != sha256:
+                    found.append(f"the weights of {reference(model)} are not those that it began with")
         if found:
             changes[stage.kind] = found
     if changes and not force:

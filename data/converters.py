@@ -119,7 +119,7 @@ def _number(row: Mapping[str, Any], column: str) -> float:
     try:
         return float(row[column])
     except (TypeError, ValueError):
-        raise Malformed(f"{column} is a number, not {row[column]!r:.80}") from None
+        raise Malformed(f"{column} must be a number, not {row[column]!r:.80}") from None
 
 
 def _string(row: Mapping[str, Any], column: str) -> str:
@@ -127,7 +127,8 @@ def _string(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Malformed(f"{column} is text, not {value!r:.80}")
+        quoted = f': write it as "{value}"' if isinstance(value, int | float) else ""
+        raise Malformed(f"{column} must be text, not the {type(value).__name__} {value!r:.80}{quoted}")
     return value
 
 

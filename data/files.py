@@ -20,7 +20,9 @@ from utils.hub import DATA_SUFFIXES
 Row = dict[str, Any]
 
 SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE)
-SAME_SPLIT = {"valid": "validation", "val": "validation", "dev": "validation"}
+HELD_OUT = ("validation", "test")
+"""Splits that hold out, the one to be preferred first."""
+ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
 MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]")
 """In JSON, what can be an integer of more than 64 bits or half a surrogate pair."""
@@ -37,6 +39,8 @@ def read_path(path: Path, split: str) -> Dataset:
     """
     files = _files_of(path, split)
     suffix = files[0].suffix
+    if empty := next((file for file in files if not file.stat().st_size), None):
+        raise _no_rows(empty)
     if suffix == ".parquet":
         parts = [_parquet(file) for file in files]
         for file, part in zip(files, parts, strict=True):
@@ -47,7 +51,7 @@ def read_path(path: Path, split: str) -> Dataset:
     for file in files:
         read = list(READERS[suffix](file))
         if not read:
-            raise Refused(f"{file} has no rows. Check that it was written completely.")
+            raise _no_rows(file)
         if rows and set(read[0]) != set(rows[0]):
             raise Refused(
                 f"{file} has columns {', '.join(read[0])}, but {files[0].name} has {', '.join(rows[0])}: "
@@ -55,6 +59,12 @@ def read_path(path: Path, split: str) -> Dataset:
             )
         rows += read
     return from_rows(rows, str(path))
+
+
+def held_out_split(path: Path, split: str) -> str | None:
+    """Return which split other than `split` a folder holds out, by the names of its files; None if it has none."""
+    found = set(_splits(_data_files(path)).values()) if path.is_dir() else set()
+    return next((name for name in HELD_OUT if name in found - {ALIASES.get(split, split)}), None)
 
 
 def from_rows(rows: list[Row], name: str) -> Dataset:
@@ -83,6 +93,10 @@ def _feature(column: str, rows: list[Row], name: str) -> Any:
     return Value(SCALARS[next(iter(kinds), str)])
 
 
+def _no_rows(file: Path) -> Refused:
+    return Refused(f"{file} has no rows. Check that it was written completely.")
+
+
 def _files_of(path: Path, split: str) -> list[Path]:
     accepted = " ".join(DATA_SUFFIXES)
     if path.is_file():
@@ -94,18 +108,25 @@ def _files_of(path: Path, split: str) -> list[Path]:
                 f"{split}{path.suffix} into one folder, and name the folder."
             )
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in DATA_SUFFIXES)
+    files = _data_files(path)
     if not files:
         raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
     named = named_splits(path, files)
     if named:
-        files = named.get(SAME_SPLIT.get(split, split), [])
+        files = named.get(ALIASES.get(split, split), [])
     if not files or (not named and split != "train"):
         found = sorted(named) or ["train"]
-        raise Refused(f"{path} has no split {split!r}; it has {', '.join(found)} (by the names of its files).")
+        raise Refused(
+            f"{path} has no split {split!r}; it has {', '.join(found)} (by the names of its files). Name one of them "
+            "with dataset_split or eval_split, or name a single file."
+        )
     if len({file.suffix for file in files}) > 1:
         raise Refused(f"{path} mixes {', '.join(sorted({file.suffix for file in files}))}: name one file, or one kind.")
     return files
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in DATA_SUFFIXES)
 
 
 def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -114,7 +135,7 @@ def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     Raises:
         Refused: some names tell a split and others do not.
     """
-    named = {file: match[1].lower() for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
+    named = _splits(files)
     if named and len(named) < len(files):
         unnamed = ", ".join(file.name for file in files if file not in named)
         raise Refused(
@@ -123,8 +144,14 @@ def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
         )
     by_split: dict[str, list[Path]] = {}
     for file, split in named.items():
-        by_split.setdefault(SAME_SPLIT.get(split, split), []).append(file)
+        by_split.setdefault(split, []).append(file)
     return by_split
+
+
+def _splits(files: Sequence[Path]) -> dict[Path, str]:
+    """Return the split that each file's name tells; without the files whose names tell none."""
+    found = {file: match[1].lower() for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
+    return {file: ALIASES.get(name, name) for file, name in found.items()}
 
 
 @contextmanager
@@ -135,8 +162,8 @@ def _opened(file: Path) -> Iterator[TextIO]:
             yield text
     except UnicodeDecodeError as error:
         raise Refused(
-            f"{file}, line {_undecodable_line(file)}: not UTF-8 text ({error.reason}). Is it really {file.suffix}? "
-            "Text in another encoding can be converted with iconv -t utf-8."
+            f"{file}, line {_undecodable_line(file)}: not UTF-8 text ({error.reason}). Text in another "
+            "encoding must be saved as UTF-8."
         ) from None
     except OSError as error:
         raise Refused(f"{file} cannot be read: {error.strerror}.") from None
@@ -225,10 +252,16 @@ def _csv(file: Path) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # its own, 131,072 characters, is less than a long document
     reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        header = names[0] if len(names) == 1 else ""
+        if other := next((mark for mark in ";\t|" if mark in header), None):
+            raise Refused(
+                f"{file}: its header is one column, {header!r}. The fields of a .csv are separated by commas, not by "
+                f"{other!r}: save it with commas."
+            )
         for row in reader:
             if None in row or None in row.values():
-                fields = len(reader.fieldnames or [])
-                raise Refused(f"{file}, line {reader.line_num}: not the {fields} fields that the header names.")
+                raise Refused(f"{file}, line {reader.line_num}: not the {len(names)} fields that the header names.")
             yield row
     except csv.Error as error:
         raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
@@ -268,7 +301,7 @@ def _parquet(file: Path) -> Dataset:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise Refused(f"{file} cannot be read as Parquet ({reason}). Is it really Parquet, and complete?") from None
     if len(rows) == 0:
-        raise Refused(f"{file} has no rows. Check that it was written completely.")
+        raise _no_rows(file)
     return rows
 
 

@@ -16,7 +16,7 @@ text, as in TRL, and have no system turn; a plain GRPO prompt becomes one user t
 share one: their common turns, or the common text up to its last space.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,7 @@ from datasets import Dataset, Features, Json, List, Value
 
 from data.converters import LAYOUTS, Layout, Row
 from data.messages import Malformed, says_nothing, without_padding
+from utils.console import warn
 from utils.errors import Refused
 
 SHAPES: dict[type, str] = {str: "plain text", list: "messages"}
@@ -39,8 +40,8 @@ UNSEEN = {
 def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
     """Return `rows` with the columns of `stage`; rows that can teach nothing are left out.
 
-    Left out are rows with an empty text, prompt or completion, and pairs whose chosen equals their rejected: the caller
-    sees how many by the length. `name` is for messages.
+    Left out, and told, are rows with an empty text, prompt or completion (null, or without the column), and pairs whose
+    chosen equals their rejected. `name` is for messages.
 
     Raises:
         Refused: the columns are no layout of the stage, or a row is not what the first row is.
@@ -57,10 +58,16 @@ def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
         except Malformed as error:
             raise Refused(f"{name}, row {number}: {error} (read as {', '.join(columns)}, for {stage}).") from None
 
-    every = (converted(row, number) for number, row in enumerate(rows, 1))
-    first = next((row for row in every if not teaches_nothing(row)), None)
+    def every() -> Iterator[tuple[int, Row]]:
+        return ((number, converted(row, number)) for number, row in enumerate(rows, 1))
+
+    def first_flaw() -> str:
+        number, why = next((number, why) for number, row in every() if (why := flaw(row)))
+        return f"in row {number} {why} (read as {', '.join(columns)}, for {stage})."
+
+    first = next((row for _, row in every() if not flaw(row)), None)
     if first is None:
-        raise Refused(f"{name}: each of its {len(rows)} rows is empty, or has a chosen equal to its rejected.")
+        raise Refused(f"{name}: none of its {len(rows)} rows can teach anything: {first_flaw()}")
     kinds = {column: type(value) for column, value in first.items() if column not in ("tools", "margin")}
     kept = {column: rows.features[column] for column in _kept(rows.column_names, stage) if column not in first}
     features = Features({**{column: _feature(column, value) for column, value in first.items()}, **kept})
@@ -69,7 +76,7 @@ def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
         out: dict[str, list[Any]] = {column: [] for column in features}
         for place, index in enumerate(indices):
             row = converted({column: column_values[place] for column, column_values in values.items()}, index + 1)
-            if teaches_nothing(row):
+            if flaw(row):
                 continue
             for column, kind in kinds.items():
                 if type(row[column]) is not kind:
@@ -81,7 +88,7 @@ def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
                 out[column].append(row[column] if column in first else values[column][place])
         return out
 
-    return rows.map(
+    useful = rows.map(
         batch,
         batched=True,
         with_indices=True,
@@ -89,6 +96,9 @@ def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
         features=features,
         new_fingerprint=_cache_key(rows, stage),
     )
+    if left_out := len(rows) - len(useful):
+        warn(f"{name}: {left_out} of {len(rows)} rows can teach nothing and are left out: {first_flaw()}")
+    return useful
 
 
 def find_layout(columns: list[str], stage: str, name: str = "the data") -> Layout:
@@ -114,23 +124,23 @@ def find_layout(columns: list[str], stage: str, name: str = "the data") -> Layou
     near = {column: get_close_matches(column, names, n=1, cutoff=0.8) for column in columns}
     meant = "".join(f" ({column!r} may be meant as {match[0]!r})" for column, match in near.items() if match)
     raise Refused(
-        f"{name} has columns {', '.join(columns)}{meant}. For {stage} it needs one of: "
+        f"{name} has columns {', '.join(columns) or '–'}{meant}. For {stage} it needs one of: "
         f"{' | '.join(', '.join(needed) for needed, _ in accepted)}. Rename its columns, or choose another data set."
     )
 
 
-def teaches_nothing(row: Mapping[str, Any]) -> bool:
-    """Return whether a converted row has an empty part, or two equal sides."""
-    if "text" in row:
-        return not row["text"].strip()
-    if "messages" in row:
-        return says_nothing(row["messages"])
-    if not (row["prompt"].strip() if isinstance(row["prompt"], str) else row["prompt"]):
-        return True
-    sides = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
-    if any(not side.strip() if isinstance(side, str) else says_nothing(side) for side in sides):
-        return True
-    return "chosen" in row and row["chosen"] == row["rejected"]
+def flaw(row: Mapping[str, Any]) -> str | None:
+    """Return why a converted row can teach nothing: an empty part, or two equal sides; None if it can."""
+    for column in ("text", "prompt", "completion", "chosen", "rejected"):
+        value = row.get(column, "not of this layout")
+        empty = (
+            not value.strip() if isinstance(value, str) else not value if column == "prompt" else says_nothing(value)
+        )
+        if empty:
+            return f"the {column} is empty"
+    if "messages" in row and says_nothing(row["messages"]):
+        return "the assistant says nothing"
+    return "chosen and rejected are equal" if "chosen" in row and row["chosen"] == row["rejected"] else None
 
 
 def _kept(columns: list[str], stage: str) -> list[str]:

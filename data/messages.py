@@ -92,7 +92,7 @@ def _message(turn: object) -> Message:
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
-        raise Malformed(f"the content of a {said} message is text, not {_short(content)}")
+        raise Malformed(f"the content of a turn of {said!r} must be text, not {_short(content)}")
     message: Message = {"role": role, "content": content}
     if calls:
         message["tool_calls"] = _tool_calls(calls)

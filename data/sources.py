@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
-from data.files import from_rows, read_path
+from data.files import from_rows, held_out_split, read_path
 from data.layouts import to_layout
 from data.splits import key_of, normalised, position, two_sides
 from utils import hub
+from utils.console import console, warn
 from utils.errors import Refused, did_you_mean
 
 
@@ -25,7 +26,8 @@ class StageData:
     eval: Dataset
     info: dict[str, Any]
     """`name`; `fingerprint`: sha256 of the rows used; `train_rows`, `eval_rows`; `dropped`: rows that teach nothing
-    (empty, chosen equal to rejected), and training rows whose problem is in the published eval split."""
+    (empty, chosen equal to rejected), held-out rows that repeat another, and training rows whose problem is in the
+    published eval split."""
 
 
 class DataConfig(Protocol):
@@ -102,9 +104,9 @@ def load(
 ) -> StageData:
     """Load `dataset_name` for `stage`, at most `max_samples` rows to train on and `eval_samples` held-out ones.
 
-    The held-out side is `eval_split` if that is named, the generator's own for made data, else the share
-    `eval_fraction` of problems by their hash (see data/splits.py); held-out rows beyond `eval_samples` are not used at
-    all. Rows are taken in the source's order. `seed` is for made data.
+    The held-out side is `eval_split` if that is named, the generator's own for made data, the `validation` or else the
+    `test` files of a folder, else the share `eval_fraction` of problems by their hash (see data/splits.py); held-out
+    rows beyond `eval_samples` are not used at all. Rows are taken in the source's order. `seed` is for made data.
 
     Raises:
         Refused: the data cannot be had, cannot be read, do not suit the stage, or leave one side empty.
@@ -114,7 +116,10 @@ def load(
             f"eval_fraction={eval_fraction}, eval_samples={eval_samples}, max_samples={max_samples}: the fraction lies "
             "between 0 and 1, the numbers of rows are at least 1 (max_samples may be None)."
         )
-    if dataset_name.startswith("made:"):
+    if eval_split is None and (eval_split := held_out_split(Path(dataset_name).expanduser(), split)):
+        console().print(f"{stage}: {dataset_name} holds out its own split {eval_split!r}", markup=False)
+    made = dataset_name.startswith("made:")
+    if made:
         sources = [_made(dataset_name, "train", max_samples, seed), _made(dataset_name, "eval", eval_samples, seed)]
     else:
         splits = [split] if eval_split is None else [split, eval_split]
@@ -123,15 +128,20 @@ def load(
         # Enough of a long source for both sides, so that a few rows of it do not cost the conversion of all.
         both_sides = max(max_samples / (1 - eval_fraction), eval_samples / eval_fraction)
         sources[0] = _first(sources[0], 100 + int(1.2 * (both_sides if len(sources) == 1 else max_samples)))
-    converted = [to_layout(rows, stage, name=dataset_name) for rows in sources]
+    names = (dataset_name, f"{dataset_name}, split {eval_split!r}")
+    converted = [to_layout(rows, stage, name=name) for rows, name in zip(sources, names, strict=False)]
     if len(converted) == 2:
         train, held = _held_apart(*converted)
     else:
         train, held = _held_by_hash(converted[0], eval_fraction, dataset_name)
+    if not made:
+        if shared := sum(map(len, converted)) - len(train) - len(held):
+            warn(f"{dataset_name}: {shared} rows to train on ask what held-out rows ask, and are left out")
+        held = _once(held, dataset_name)
     dropped = sum(map(len, sources)) - len(train) - len(held)
     train, held = _first(train, max_samples or len(train)), _first(held, eval_samples)
     if len(train) == 0:
-        raise Refused(f"{dataset_name} leaves no row to train on: all its problems are held out. Hold out fewer.")
+        raise Refused(f"{dataset_name} leaves no row to train on: all its problems are held out. Hold out others.")
     info = {
         "name": dataset_name,
         "fingerprint": fingerprint(train, held),
@@ -147,9 +157,13 @@ def fingerprint(*parts: Dataset) -> str:
     digest = sha256()
     for part in parts:
         for row in part:
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+            digest.update(_content(row).encode() + b"\n")
         digest.update(b"\x00")
     return digest.hexdigest()
+
+
+def _content(row: Any) -> str:
+    return json.dumps(row, sort_keys=True, default=str)
 
 
 def _first(rows: Dataset, count: int) -> Dataset:
@@ -159,6 +173,16 @@ def _first(rows: Dataset, count: int) -> Dataset:
 def _keys(rows: Dataset) -> list[str]:
     columns = [column for column in ("prompt", "messages", "text") if column in rows.column_names]
     return [normalised(key_of(row)) for row in rows.select_columns(columns)]
+
+
+def _once(held: Dataset, name: str) -> Dataset:
+    """Return each row once: measured twice, an example would pass for two, and the interval would be too narrow."""
+    first: dict[str, int] = {}
+    for index, row in enumerate(held):
+        first.setdefault(_content(row), index)
+    if repeated := len(held) - len(first):
+        warn(f"{name}: {repeated} of {len(held)} held-out rows repeat another one and are left out")
+    return held.select(list(first.values()))
 
 
 def _held_apart(train: Dataset, held: Dataset) -> tuple[Dataset, Dataset]:

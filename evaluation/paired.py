@@ -9,8 +9,12 @@ Z = 1.959963984540054
 """The normal distribution's 97.5 % point."""
 
 
+FEWEST = 6
+"""Examples that an interval needs: of five, even all change the same way by chance in one case of 16 (2 · ½⁵)."""
+
+
 class Estimate(NamedTuple):
-    """A mean difference with its 95 % interval. The bounds are NaN where one example allows no interval."""
+    """A mean difference with its 95 % interval. The bounds are NaN where there are too few examples for one."""
 
     mean: float
     low: float
@@ -22,7 +26,7 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
 
     Outcomes 0 and 1: the adjusted Wald interval of Agresti and Min (2005, "Simple improved confidence intervals for
     comparing matched proportions", Statistics in Medicine 24), which adds ½ to each cell of the 2×2 table. Otherwise
-    Student's t.
+    Student's t. Of fewer than `FEWEST` examples there is no interval.
 
     Raises:
         ValueError: the two differ in length, or are empty.
@@ -30,6 +34,8 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} scores before and {len(after)} after: they must be of the same examples")
     differences = [b - a for a, b in zip(before, after, strict=True)]
+    if len(differences) < FEWEST:
+        return Estimate(math.fsum(differences) / len(differences), math.nan, math.nan)
     if not (is_binary(before) and is_binary(after)):
         return _student(differences)
     gained, lost = (sum(difference == sign for difference in differences) for sign in (1, -1))
@@ -48,8 +54,6 @@ def is_binary(values: Sequence[float]) -> bool:
 def _student(values: Sequence[float]) -> Estimate:
     n = len(values)
     mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean, math.nan, math.nan)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half = t_quantile(n - 1) * math.sqrt(variance / n)
     return Estimate(mean, mean - half, mean + half)

@@ -31,7 +31,8 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
         name = str(stage["name"])
         rows = list(shown(name, stage.get("evaluation") or []))
         for index, (label, result) in enumerate(rows):
-            mark = verdict(result["metric"], result["ci95"])
+            measured = None not in (result["before"], result["after"])
+            mark = verdict(result["metric"], result["ci95"]) or ("too few" if measured else "")
             if result.get("reason"):
                 mark = mark or "see below"
                 reasons[f"{name}, {label.strip()}: {result['reason']}"] = None
@@ -56,10 +57,10 @@ def shown(kind: str, results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """Return a value to three places, fewer where it is large; a dash for none."""
+    """Return a value to three places, fewer where it is large, zero without a sign of its own; a dash for none."""
     if value is None:
         return "–"
-    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.1f}"
+    return f"{value:{sign}z.3f}" if abs(value) < 10 else f"{value:{sign}.1f}"
 
 
 def difference(result: Result) -> str:

@@ -59,7 +59,7 @@ class Task(ABC):
     def scores(self, checkpoint: Checkpoint) -> Scores:
         """Return `score(checkpoint)`, computed once for the same weights, rows, options and version."""
         if not self.held_out.rows:
-            raise Impossible("there are no held-out examples")
+            raise Impossible(f"no held-out row has what the task {self.name!r} needs")
         if not self.kept:
             fresh: Scores = jsonable(self.score(checkpoint))  # NaN becomes None, as in what is kept
             return fresh

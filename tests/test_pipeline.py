@@ -33,6 +33,7 @@ RUN_INFO_KEYS = set(
 STAGE_INFO_KEYS = set(
     "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
 )
+TEMPLATE = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
 RESULT = {"task": "t", "metric": "m", "n": 1, "before": 0.0, "after": 1.0, "ci95": [0.5, 1.5]}
 
 Configs = dict[str, Any]
@@ -265,6 +266,11 @@ REFUSALS: dict[str, tuple[Callable[[], Configs], str]] = {
     ),
     "no such model": (lambda: _sft(model_name="./nowhere"), "there is no directory ./nowhere"),
     "no model inside": (lambda: _sft(model_name="."), "is no model's directory"),
+    "a file as model": (lambda: _sft(model_name="rows.jsonl"), "rows.jsonl is a file: name the directory"),
+    "a model's name without an owner": (
+        lambda: _sft(model_name="nosuchmodel"),
+        r"'nosuchmodel' \(no directory here has this name; a Hub id is owner/name, but for old ones like gpt2\)",
+    ),
     "Hub model, offline": (
         lambda: _sft(model_name="no/such-model"),
         r"HF_HUB_OFFLINE.*'no/such-model'.*--download",
@@ -478,6 +484,26 @@ def test_resume_refuses_other_rows_and_another_input(stages: Stages) -> None:
     _save_weights(Path("model"), 2.0)
     with pytest.raises(Refused, match="sft: the weights of model are not those that it began with"):
         run_pipeline(_sft(), resume="latest")
+
+
+def test_resume_refuses_another_reward_model(stages: Stages) -> None:
+    for name in ("policy", "judge"):
+        shutil.copytree("model", name)
+        settings = Path(name, "tokenizer_config.json")
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": TEMPLATE}))
+    Path("judge/config.json").write_text('{"model_type": "llama", "num_labels": 1}')
+    grpo = TrainingConfig(model_name="policy", output_dir="g", dataset_name="rows.jsonl", eval_fraction=0.2)
+    extra = GRPOExtraConfig(reward_func="judge")
+    stages.instead["grpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline({"grpo": grpo}, extra)
+    judged_by = _info(_only_run() / "g" / "stage_info.json")["reward_models"]
+    assert judged_by == {"judge": weights_sha256(Path("judge"))}
+    _save_weights(Path("judge"), 2.0)
+    with pytest.raises(Refused, match="grpo: the weights of judge are not those that it began with"):
+        run_pipeline({"grpo": grpo}, extra, resume="latest")
+    _save_weights(Path("judge"), 1.0)
+    run_pipeline({"grpo": grpo}, extra, resume="latest")
 
 
 def test_a_resumed_run_has_its_own_stages_and_inputs(stages: Stages) -> None:

@@ -58,6 +58,8 @@ def local_model(name: str, revision: str | None) -> Path | None:
         Refused: the directory exists, or the name can only be a path, and there is no model.
     """
     path = Path(name).expanduser()
+    if path.is_file():
+        raise Refused(f"{name} is a file: name the directory that holds a model's config.json and *.safetensors")
     if path.is_dir():
         lacks = [
             what
@@ -83,6 +85,13 @@ def local_model(name: str, revision: str | None) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     return snapshot if _is_model(snapshot) else None
+
+
+def if_bare(name: str) -> str:
+    """Return what to say of a model's name that has no owner, and so was hardly meant for the Hub; "" for others."""
+    return (
+        "" if "/" in name else " (no directory here has this name; a Hub id is owner/name, but for old ones like gpt2)"
+    )
 
 
 def _is_model(directory: Path) -> bool:
@@ -186,7 +195,7 @@ def _said_plainly(what: str, name: str, revision: str | None) -> Iterator[None]:
         raise Refused(f"{subject} has no revision {revision!r}") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise Refused(
-            f"{subject} is not on the Hub, or private: check its spelling; a private one needs HF_TOKEN"
+            f"{subject} is not on the Hub, or private: check its spelling{if_bare(name)}; a private one needs HF_TOKEN"
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise Refused(f"{subject} cannot be had from the Hub: {without_number(error)}. {GET_IT}") from error

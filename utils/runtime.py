@@ -70,7 +70,8 @@ def computes_in_bf16(device: str) -> bool:
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    found = torch.cpu.get_capabilities()
+    return device == "cpu" and bool(found.get("avx512_bf16") or found.get("bf16"))  # bf16 is ARM's own name
 
 
 def hardware() -> dict[str, Any]:

@@ -53,13 +53,16 @@ class StageLog:
         return {"steps": last.get("step", 0), "tokens": int(last.get("num_tokens") or 0)}
 
     def cut_back(self, step: int) -> None:
-        """Drop the metrics and alarms of later steps than `step`, and a last line that a crash left incomplete."""
+        """Drop the metrics and alarms of later steps than `step`, and a last line that a crash left incomplete.
+
+        Alarms of step 0 stay: they are raised by what is checked before training, at every start.
+        """
         if self.metrics_file.exists():
             lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if (logged := _step_of(line)) is not None and logged <= step]
             replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
         if alarms := self.read_info().get("alarms"):
-            self.info(alarms=[alarm for alarm in alarms if alarm["step"] <= step])
+            self.info(alarms=[alarm for alarm in alarms if alarm["step"] <= max(step, 0)])
 
     def alarm(self, step: int, name: str, message: str) -> None:
         """Record an alarm as an event and in stage_info.json, there once however often it is raised; tell the user."""

@@ -9,14 +9,13 @@ from typing import Any
 from data.corpus import enwik8, hub_data
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
-from data.files import READERS, named_splits, separated
+from data.files import ALIASES, READERS, named_splits, separated
 from data.messages import Malformed
 from utils import hub
 from utils.errors import Refused, did_you_mean
 
 SPLITS = ("test", "validation", "train")
 """In the order in which they are read: what is held out is known before the training documents come."""
-SAME_SPLIT = {"eval": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
 ON_HUB = {"tinystories": "roneneldan/TinyStories", "hermes": "interstellarninja/hermes_reasoning_tool_use"}
 BUILT_IN = ("enwik8", *ON_HUB)
 PARQUET_ROWS = 1024  # rows of a Parquet file in memory at once
@@ -151,7 +150,7 @@ def _published(named: Documents, name: str) -> Documents:
     """Return documents by train, validation and test, whatever these splits are called."""
     found: dict[str, Iterable[str]] = {}
     for split, documents in named.items():
-        found.setdefault(SAME_SPLIT.get(split, split), documents)
+        found.setdefault(ALIASES.get(split, split), documents)
     if len(found) == 1:
         return {"train": next(iter(found.values()))}
     if "train" not in found:

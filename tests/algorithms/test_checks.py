@@ -54,6 +54,7 @@ def test_an_unknown_option_is_told_with_the_nearest_name() -> None:
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"max_steps": 0}, "max_steps"),
+        ({"max_length": 1}, "max_length"),
         ({"num_train_epochs": -1}, "num_train_epochs"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size"),
         ({"eval_fraction": 1.0}, "eval_fraction"),

@@ -33,6 +33,15 @@ def test_the_default_reward_is_math_verifys_accuracy() -> None:
     assert function(chat(r"\boxed{\frac{1}{2}}", r"\boxed{3}"), solution=["$0.5$", "$4$"]) == [1.0, 0.0]
 
 
+def test_accuracy_takes_a_solution_that_is_a_number() -> None:
+    function, _ = rewards.load("accuracy")
+    assert function(chat(r"\boxed{4}", r"\boxed{3}"), solution=[4, 4], log_extra=None) == [1.0, 0.0]
+    assert rewards.name_of(function) == "accuracy_reward"
+    assert rewards.missing_columns([function], ["prompt"]) == [
+        "the reward accuracy_reward needs solution; the data has prompt"
+    ]
+
+
 def test_think_format_wants_one_closed_block_first() -> None:
     function, _ = rewards.load("think_format")
     assert function(chat("<think>so</think> 7", "7")) == [1.0, 0.0]

@@ -97,6 +97,24 @@ def test_a_stage_killed_before_its_first_checkpoint_holds_each_step_once(configu
     assert "loss" in metrics(stage_dir)[0]
 
 
+def test_evaluation_before_training_is_logged_once_however_often_a_stage_is_resumed(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure("sft", max_steps=4, save_steps=2, trainer_args={"eval_on_start": True})
+    whole, resumed, anew = run("sft", config, tmp_path / "whole"), tmp_path / "resumed", tmp_path / "anew"
+    logged = (whole / "training_metrics.jsonl").read_text()
+    assert [line["step"] for line in metrics(whole) if "eval_loss" in line] == [0]
+    for stage_dir in (resumed, anew):
+        stage_dir.mkdir()
+        (stage_dir / "training_metrics.jsonl").write_text(logged)
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    for stage_dir in (resumed, anew):
+        run("sft", config, stage_dir)
+        assert [line["step"] for line in metrics(stage_dir)] == [0, 1, 2, 3, 4]
+        assert [line["step"] for line in metrics(stage_dir) if "eval_loss" in line] == [0]
+    assert weights_sha256(resumed) == weights_sha256(whole)
+
+
 def test_a_stage_killed_after_its_last_checkpoint_takes_no_more_steps(configure: Configure, tmp_path: Path) -> None:
     # The model has an EOS of its own; the stage's is that of the template.
     config = configure("sft", max_steps=3, trainer_args={"model_init_kwargs": {"eos_token_id": 0}})
@@ -257,6 +275,15 @@ def test_grpo_without_any_difference_in_reward_fails_and_says_where_to_look(
         run("grpo", configure("grpo"), stage_dir, extra)
     assert "temperature" in str(failed.value)
     assert "ALARM" in events(stage_dir)
+
+
+def test_grpo_without_any_reward_fails_and_says_so(configure: Configure, stage_dir: Path) -> None:
+    def undecided(completions: list[Any], **_: Any) -> list[None]:
+        return [None] * len(completions)
+
+    extra = GRPOExtraConfig(reward_func=undecided, max_completion_length=4)
+    with pytest.raises(StageFailed, match=r"no completion got a reward: every reward function returned None"):
+        run("grpo", configure("grpo"), stage_dir, extra)
 
 
 def test_a_stage_keeps_what_was_recorded_of_its_configuration(configure: Configure, stage_dir: Path) -> None:

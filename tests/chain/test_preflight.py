@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms import KINDS, GRPOExtraConfig, StageOutput, TrainingConfig
 from chain.preflight import fetch
 from chain.stages import stages_of
 from utils.errors import Refused
@@ -57,6 +57,64 @@ def test_a_conversational_stage_after_plain_sft_of_a_base_model_is_refused(in_tm
     _check("chat")
     _set_tokenizer(chat_template="{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
     _check("plain")
+
+
+SIMPLE_TEMPLATE = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+CALL = {"type": "function", "function": {"name": "add", "arguments": {}}}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+def test_tools_that_a_template_leaves_out_are_refused_in_a_later_stage_too(in_tmp: Path) -> None:
+    asked = [{"role": "user", "content": f"say {n}"} for n in range(60)]
+    pairs = [{"prompt": [question], "chosen": [CALLING], "rejected": [ANSWER]} for question in asked]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    configs = {
+        kind: TrainingConfig(model_name=model, output_dir=kind, dataset_name=f"{data}.jsonl", eval_fraction=0.2)
+        for kind, model, data in (("sft", "base", "chat"), ("dpo", StageOutput("sft"), "pairs"))
+    }
+    fetch(stages_of(configs), {})  # the project's template, which a model without one gets, shows them
+    _set_tokenizer(chat_template=SIMPLE_TEMPLATE)
+    with pytest.raises(Refused, match="dpo: row 1 has tools, and this model's chat template leaves tool calls out"):
+        fetch(stages_of(configs), {})
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "sft": {"prompt": "say", "completion": "word " * 40},
+    "reward": {"prompt": "say", "chosen": "word " * 40, "rejected": "no"},
+    "dpo": {"prompt": "say", "chosen": "no", "rejected": "word " * 40},
+    "grpo": {"prompt": "word " * 40},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reads", [2048, 100])
+def test_rows_that_do_not_fit_are_refused_before_the_run(kind: str, reads: int, in_tmp: Path) -> None:
+    """One token a byte: an answer has 200, and of the short ones none has 100."""
+    Path("base/config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": reads}))
+    _set_tokenizer(chat_template=SIMPLE_TEMPLATE)
+    limit = None if kind == "grpo" else 150
+    config = TrainingConfig(
+        model_name="base", output_dir="s", dataset_name="rows.jsonl", eval_fraction=0.2, max_length=limit
+    )
+    extra = GRPOExtraConfig(reward_func=lambda **_: [], max_completion_length=1900 if reads == 2048 else 30)
+
+    def fetch_with(long: int) -> None:
+        rows = [LONG[kind] if n < long else {name: "short" + name for name in LONG[kind]} for n in range(60)]
+        texts = [json.dumps({**row, "prompt": f"{row['prompt']} {n}"}) for n, row in enumerate(rows)]
+        Path("rows.jsonl").write_text("\n".join(texts))
+        fetch(stages_of({kind: config}, extra if kind == "grpo" else None), {})
+
+    fetch_with(long=10)
+    why = "150 tokens that max_length allows" if limit and reads > 150 else f"{reads} tokens that the model reads"
+    with pytest.raises(Refused, match=f"{kind}: .* are longer than the {why}"):
+        fetch_with(long=50)
+
+
+def test_turns_that_the_template_cannot_show_are_refused_before_the_run(in_tmp: Path) -> None:
+    raises = "{% if messages[0].content == 'say 7' %}{{ raise_exception('no sevens') }}{% endif %}"
+    _set_tokenizer(chat_template=raises + SIMPLE_TEMPLATE)
+    with pytest.raises(Refused, match=r"sft: the model's chat template cannot show .*say 7.*: no sevens"):
+        _check()
 
 
 def test_the_output_of_another_run_is_looked_at(in_tmp: Path) -> None:

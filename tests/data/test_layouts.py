@@ -115,8 +115,8 @@ def test_grpo_layouts_keep_the_columns_that_rewards_read(row: Row, expected: Row
         ("dpo", {"prompt": "2 + 2?"}, "needs one of: conversations, chosen, rejected"),
         ("grpo", {"prompt": USER, "tools": '[{"name": "add"}]'}, "row 1: GRPO shows no tools"),
         ("grpo", {"text": "Hello."}, "has columns text"),
-        ("reward", {**PAIR, "margin": "wide"}, "row 1: margin is a number, not 'wide'"),
-        ("sft", {"question": 4, "answer": "4"}, "row 1: question is text, not 4"),
+        ("reward", {**PAIR, "margin": "wide"}, "row 1: margin must be a number, not 'wide'"),
+        ("sft", {"question": 4, "answer": "4"}, "row 1: question must be text, not the int 4: write it as"),
         ("sft", {"prompt": "2 + 2 =", "completion": "4", "system": "Add."}, "row 1: plain text has no system turn"),
         ("dpo", {"prompt": "2 =", "chosen": "4", "rejected": "5", "system": "Add."}, "row 1: plain text has no system"),
         ("dpo", {"chosen": "a cat", "rejected": "a car", "system": "Add."}, "row 1: plain text has no system turn"),
@@ -158,8 +158,17 @@ def test_text_and_messages_do_not_mix() -> None:
 )
 def test_rows_that_teach_nothing_are_left_out(stage: str, good: Row, useless: Row) -> None:
     assert len(convert(stage, useless, good, useless)) == 1
-    with pytest.raises(Refused, match="each of its 1 rows"):
+    with pytest.raises(Refused, match=r"none of its 1 rows can teach anything: in row 1 .*\(read as"):
         convert(stage, useless)
+
+
+def test_rows_left_out_are_told_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"instruction": "2 + 2?", "output": "4"}, {"instruction": "1 + 1?", "ouput": "2"}]
+    assert len(to_layout(from_rows(rows, "rows"), "sft", name="rows")) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "rows: 1 of 2 rows can teach nothing and are left out: in row 2 the completion is empty (read as" in said
+    to_layout(from_rows(rows[:1], "rows"), "sft", name="rows")
+    assert capsys.readouterr().out == ""
 
 
 def test_arguments_are_not_padded_with_those_of_other_calls() -> None:

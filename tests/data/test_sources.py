@@ -139,6 +139,57 @@ def test_a_published_split_is_used_and_its_problems_leave_the_training_side(
     assert not keys(data.train) & keys(data.eval)
 
 
+@pytest.mark.parametrize(
+    ("names", "split", "held"),
+    [
+        (("train", "test"), "train", "test"),
+        (("train", "test", "val"), "train", "validation"),
+        (("train", "eval"), "train", "validation"),
+        (("train", "test"), "test", None),
+        (("train",), "train", None),
+    ],
+)
+def test_a_folder_holds_out_its_own_split_and_says_so(
+    names: tuple[str, ...],
+    split: str,
+    held: str | None,
+    write_rows: WriteRows,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for place, name in enumerate(names):
+        write_rows(50, f"{name}.jsonl", start=100 * place)
+    data = load(str(tmp_path), "sft", split=split, eval_fraction=0.2)
+    said = capsys.readouterr().out
+    if held is None:
+        assert "holds out" not in said
+        assert data.info["train_rows"] + data.info["eval_rows"] == 50
+    else:
+        assert f"holds out its own split '{held}'" in " ".join(said.split())
+        assert keys(data.eval) == keys(load(str(tmp_path), "sft", eval_split=held).eval)
+        assert (data.info["train_rows"], data.info["eval_rows"]) == (50, 50)
+
+
+def test_a_malformed_row_is_told_with_its_split(write_rows: WriteRows, tmp_path: Path) -> None:
+    write_rows(50, "train.jsonl")
+    (tmp_path / "test.jsonl").write_text('{"question": "a", "answer": 4}\n')
+    with pytest.raises(Refused, match="split 'test', row 1: answer must be text"):
+        load(str(tmp_path), "sft")
+
+
+def test_a_held_out_row_counts_once_and_what_is_left_out_is_told(
+    write_rows: WriteRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(50, "train.jsonl")
+    test = Path(write_rows(10, "test.jsonl", start=45))
+    test.write_text(test.read_text() * 3)
+    data = load(str(tmp_path), "sft")
+    assert (data.info["train_rows"], data.info["eval_rows"], data.info["dropped"]) == (45, 10, 5 + 20)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "5 rows to train on ask what held-out rows ask, and are left out" in said
+    assert "20 of 30 held-out rows repeat another one and are left out" in said
+
+
 def test_info_says_what_was_used(tmp_path: Path) -> None:
     rows = [{"prompt": f"a {n}", "chosen": "b", "rejected": "b" if n < 4 else "c"} for n in range(100)]
     path = tmp_path / "pairs.json"

@@ -200,7 +200,7 @@ def test_no_two_models_are_in_memory_at_once(
 def test_equal_answers_are_a_tie(make_model: Callable[..., Path], tmp_path: Path) -> None:
     first, same = make_model(tmp_path / "first"), make_model(tmp_path / "same")
     judge = make_model(tmp_path / "reward", seed=3, reward=True)
-    answers = Answers(HeldOut([{"prompt": "One"}, {"prompt": "Two and"}]), max_new_tokens=4)
+    answers = Answers(HeldOut([{"prompt": f"One and {n}"} for n in range(6)]), max_new_tokens=4)
     results = evaluate_stage("grpo", first, same, [answers], reward_model=judge)
     preferred = result(results, "reward_model", "prefers_after")
     assert (preferred["after"], preferred["ci95"]) == (0.5, [0, 0])

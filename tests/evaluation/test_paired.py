@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from evaluation.paired import paired_difference, t_probability, t_quantile
+from evaluation.paired import FEWEST, paired_difference, t_probability, t_quantile
 
 
 def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[float], list[float]]:
@@ -34,9 +34,9 @@ def test_bounds_stay_within_what_a_difference_of_shares_can_be() -> None:
 
 
 def test_other_scores_get_students_t_by_hand() -> None:
-    """Differences 1, 2, 0: mean 1, standard deviation 1, so 1 ± 4.3027/sqrt(3)."""
-    difference = paired_difference([1.0, 2.0, 3.0], [2.0, 4.0, 3.0])
-    assert difference == pytest.approx((1.0, 1 - 2.48414, 1 + 2.48414), abs=1e-4)
+    """Differences 0, 0, 1, 1, 2, 2: mean 1, variance 4/5, so 1 ± 2.5706·sqrt(0.8/6)."""
+    difference = paired_difference([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 2.0, 4.0, 5.0, 7.0, 8.0])
+    assert difference == pytest.approx((1.0, 1 - 0.93865, 1 + 0.93865), abs=1e-4)
 
 
 def test_pairing_matters() -> None:
@@ -47,11 +47,14 @@ def test_pairing_matters() -> None:
     assert paired_difference(before, shuffled).low < 0 < paired_difference(before, shuffled).high
 
 
-def test_one_example_gives_no_interval() -> None:
-    difference = paired_difference([0.5], [0.75])
-    assert difference.mean == 0.25
-    assert math.isnan(difference.low)
-    assert math.isnan(difference.high)
+@pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), (0.5, 0.75)])
+def test_fewer_than_six_examples_give_no_interval_whatever_their_scores(before: float, after: float) -> None:
+    for n in range(1, FEWEST):
+        difference = paired_difference([before] * n, [after] * n)
+        assert difference.mean == after - before
+        assert math.isnan(difference.low)
+        assert math.isnan(difference.high)
+    assert paired_difference([before] * FEWEST, [after] * FEWEST).low > 0
 
 
 @pytest.mark.parametrize(("before", "after"), [([], []), ([1.0], [1.0, 0.0])])

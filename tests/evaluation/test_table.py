@@ -69,6 +69,17 @@ def test_a_line_says_what_changed_and_whether_it_is_more_than_noise() -> None:
     assert line_with("document loss", lines) == "pretrain document loss 600 – → 1.234 –".split()
 
 
+def test_too_few_examples_for_an_interval_get_no_verdict() -> None:
+    lines = rendered([{"name": "sft", "evaluation": [result("skills", "strict", 0.0, 1.0, n=2)]}])
+    assert line_with("exact match", lines) == "sft exact match 2 0.000 → 1.000 – too few".split()
+
+
+def test_zero_has_no_sign_of_its_own() -> None:
+    few = result("demonstrations", "loss", -0.0, -0.0004, -0.0003, 0.0002)
+    text = "\n".join(rendered([{"name": "sft", "evaluation": [few]}]))
+    assert "0.000 → 0.000   +0.000 [+0.000, +0.000]" in text
+
+
 def test_the_table_fits_100_columns() -> None:
     lines = rendered(STAGES)
     assert max(map(len, lines)) <= 100

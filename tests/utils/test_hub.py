@@ -46,6 +46,17 @@ def test_what_can_only_be_a_path_is_refused(name: str) -> None:
         hub.local_model(name, None)
 
 
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(Refused, match=r"model\.safetensors is a file: name the directory"):
+        hub.local_model(str(tmp_path / "model.safetensors"), None)
+
+
+def test_only_a_name_without_an_owner_is_said_to_be_hardly_one_of_the_hub() -> None:
+    assert "no directory here has this name; a Hub id is owner/name" in hub.if_bare("nosuchmodel")
+    assert hub.if_bare("owner/name") == ""
+
+
 def test_a_name_that_is_no_hub_id_is_refused() -> None:
     with pytest.raises(Refused, match="neither a directory nor a Hub id"):
         hub.local_model("not a model!", None)

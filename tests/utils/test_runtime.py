@@ -57,12 +57,15 @@ print((held - runtime.memory_bytes()) >> 20)
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_a_cpu_computes_in_bf16_if_it_has_the_instructions(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["avx512_bf16", "bf16"])
+def test_a_cpu_computes_in_bf16_if_it_has_the_instructions(
+    name: str, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    found = dict(torch.cpu.get_capabilities())
-    assert "architecture" in found
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found | {"avx2": True, "avx512_bf16": has})
+    assert "architecture" in torch.cpu.get_capabilities()
+    assert f" {name}," in str(torch.cpu.get_capabilities.__doc__)  # of x86 and of ARM, as torch names them
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "neon": True, name: has})
     assert runtime.computes_in_bf16("cpu") is has
 
 

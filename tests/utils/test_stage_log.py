@@ -57,6 +57,16 @@ def test_cut_back_drops_later_alarms(tmp_path: Path) -> None:
     assert [alarm["step"] for alarm in log.read_info()["alarms"]] == [0, 2]
 
 
+def test_a_start_anew_keeps_no_metrics_but_what_was_found_before_training(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    for step in (0, 1):
+        log.metrics(step, None, {})
+        log.alarm(step, "spike", "loss doubled")
+    log.cut_back(-1)
+    assert _steps(log) == []
+    assert [alarm["step"] for alarm in log.read_info()["alarms"]] == [0]
+
+
 def test_an_alarm_raised_again_at_the_same_step_is_recorded_once(tmp_path: Path) -> None:
     log = StageLog(tmp_path)
     for message in ("3 of 9", "3 of 9 again"):
