@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from pretrain.optim import placed_like
-from utils.errors import Refused
+from utils.errors import Refused, StageFailed
 from utils.files import write_json
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ def save_checkpoint(
     """Write `checkpoint-<step>`, under a temporary name until it is whole; keep the best and the `keep` newest.
 
     Every process takes part, since each may hold a part of the tensors; the first writes.
+
+    Raises:
+        StageFailed: it cannot be written, as on a full disk; the checkpoints before it are whole.
     """
     final = stage_dir / f"checkpoint-{position.step}"
     weights = accelerator.get_state_dict(model)
@@ -67,12 +70,20 @@ def save_checkpoint(
     if accelerator.is_main_process:
         partial = stage_dir / f".checkpoint-{position.step}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial, state_dict=weights)
-        tokenizer.save_pretrained(partial)
-        torch.save(training, partial / OPTIMIZER)
-        write_json(partial / STATE, {"global_step": position.step} | asdict(position))
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        try:
+            accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial, state_dict=weights)
+            tokenizer.save_pretrained(partial)
+            torch.save(training, partial / OPTIMIZER)
+            write_json(partial / STATE, {"global_step": position.step} | asdict(position))
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            shutil.rmtree(partial, ignore_errors=True)
+            free = shutil.disk_usage(stage_dir).free / 2**30
+            raise StageFailed(
+                f"checkpoint-{position.step} cannot be written: {error}. {stage_dir} has {free:.1f} GiB free. What was "
+                "saved before is whole: make room, and resume."
+            ) from error
         for old in checkpoints(stage_dir)[:-keep]:
             if old.name != f"checkpoint-{position.best_step}":
                 shutil.rmtree(old)

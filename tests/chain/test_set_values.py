@@ -29,7 +29,6 @@ CONFIGS = {
         ("12", str, "12"),
         ("None", str | None, None),
         ("Qwen/Qwen2.5-0.5B", str | StageOutput, "Qwen/Qwen2.5-0.5B"),
-        ('StageOutput("sft")', str | StageOutput, StageOutput("sft")),
     ],
 )
 def test_set_reads_text_as_the_annotated_type(text: str, annotation: Any, value: Any) -> None:
@@ -54,6 +53,11 @@ def test_set_changes_values_of_every_config_class_and_nothing_else() -> None:
     for field in fields(TrainingConfig):
         if field.name not in ("beta", "trainer_args"):
             assert getattr(after["grpo"], field.name) == getattr(CONFIGS["grpo"], field.name)
+
+
+def test_a_stages_output_is_set_as_a_recipe_names_it() -> None:
+    changed, _ = with_values(CONFIGS, None, ['grpo.model_name=StageOutput("sft")'])
+    assert changed["grpo"].model_name == StageOutput("sft")
 
 
 def test_set_tells_all_its_problems_at_once() -> None:

@@ -191,6 +191,24 @@ pretrain.train(SMALL, Path({str(tmp_path)!r}))
     assert weights_sha256(tmp_path) == weights_sha256(trained)
 
 
+def test_a_full_disk_stops_and_loses_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def full_from_step_20(obj: Any, path: Path) -> None:
+        if path.parent.name == ".checkpoint-20.partial":
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(obj, path)
+
+    monkeypatch.setattr(torch, "save", full_from_step_20)
+    with pytest.raises(StageFailed, match="checkpoint-20 cannot be written: .*No space left on device.* make room"):
+        train(SMALL, tmp_path)
+    assert not list(tmp_path.glob(".checkpoint*"))
+    monkeypatch.undo()
+    train(SMALL, tmp_path)
+    assert weights_sha256(tmp_path) == weights_sha256(trained)
+
+
 def test_evaluation_has_its_own_steps(tmp_path: Path) -> None:
     train(replace(SMALL, max_steps=7, logging_steps=4, eval_steps=3), tmp_path)
     assert [(line["step"], "eval_loss" in line) for line in metrics(tmp_path)] == [
