@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "cache_config": set(),
     "pipeline": PARTS | {"cache_config"},
     "run_all": PARTS | {"cache_config", "pipeline"},
+    "chat": {"chain", "evaluation", "data", "utils", "cache_config"},
 }
 HEAVY = "torch transformers trl datasets numpy pandas pyarrow accelerate peft".split()
 LIGHT = [*sorted(MODULES), "recipes", "algorithms", "algorithms.grpo", "pretrain"]
@@ -67,6 +68,7 @@ def test_loading_a_recipe_loads_no_heavy_library(path: Path) -> None:
     assert _loaded(f"import runpy; runpy.run_path({str(path)!r})") == set()
 
 
-def test_help_loads_no_heavy_library() -> None:
-    asked = "import run_all\ntry: run_all.main(['--help'])\nexcept SystemExit: pass"
+@pytest.mark.parametrize("command", ["run_all", "chat"])
+def test_help_loads_no_heavy_library(command: str) -> None:
+    asked = f"import {command}\ntry: {command}.main(['--help'])\nexcept SystemExit: pass"
     assert _loaded(asked) == set()

@@ -5,10 +5,12 @@ is not on this machine; `make`, `pip` and `tensorboard` up to what they would ca
 """
 
 import inspect
+import io
 import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import chat
 import run_all
 from chain import command_line
 from chain.run_directory import RunInfo
@@ -114,6 +117,48 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert said.err.count("\n- ") <= 1, "refused for something else too"
 
 
+def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve a command of chat.py: the stages of the interrupted run are small random models, asked for few tokens."""
+    from data.chat import CHAT_TEMPLATE
+    from data.world import rows
+    from pretrain.config import PretrainConfig
+    from pretrain.model import random_model
+    from pretrain.tokenizer import train_tokenizer
+
+    documents = [row["text"] for row in rows("documents", "train", 300)]
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 4096,
+    }
+    sft = work / "runs" / EXAMPLE_RUN / "sft"
+    tokenizer = train_tokenizer(documents, 512, sft)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(sft)
+    random_model(PretrainConfig(output_dir="", dataset_name="", **shape), tokenizer, "cpu").save_pretrained(sft)
+    shutil.copytree(sft, sft / "checkpoint-60")
+
+    command = r"\$\(python -c '(.+)'\)"
+    for place, word in enumerate(argv):
+        if quoted := re.fullmatch(command, word):
+            done = subprocess.run(
+                [sys.executable, "-c", quoted[1]], cwd=ROOT, capture_output=True, text=True, check=True
+            )
+            argv[place] = done.stdout.strip()
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nclear\nquit\n"))
+    code = chat.main([*argv, "--max-tokens", "3"])
+    said = capsys.readouterr()
+    if not argv:
+        assert EXAMPLE_RUN in said.out
+    elif code:
+        assert "/" in argv[0]
+        assert f"'{argv[0]}' is no run in runs and no directory, and no model of the Hub" in said.err
+    else:
+        assert f"loading {EXAMPLE_RUN}/sft" in said.err
+        assert said.out.strip()
+
+
 def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a recipe as a script, up to `run_pipeline`, whose arguments are then checked as it checks them."""
     import pipeline
@@ -162,6 +207,8 @@ def test_a_command_of_the_readme_runs(
             call_make(target)
         case ["python", "run_all.py", *argv]:
             call_run_all(argv, capsys)
+        case ["python", "chat.py", *argv]:
+            call_chat(argv, work, capsys, monkeypatch)
         case ["python", script, *_] if script.startswith("benchmarks/"):
             call_benchmark(words[1:])
         case ["python", recipe, *argv]:
@@ -281,7 +328,8 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
 
 
 def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
-    flags = {flag for action in run_all.parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    actions = [*run_all.parser()._actions, *chat.parser()._actions]
+    flags = {flag for action in actions for flag in action.option_strings if flag.startswith("--")}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace(section("Limits"), "")))
     assert shown - OTHER_FLAGS == flags - {"--help"}
 
@@ -289,9 +337,9 @@ def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
 def test_what_is_not_there_yet_is_indeed_not_there() -> None:
     flags = {flag for action in run_all.parser()._actions for flag in action.option_strings}
     missing, there = section("Limits").partition("What was")[0], {"--plan"}
-    assert not set(re.findall(r"`(--[a-z-]+)`", missing)) & flags - there
-    names = re.findall(r"`([\w/]+\.py)`", missing)
-    assert names
+    absent, names = set(re.findall(r"`(--[a-z-]+)`", missing)), re.findall(r"`([\w/]+\.py)`", missing)
+    assert absent or names
+    assert not absent & flags - there
     assert not [name for name in names if (ROOT / name).exists()]
 
 

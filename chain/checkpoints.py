@@ -1,0 +1,191 @@
+"""The checkpoints that can be talked to: of runs, of other directories, of the Hub; found by name, and listed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chain.run_directory import RUN_ID, RunInfo
+from utils import hub
+from utils.console import console
+from utils.errors import Refused, did_you_mean
+from utils.files import read_json, weight_files
+from utils.stage_log import StageLog
+
+LISTED_RUNS = 10
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A language model on this disk, or what lies where one should."""
+
+    name: str
+    """Under which it is shown."""
+    path: Path
+    """The directory of its weights."""
+
+    @property
+    def home(self) -> Path:
+        """The directory of its configuration and tokenizer; a checkpoint of pretraining has those of its stage."""
+        borrows = self.path.name.startswith("checkpoint-") and not (self.path / "config.json").exists()
+        return self.path.parent if borrows else self.path
+
+    @property
+    def stage(self) -> dict[str, Any]:
+        """The record of the stage that wrote it; empty for a model from elsewhere."""
+        stage_dir = self.path.parent if self.path.name.startswith("checkpoint-") else self.path
+        return StageLog(stage_dir).read_info()
+
+    @property
+    def scores(self) -> bool:
+        """Whether it is a reward model, which writes nothing."""
+        names = _json(self.home / "config.json").get("architectures") or []
+        return any(name.endswith("ForSequenceClassification") for name in names)
+
+    @property
+    def chats(self) -> bool:
+        """Whether it is to be asked through its chat template, rather than to continue text.
+
+        A base has the template for the stages to come: pretraining showed it documents, and no one asking.
+        """
+        own = _json(self.home / "tokenizer_config.json").get("chat_template")
+        return bool(own or list(self.home.glob("chat_template.jin*"))) and self.stage.get("name") != "pretrain"
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return dict(read_json(file)) if file.exists() else {}
+
+
+def find_checkpoint(given: str, runs_dir: Path) -> Checkpoint:
+    """Return the checkpoint of that name: RUN_ID, RUN_ID/STAGE, `latest`, `latest/STAGE`, a directory or a Hub id.
+
+    A stage is named by its kind or its output_dir. A run alone, or its directory, means its last stage that has passed
+    and is no reward model; `latest` is the newest run that has what is asked for.
+
+    Raises:
+        Refused: there is none, or it cannot be talked to.
+    """
+    first, _, stage = given.partition("/")
+    if first == "latest":
+        return _of_latest(runs_dir, stage)
+    for path in (Path(given).expanduser(), runs_dir / given):
+        if _is_run(path):
+            return _of_run(path)
+        if path.is_dir():
+            if not weight_files(path) and not list(path.glob("*.json")):
+                raise Refused(f"{path} is a directory without a model.\n{catalogue(runs_dir)}")
+            return _of_directory(path)
+        within = next((parent for parent in path.parents if parent != Path() and _is_run(parent)), None)
+        if within:
+            return _of_run(within, str(path.relative_to(within)))
+    return Checkpoint(given, _from_hub(given, runs_dir))
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / "run_info.json").is_file()
+
+
+def _runs(runs_dir: Path) -> list[Path]:
+    return sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
+
+
+def _of_latest(runs_dir: Path, stage: str) -> Checkpoint:
+    refusals = [Refused(f"there is no latest run.\n{catalogue(runs_dir)}")]
+    for run_dir in reversed([run for run in _runs(runs_dir) if RUN_ID.fullmatch(run.name)]):
+        try:
+            return _of_run(run_dir, stage)
+        except Refused as error:
+            refusals.append(error)
+    raise refusals[min(1, len(refusals) - 1)]  # of the newest run
+
+
+def _of_run(run_dir: Path, stage: str = "") -> Checkpoint:
+    """Return a stage's model, or a checkpoint inside it (`sft/checkpoint-60`); the last passed one if none is named."""
+    run_dir = run_dir.resolve()
+    entries = RunInfo(run_dir).read()["stages"]
+    named = {entry[key]: run_dir / entry["output_dir"] for key in ("output_dir", "name") for entry in entries}
+    has = ", ".join(f"{entry['name']} ({entry['status']})" for entry in entries)
+    first, _, inside = stage.partition("/")
+    if first in named and not named[first].is_dir():
+        raise Refused(f"run {run_dir.name} has not begun its stage {first!r}. It has: {has}")
+    if first in named:
+        return _of_directory(named[first] / inside)
+    if stage:
+        raise Refused(f"run {run_dir.name} has no stage {first!r}{did_you_mean(first, named) or '.'} It has: {has}")
+    for entry in reversed(entries):
+        path = run_dir / entry["output_dir"]
+        if entry["status"] == "passed" and entry["name"] != "reward" and weight_files(path):
+            return _of_directory(path)
+    raise Refused(f"run {run_dir.name} has no stage to talk to, that has passed and is no reward model. It has: {has}")
+
+
+def _of_directory(path: Path) -> Checkpoint:
+    run_dir = next((parent for parent in path.resolve().parents if _is_run(parent)), None)
+    found = Checkpoint(str(path.resolve().relative_to(run_dir.parent)) if run_dir else str(path), path)
+    if not path.is_dir():
+        raise Refused(f"there is no {path}. Inside {path.parent.name} are: {', '.join(_steps(path.parent)) or 'none'}")
+    there = {"config.json": (found.home / "config.json").exists(), "weights": weight_files(path)}
+    if lacks := [name for name, is_there in there.items() if not is_there]:
+        state = f" yet: its stage is {found.stage['status']}" if found.stage.get("status", "passed") != "passed" else ""
+        inside = f". Inside are: {', '.join(_steps(path))}" if _steps(path) else ""
+        raise Refused(f"{path} has no {' and no '.join(lacks)}{state}{inside}")
+    if found.scores:
+        instead = (
+            f"a stage that does: python chat.py {run_dir}" if run_dir else "the model that it was trained to judge"
+        )
+        raise Refused(f"{found.name} is a reward model: it scores answers and writes none. Talk to {instead}")
+    return found
+
+
+def _from_hub(name: str, runs_dir: Path) -> Path:
+    """Return the directory of a model on the Hub: in the cache, or downloaded."""
+    problem = f"{name!r} is no run in {runs_dir} and no directory"
+    if name.count("/") < 2 and name[:1] not in {".", "~", "/"} and not RUN_ID.match(name):
+        if cached := hub.local_model(name, None):
+            return cached
+        problem += ", and no model of the Hub that is on this machine"
+        if "/" in name and (why := hub.unreachable()):
+            problem += f" ({why})"
+        elif "/" in name:
+            console().print(f"downloading {name}", markup=False)
+            return hub.download_model(name, None)
+    near = ["latest"]
+    for run_dir in _runs(runs_dir):
+        near += [run_dir.name, *(f"{run_dir.name}/{entry['name']}" for entry in _entries(run_dir))]
+    raise Refused(f"{problem}{did_you_mean(name, near) or '.'}\n{catalogue(runs_dir)}")
+
+
+def _entries(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the stages of a run; none of one whose record cannot be read, which must not hide the others."""
+    try:
+        return list(RunInfo(run_dir).read()["stages"])
+    except Refused:
+        return []
+
+
+def _steps(stage_dir: Path) -> list[str]:
+    names = [path.name for path in stage_dir.glob("checkpoint-*") if weight_files(path)]
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def catalogue(runs_dir: Path) -> str:
+    """Return what there is to talk to in `runs_dir`, as text: runs and their stages, newest first, and other models."""
+    runs = _runs(runs_dir)
+    lines = [f"In {runs_dir}, newest first:" if runs else f"There are no runs in {runs_dir}."]
+    for run_dir in reversed(runs[-LISTED_RUNS:]):
+        lines += [f"  {run_dir.name}", *(f"    {_line(run_dir, entry)}" for entry in _entries(run_dir))]
+    if len(runs) > LISTED_RUNS:
+        lines.append(f"  and {len(runs) - LISTED_RUNS} older ones")
+    others = [file.parent for file in runs_dir.glob("*/config.json") if weight_files(file.parent)]
+    lines += [f"  {path}" for path in sorted(others)]
+    return "\n".join([*lines, "Talk to one by RUN_ID, RUN_ID/STAGE, `latest`, a model's directory or a Hub id."])
+
+
+def _line(run_dir: Path, entry: dict[str, Any]) -> str:
+    stage = Checkpoint(entry["name"], run_dir / entry["output_dir"])
+    can = "chat" if stage.chats else "continues text"
+    if entry["name"] == "reward":
+        can = "scores answers, cannot be talked to"
+    elif not weight_files(stage.path):
+        can = "has no model yet"
+    status = [] if entry["status"] == "passed" else [entry["status"]]
+    return f"{entry['name']:<8}  {entry['output_dir']:<16}  {', '.join([*status, can, *_steps(stage.path)])}"

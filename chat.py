@@ -1,0 +1,290 @@
+"""Talk to any checkpoint, or to any stage of a run; two of them answer side by side."""
+
+import argparse
+import math
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
+from chain.checkpoints import Checkpoint, catalogue, find_checkpoint
+from data.chat import PROBE, Message, encode, render
+from data.world.tools import calculate, called_expression
+from utils.console import console
+from utils.errors import Refused, report
+from utils.files import refuse_pointer, tensor_shapes, weight_files
+
+STOPPED = "stopped"
+UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Control characters. A model may sample some, and they must not reach a terminal."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one message instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Refused."""
+        raise Refused(f"{message}. All flags: python chat.py --help")
+
+
+def parser() -> Parser:
+    """Return the parser of the command line."""
+    made = Parser(prog="chat.py", description="Talk to a model. Without one: list what there is.", allow_abbrev=False)
+    add = made.add_argument
+    named = "RUN_ID, RUN_ID/STAGE, `latest`, a model's directory or a Hub id; two answer side by side"
+    add("checkpoints", nargs="*", metavar="CHECKPOINT", help=named)
+    add("--prompt", metavar="TEXT", help="answer this and stop; without it prompts are read from stdin, one a line")
+    add("--system", metavar="TEXT", help="the system turn of the chat")
+    modes = "chat through the template, or continue text; by default chat, but for bases and where there is no template"
+    add("--mode", choices=("chat", "text"), help=modes)
+    add("--max-tokens", type=int, default=200, metavar="N", help="longest answer (200)")
+    add("--temperature", type=float, default=0.8, metavar="T", help="0 always takes the likeliest token (0.8)")
+    add("--top-p", type=float, default=0.9, metavar="P", help="sample from the likeliest tokens of this share (0.9)")
+    add("--seed", type=int, metavar="N", help="sample the same answers again; without it they differ each time")
+    add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
+    return made
+
+
+def refuse_values(args: argparse.Namespace) -> None:
+    """Raise Refused with every value that is not allowed."""
+    text = f"{args.prompt}{args.system}"  # Python hides bytes that are no UTF-8 in surrogates
+    rules = [
+        (len(args.checkpoints) <= 2, f"one or two checkpoints can answer; given: {len(args.checkpoints)}"),
+        (all(args.checkpoints), "a checkpoint's name is empty"),
+        (args.checkpoints or args.prompt is None, "--prompt needs a checkpoint to answer it, such as `latest`"),
+        (args.prompt is None or args.prompt.strip(), "--prompt is empty"),
+        (text.encode(errors="ignore").decode() == text, "--prompt and --system must be UTF-8"),
+        (args.max_tokens >= 1, f"--max-tokens must be at least 1; given: {args.max_tokens}"),
+        (
+            args.temperature == 0 or 1e-3 <= args.temperature < math.inf,  # logits are divided by it
+            f"--temperature must be 0, or at least 0.001; given: {args.temperature}",
+        ),
+        (0 < args.top_p <= 1, f"--top-p must be above 0 and at most 1; given: {args.top_p}"),
+        (args.seed is None or 0 <= args.seed < 2**63, f"--seed must be 0 or more; given: {args.seed}"),
+    ]
+    problems = [problem for allowed, problem in rules if not allowed]
+    if problems:
+        raise Refused("\n".join(problems))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one command line; return the exit code."""
+    try:
+        args = parser().parse_intermixed_args(argv)  # `A --prompt TEXT B` too
+        refuse_values(args)
+        return serve(args)
+    except (Refused, KeyboardInterrupt) as error:
+        return report(error)
+    except UnicodeDecodeError as error:
+        return report(Refused(f"the prompts are not UTF-8: {error}"))
+
+
+def serve(args: argparse.Namespace) -> int:
+    """List what there is, or load what is named and talk."""
+    if not args.checkpoints:
+        console().print(catalogue(args.runs_dir), markup=False, emoji=False, soft_wrap=True)
+        return 0
+    found = [find_checkpoint(name, args.runs_dir) for name in args.checkpoints]
+    note(f"loading {' and '.join(checkpoint.name for checkpoint in found)}")
+    from utils.quiet import quiet_libraries
+
+    with quiet_libraries(None):
+        converse([load(checkpoint, args.mode, args.system) for checkpoint in found], args)
+    return 0
+
+
+def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
+    """Answer `--prompt`, or one prompt after the other until they end.
+
+    Raises:
+        Refused: a prompt is longer than the context, and nobody sits at the prompt to be told.
+        KeyboardInterrupt: the answer to `--prompt` was stopped.
+    """
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    one = args.prompt is not None
+    for number, prompt in enumerate([args.prompt] if one else asked()):
+        if prompt.strip() == "quit" and not one:
+            return
+        if prompt.strip() == "clear" and not one:
+            for speaker in speakers:
+                speaker.turns = []
+            continue
+        for speaker in speakers if prompt.strip() else ():
+            try:
+                if take_turn(speaker, prompt, args, seed + number, named=len(speakers) > 1) == STOPPED and one:
+                    raise KeyboardInterrupt
+            except Refused as error:
+                if one or not sys.stdin.isatty():
+                    raise
+                note(str(error))
+
+
+def asked() -> Iterator[str]:
+    """Yield the lines of stdin. On a terminal Ctrl-C drops a line that was begun, and ends at an empty one."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    import readline  # lets a line be edited, and called back
+
+    note("`clear` forgets the conversation, Ctrl-C stops an answer, `quit` or Ctrl-D ends.")
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt) as error:
+            write("\n")
+            if isinstance(error, EOFError) or not readline.get_line_buffer():
+                return
+
+
+class Speaker:
+    """A loaded checkpoint, and the conversation with it."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, chat: bool, system: str | None = None) -> None:
+        from evaluation.stream import stop_ids
+
+        self.name, self.model, self.tokenizer, self.chat = name, model, tokenizer, chat
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.limit: int = limit or sys.maxsize  # tokens
+        self.stops = stop_ids(model, tokenizer, chat=chat)
+        self.opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.turns: list[Message] = []
+
+    def ids(self, turns: "list[Message]") -> list[int]:
+        """Return what the model is shown: the conversation, or its newest text alone if it continues text."""
+        return encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"])
+
+
+def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speaker:
+    """Load a checkpoint: in float32 on a CPU, in bfloat16 on a GPU that computes in it natively.
+
+    Raises:
+        Refused: it cannot be loaded whole, or not be talked to as asked.
+    """
+    started = time.monotonic()
+    import torch
+    from safetensors.torch import load_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from utils.runtime import computes_in_bf16, device
+
+    dtype = torch.bfloat16 if device() != "cpu" and computes_in_bf16(device()) else torch.float32
+    for file in weight_files(checkpoint.path):
+        tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.home)
+        model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint.home, dtype=dtype, output_loading_info=True)
+        if checkpoint.home != checkpoint.path:
+            load_model(model, checkpoint.path / "model.safetensors")
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise Refused(f"{checkpoint.path} cannot be loaded by transformers: {reason}") from error
+    if loaded["missing_keys"]:
+        raise Refused(f"{checkpoint.path} lacks {min(loaded['missing_keys'])} and would make it up: is it whole?")
+    chat = checkpoint.chats if mode is None else mode == "chat"
+    refuse_unfit(checkpoint.name, tokenizer, chat, system)
+    speaker = Speaker(checkpoint.name, model.to(device()).eval(), tokenizer, chat=chat, system=system)
+    took = time.monotonic() - started
+    how = "chat" if chat else "continues each text by itself"
+    note(f"{speaker.name}: {model.num_parameters():,} parameters, {str(dtype)[6:]} on {device()}, {took:.1f} s; {how}")
+    if checkpoint.stage.get("status", "passed") != "passed":
+        note(f"its stage has not passed: {checkpoint.stage['status']}")
+    return speaker
+
+
+def refuse_unfit(name: str, tokenizer: Any, chat: bool, system: str | None) -> None:
+    """Raise Refused if a chat, or its system turn, has no place in the template."""
+    from jinja2 import TemplateError
+
+    if not chat and system is not None:
+        raise Refused(f"--system opens a chat, and {name} continues text: leave it out, or add --mode chat")
+    if chat and tokenizer.chat_template is None:
+        raise Refused(f"{name} has no chat template: without --mode chat it continues text")
+    try:
+        turns: list[Message] = [{"role": "system", "content": system or ""}, {"role": "user", "content": PROBE}]
+        if chat and (system or "").strip() not in render(tokenizer, turns[system is None :]):
+            raise Refused(f"the chat template of {name} leaves a system turn out: ask without --system")
+    except TemplateError as error:
+        raise Refused(f"the chat template of {name} does not take this chat: {error}") from error
+
+
+def fitting(turns: list[Message], length: Callable[[list[Message]], int], limit: int, room: int) -> list[Message]:
+    """Return the newest of `turns`, from a question on, that leave `room` tokens below `limit`.
+
+    However long answers may be, half of the context stays open to what was said.
+
+    Raises:
+        Refused: the last question alone is as long as the context.
+    """
+    while len(turns) > 1 and length(turns) + min(room, limit // 2) > limit:
+        turns = turns[2:]
+    if length(turns) >= limit:
+        raise Refused(f"this prompt takes {length(turns)} tokens and the model's context is {limit}: shorten it")
+    return turns
+
+
+def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int, *, named: bool) -> str:
+    """Answer a prompt, under the checkpoint's name if `named`, and remember both; return why the answer was cut off.
+
+    Raises:
+        Refused: the prompt is longer than the context.
+    """
+    from evaluation.stream import stream
+
+    turns: list[Message] = [*speaker.turns, {"role": "user", "content": prompt.strip() if speaker.chat else prompt}]
+    kept = fitting(turns, lambda some: len(speaker.ids(some)), speaker.limit, args.max_tokens)
+    if named:
+        console().print(speaker.name, style="bold", markup=False, emoji=False, soft_wrap=True)
+    if len(kept) < len(turns):
+        note(f"(the context of {speaker.limit} tokens is full: the oldest {len(turns) - len(kept)} turns are dropped)")
+    ids = speaker.ids(kept)
+    room = min(args.max_tokens, speaker.limit - len(ids))
+    how = {"temperature": args.temperature, "top_p": args.top_p, "seed": seed, "max_new_tokens": room}
+    with interruptible() as stop:
+        answer = stream(speaker.model, speaker.tokenizer, ids, write, stops=speaker.stops, interrupted=stop, **how)
+    write("\n")
+    full = f"--max-tokens {room}" if room == args.max_tokens else f"its context of {speaker.limit} tokens"
+    cut_off = "" if answer.stopped else STOPPED if stop.is_set() else f"cut off by {full}"
+    if cut_off or not answer.text:
+        note(f"({cut_off or 'it ended without a word'})")
+    if expression := called_expression(answer.text):
+        said = calculate(expression) or "nothing"
+        note(f"(it calls a tool, which is not run here; the calculator would say {said})")
+    if speaker.chat and (answer.text or cut_off != STOPPED):  # else the question is taken back
+        speaker.turns = [*kept, {"role": "assistant", "content": answer.text}]
+    return cut_off
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets, in place of what it does elsewhere."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def write(text: str) -> None:
+    """Print part of an answer as it is, control characters apart."""
+    from rich.segment import Segment, Segments
+
+    console().print(Segments([Segment(text.translate(UNPRINTABLE))]), end="", crop=False)  # a str loses its tabs
+
+
+def note(text: str) -> None:
+    """Tell the user what is no answer: on stderr where stdout is a pipe or a file, which gets the answers alone."""
+    if console().is_terminal:
+        console().print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
