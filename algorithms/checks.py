@@ -67,8 +67,13 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     problems = list(wrong_types.values())
     if "trainer_args" not in wrong_types:
         problems += [*_trainer_args(kind, config, extra), *_lacking_fields(kind, config)]
+<<<<<<< HEAD
         problems += _ranges(config, extra, wrong_types)
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
+=======
+        problems += [*_ranges(config, extra, mistyped), *_no_choices(kind, config, extra)]
+    if extra and not mistyped.keys() & {"reward_func", "reward_weights"}:
+>>>>>>> main
         problems += rewards.problems(extra)
     if not problems and extra:
         problems = _groups(config, extra)
@@ -87,7 +92,7 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
         if name in arguments.OURS:
             problems.append(f"trainer_args: {name} cannot be set: {arguments.OURS[name]}")
         elif name in own:
-            problems.append(f"trainer_args: {name} = {value!r} is set twice, also as a field ({own[name]!r}): set one")
+            problems.append(f"trainer_args: {name} = {value!r} is set twice: field {name} is {own[name]!r}; drop one")
         elif name in arguments.NOT_FOR_THE_TRAINER or name in elsewhere:
             where = elsewhere.get(name, "field of TrainingConfig")
             problems.append(f"trainer_args: {name} belongs outside trainer_args: it is a {where}")
@@ -123,6 +128,18 @@ def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: 
         value = values.get(name)
         if name not in wrong_types and isinstance(value, int | float | str) and not _within(value, rule):
             problems.append(f"{name} = {value!r}: must be {rule[1]}")
+    return problems
+
+
+def _no_choices(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+    """Return what is none of the names that the trainer knows for an option, such as those of the schedules."""
+    hints, problems = get_type_hints(arguments.config_class(kind)), []
+    for name, value in arguments.given(config, extra).items():
+        parts = (hints.get(name), *get_args(hints.get(name)))
+        known = [str(one.value) for part in parts if isinstance(part, type) and issubclass(part, Enum) for one in part]
+        if known and isinstance(value, str) and value not in known:
+            near = did_you_mean(value, known)
+            problems.append(f"{name} = {value!r}: must be one of {', '.join(known)}{near}")
     return problems
 
 

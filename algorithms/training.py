@@ -94,7 +94,7 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
         return
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
-    watch = Watch(log, stage_dir.name, shown)
+    watch = Watch(log, log.read_info().get("name") or stage_dir.name, shown)
     trainer.add_callback(watch)
     parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")

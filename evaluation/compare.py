@@ -50,7 +50,7 @@ def evaluate_stage(
     before, after = _checkpoints(kind, input_dir, output_dir, cache, seed)
     sides = [after] if before is None else [after, before]
     scores: list[list[Scores | str]] = []
-    with progress(f"evaluating {output_dir.name}", len(tasks) * len(sides)) as bar:
+    with progress(f"evaluating {kind}", len(tasks) * len(sides)) as bar:
         for number, side in enumerate(sides):
             scores.append([])
             for task in tasks:

@@ -92,6 +92,12 @@ def test_losses_with_weights_are_accepted_for_dpo() -> None:
     assert check("dpo", config(trainer_args={"loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5]})) == []
 
 
+def test_a_name_that_the_trainer_does_not_know_is_refused_with_the_nearest() -> None:
+    (problem,) = check("sft", config(lr_scheduler_type="cosin"))
+    assert problem.startswith("sft: lr_scheduler_type = 'cosin': must be one of linear, cosine, ")
+    assert problem.endswith("did you mean 'cosine'?")
+
+
 def test_a_trainer_option_without_a_field_is_accepted_and_one_set_twice_is_not() -> None:
     extra = GRPOExtraConfig(num_generations=8)
     assert check("grpo", config(trainer_args={"temperature": 0.9, "top_k": 0}), extra) == []

@@ -127,7 +127,10 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: P
         ((), "--data says what to train on"),
         (("--data", "nowhere.txt"), "there are no data 'nowhere.txt', did you mean 'notes.txt'?"),
         (("--data", "notes.txt", "--preset", "tini"), "there is no preset 'tini', did you mean 'tiny'?"),
-        (("--data", "notes.txt", "--set", "hiden_size=3"), "there is no field 'hiden_size', did you mean 'hidden_size'?"),
+        (
+            ("--data", "notes.txt", "--set", "hiden_size=3"),
+            "there is no field 'hiden_size', did you mean 'hidden_size'?",
+        ),
         (("--data", "notes.txt", "--max-steps", "many"), "max_steps=many: must be int, not 'many'"),
         (("--data", "notes.txt", "--data-fraction", "1.5"), "data_fraction = 1.5: must be at most 1"),
         (("--data", "notes.txt", "--data-fraction", "0"), "data_fraction = 0.0: must be above 0"),
