@@ -67,13 +67,8 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     problems = list(wrong_types.values())
     if "trainer_args" not in wrong_types:
         problems += [*_trainer_args(kind, config, extra), *_lacking_fields(kind, config)]
-<<<<<<< HEAD
-        problems += _ranges(config, extra, wrong_types)
+        problems += [*_ranges(config, extra, wrong_types), *_no_choices(kind, config, extra)]
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
-=======
-        problems += [*_ranges(config, extra, mistyped), *_no_choices(kind, config, extra)]
-    if extra and not mistyped.keys() & {"reward_func", "reward_weights"}:
->>>>>>> main
         problems += rewards.problems(extra)
     if not problems and extra:
         problems = _groups(config, extra)

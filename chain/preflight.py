@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pretrain
 from algorithms.config import StageOutput
 from chain.stages import Stage, is_reward_model, reference
 from utils import hub
@@ -106,12 +107,12 @@ def load_data(stage: Stage) -> tuple[dict[str, Any], "StageData | None"]:
 
     Documents to pretrain on stay on disk, as batches take them: of them there are no rows, None.
     """
-    from data.corpus.configured import corpus_for, record_of
+    from data.corpus.configured import record_of
     from data.sources import load_for
 
     console().print(f"{stage.kind}: preparing {stage.config.dataset_name}", markup=False, soft_wrap=True)
     if stage.model is None:
-        return record_of(corpus_for(stage.config), stage.config.eval_samples), None
+        return record_of(pretrain.prepare(stage.config), stage.config.eval_samples), None
     rows = load_for(stage.config, stage.kind)
     return rows.info, rows
 

@@ -1,10 +1,29 @@
 """Pretraining: text to base weights that `AutoModelForCausalLM.from_pretrained` loads as they are."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
 
-__all__ = ["PretrainConfig", "train"]
+if TYPE_CHECKING:
+    from data.corpus import Corpus
+
+__all__ = ["PretrainConfig", "prepare", "train"]
+
+
+def prepare(config: PretrainConfig) -> "Corpus":
+    """Read and split the documents, and see that the tokenizer is there: what can be refused before anything starts.
+
+    Raises:
+        Refused: one of them cannot be had.
+    """
+    from data.corpus.configured import corpus_for
+
+    if config.tokenizer_name is not None:
+        from pretrain.tokenizer import load_tokenizer
+
+        load_tokenizer(config.tokenizer_name)
+    return corpus_for(config)
 
 
 def train(config: PretrainConfig, stage_dir: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import RenderableType
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
+from pretrain import prepare
 from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
 from utils.command_line import Parser, command, refuse, relative, this_command
@@ -148,11 +149,9 @@ def _can_go_on(directory: Path) -> bool:
 
 def train(config: PretrainConfig, out: Path) -> None:
     """Train into `out`, with the records of a stage; say at the end what came out, and how to talk to it."""
-    from data.corpus.configured import corpus_for
-
     keep_freed_memory()
     with quiet_libraries(None):
-        corpus_for(config)  # a source that cannot be had is refused before anything is created
+        prepare(config)  # a source that cannot be had is refused before anything is created
     with _stage(config, out) as log:
         from pretrain.loop import pretrain
 
