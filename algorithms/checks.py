@@ -5,8 +5,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from algorithms import arguments, rewards
 from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig

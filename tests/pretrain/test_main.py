@@ -112,7 +112,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: P
     assert info["status"] == "interrupted"
     from pretrain.__main__ import stopped
 
-    here = os.getcwd()
+    here = Path.cwd()
     os.chdir(tmp_path)
     try:
         out, config = stopped("")

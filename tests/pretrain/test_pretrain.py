@@ -201,7 +201,7 @@ def test_a_full_disk_stops_and_loses_nothing(trained: Path, tmp_path: Path, monk
         save(obj, path)
 
     monkeypatch.setattr(torch, "save", full_from_step_20)
-    with pytest.raises(StageFailed, match="checkpoint-20 cannot be written: .*No space left on device.* make room"):
+    with pytest.raises(StageFailed, match=r"checkpoint-20 cannot be written: .*No space left on device.* make room"):
         train(SMALL, tmp_path)
     assert not list(tmp_path.glob(".checkpoint*"))
     monkeypatch.undo()
