@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,21 @@ import chat
 import run_all
 from chain import command_line
 from chain.run_directory import RunInfo
+from pretrain import PretrainConfig
+from pretrain import __main__ as pretraining
 from utils.files import weights_sha256, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/decisions.md")}
 EXAMPLE_RUN = "20260131_101500_k3x9"
-OTHER_FLAGS = {"--logdir", "--seeds", "--out"}  # of the other commands that the README shows
+OTHER_FLAGS = {
+    "--logdir",
+    "--seeds",
+    "--help",
+    "--nproc-per-node",
+    "--config",
+}  # of the other commands that the README shows
 FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
 
 
@@ -121,7 +130,6 @@ def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], m
     """Serve a command of chat.py: the stages of the interrupted run are small random models, asked for few tokens."""
     from data.chat import CHAT_TEMPLATE
     from data.world import rows
-    from pretrain.config import PretrainConfig
     from pretrain.model import random_model
     from pretrain.tokenizer import train_tokenizer
 
@@ -137,6 +145,7 @@ def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], m
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(sft)
     random_model(PretrainConfig(output_dir="", dataset_name="", **shape), tokenizer, "cpu").save_pretrained(sft)
+    shutil.copytree(sft, work / "base")
     shutil.copytree(sft, sft / "checkpoint-60")
 
     command = r"\$\(python -c '(.+)'\)"
@@ -155,7 +164,7 @@ def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], m
         assert "/" in argv[0]
         assert f"'{argv[0]}' is no run in runs and no directory, and no model of the Hub" in said.err
     else:
-        assert f"loading {EXAMPLE_RUN}/sft" in said.err
+        assert "loading " + ("base" if argv[0] == "base" else f"{EXAMPLE_RUN}/sft") in said.err
         assert said.out.strip()
 
 
@@ -169,6 +178,28 @@ def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(ROOT / path if (ROOT / path).exists() else Path(path)), run_name="__main__")
     (arguments,) = calls
     assert stages_of(*arguments)
+
+
+def call_pretrain(argv: list[str], work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve a command of pretraining up to the training, which then would have what the command says."""
+    calls: list[tuple[Any, Path]] = []
+    monkeypatch.setattr(pretraining, "train", lambda config, out: calls.append((config, out)))
+    stopped_run = work / "runs" / "base"
+    config = {field.name: getattr(STOPPED, field.name) for field in fields(STOPPED)}
+    for directory in (stopped_run, work / "base") if "--resume" in argv else ():
+        directory.mkdir(parents=True)
+        write_json(directory / "stage_info.json", {"name": "pretrain", "status": "interrupted", "config": config})
+    if "--help" in argv:
+        with pytest.raises(SystemExit, match="0"):
+            pretraining.main(argv)
+        return
+    assert pretraining.main(argv) == 0
+    ((asked, out),) = calls
+    assert asked == STOPPED if "--resume" in argv else asked.dataset_name == argv[argv.index("--data") + 1]
+    assert out.name == "base" or out.parent.name == "runs"
+
+
+STOPPED = PretrainConfig(output_dir="pretrain", dataset_name="notes/")
 
 
 def call_make(target: str) -> None:
@@ -209,6 +240,14 @@ def test_a_command_of_the_readme_runs(
             call_run_all(argv, capsys)
         case ["python", "chat.py", *argv]:
             call_chat(argv, work, capsys, monkeypatch)
+        case ["python", "-m", "pretrain", *argv]:
+            call_pretrain(argv, work, monkeypatch)
+        case ["torchrun" | "accelerate" as launcher, *launched]:
+            place = launched.index("-m")
+            assert entry_points(group="console_scripts", name=launcher)
+            assert launched[place + 1] == "pretrain"
+            assert all((ROOT / word).exists() for word in launched[:place] if word.endswith(".yaml"))
+            call_pretrain(launched[place + 2 :], work, monkeypatch)
         case ["python", script, *_] if script.startswith("benchmarks/"):
             call_benchmark(words[1:])
         case ["python", recipe, *argv]:
@@ -328,7 +367,7 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
 
 
 def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
-    actions = [*run_all.parser()._actions, *chat.parser()._actions]
+    actions = [action for made in (run_all, chat, pretraining) for action in made.parser()._actions]
     flags = {flag for action in actions for flag in action.option_strings if flag.startswith("--")}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace(section("Limits"), "")))
     assert shown - OTHER_FLAGS == flags - {"--help"}
