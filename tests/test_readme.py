@@ -31,6 +31,7 @@ from utils.files import weights_sha256, write_json
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/decisions.md")}
+DECISIONS = " ".join(TEXTS["docs/decisions.md"].split())
 EXAMPLE_RUN = "20260131_101500_k3x9"
 OTHER_FLAGS = {
     "--logdir",
@@ -323,13 +324,13 @@ def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
     parameters = parameter_count(pretraining, pretraining.vocab_size)
     assert extra is not None
     assert f"{parameters / 1e6:.1f} M parameters" in README
-    assert f"{parameters:,}" in TEXTS["docs/decisions.md"].replace("\n", " ")
+    assert f"{parameters:,}" in DECISIONS
     assert RAMBLING_SHARE == 0.25
     assert extra.num_generations == 8
     completions = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
     groups = completions // extra.num_generations
     assert (grpo.per_device_train_batch_size, grpo.gradient_accumulation_steps) == (64, 2)
-    assert f"{groups} groups of {extra.num_generations}" in TEXTS["docs/decisions.md"]
+    assert f"{groups} groups of {extra.num_generations}" in DECISIONS
 
 
 def test_the_examples_of_the_skills_are_what_is_taught() -> None:
