@@ -66,10 +66,14 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
 
 
 def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
-    """Return where the run's final model lies: the last policy, or the reward model where that is all there is."""
+    """Return where the run's final model lies and how to talk to it; a reward model, where that is all, says nothing."""
     stages = record["stages"]
     last = next((entry for entry in reversed(stages) if entry["name"] != "reward"), stages[-1])
-    return f"The model of stage {last['name']}: {relative(run_dir / last['output_dir'])}"
+    model = relative(run_dir / last["output_dir"])
+    line = f"The model of stage {last['name']}: {model}"
+    if last["name"] == "reward":
+        return line
+    return f"{line}\nTalk to it: {command(Path(__file__).resolve().parent.parent / 'chat.py', model)}"
 
 
 def resume_command(run_dir: Path) -> str:
