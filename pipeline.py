@@ -32,7 +32,7 @@ from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
 from utils.locks import lock
 from utils.quiet import quiet_libraries
-from utils.runtime import free_memory, keep_freed_memory, now, reset_peak_memory
+from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 
@@ -67,12 +67,13 @@ def run_pipeline(
         Interrupted: it was stopped by Ctrl-C or SIGTERM, and can be resumed.
     """
     plain_endings()
-    keep_freed_memory()
     _refuse_hidden()
     if recipe is None and (script := _calling_script(configs)):
         args = command_line.of_script(runs_dir=runs_dir, stages=stages, from_run=from_run, resume=resume, force=force)
         made = command_line.serve(args, command_line.request(args, script, configs, grpo_extra), run_pipeline)
         return made or sys.exit(0)
+    if recipe is None:
+        command_line.refuse_flags()
     usable(runs_dir)
     runs_dir = Path(runs_dir)
     if resume is not None and (stages is not None or from_run is not None):
@@ -102,7 +103,7 @@ def run_pipeline(
             _run_stages(Run(info, chosen, fetched, outputs))
         except KeyboardInterrupt as error:
             info.set(status="interrupted", finished_at=now())
-            stopped = Interrupted(f"interrupted. Continue with:\n  {screen.resume_command(run_dir)}")
+            stopped = Interrupted(f"interrupted. Continue with:\n  {screen.resume_command(run_dir, recipe)}")
             console().print_to_copies(str(stopped))
             raise stopped from error
         except StageFailed:
@@ -228,6 +229,8 @@ def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     if done and weight_files(stage_dir) and weights_sha256(stage_dir) == done["sha256"]:
         log.event("RESUME", "training had ended: evaluating what it wrote")
         return
+    if device() == "cpu":  # where the model trains on a GPU, the memory it was loaded in is not needed again
+        keep_freed_memory()
     checkpoint = _train_function(stage)(stage.with_paths(run.path_of), stage_dir)
     log.info(output={"path": str(checkpoint), "sha256": weights_sha256(checkpoint)})
 

@@ -26,6 +26,8 @@ def tokenizer(config: TrainingConfig, rows: Any, *, gives_template: bool = False
             f"{name} has no tokenizer that transformers can load ({_first_line(error)}). A model needs tokenizer.json "
             "and tokenizer_config.json beside its weights: save them there, or name another model."
         ) from error
+    if not loaded("a", add_special_tokens=False)["input_ids"]:  # what transformers makes where files are missing
+        raise Refused(f"{name} has no tokenizer: save tokenizer.json beside its weights, or name another model.")
     fit_to(rows, loaded, gives_template=gives_template)
     return loaded
 

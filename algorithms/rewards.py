@@ -6,8 +6,10 @@ lists, one item a completion, and returns one number each, or None where it has 
 
 import functools
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,14 @@ def _accuracy() -> RewardFunction:
 
     @functools.wraps(accuracy_reward)
     def of_text(completions: Any, solution: Sequence[object], **rest: Any) -> Any:
-        return accuracy_reward(completions, [str(one) for one in solution], **rest)  # a number would be no maths to it
+        return accuracy_reward(completions, [_written_out(one) for one in solution], **rest)
 
     return of_text
+
+
+def _written_out(value: object) -> str:
+    """Return a solution as text that the maths check reads: a float in digits, not as 1e-05."""
+    return f"{Decimal(repr(value)):f}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def _think_format() -> RewardFunction:

@@ -72,6 +72,10 @@ def _one_row_a_turn(rows: Rows) -> Rows:
     return rows.map(split, batched=True, remove_columns=rows.column_names, features=features)
 
 
+SPLITS_LONG = ("wrapped", "bfd_split")
+"""Packing strategies that go on with a long text in the next row, where others drop what is beyond the row."""
+
+
 def refuse_long(
     kind: str,
     rows: Rows,
@@ -87,8 +91,8 @@ def refuse_long(
             or learn what it cannot be measured on; or the chat template cannot show one.
     """
     options = arguments.defaults(kind) | arguments.given(config, extra)
-    if options.get("packing") and options["packing_strategy"] == "wrapped":
-        return  # cuts texts anywhere, by design
+    if options.get("packing") and options["packing_strategy"] in SPLITS_LONG:
+        return
     limits = [
         (options.get("max_length"), "max_length allows: raise it"),
         (max_tokens, "the model reads: choose another model"),
@@ -100,7 +104,9 @@ def refuse_long(
     if long > MOST * len(looked_at):
         completed = f" with a completion of {room} tokens" if room else ""
         raise Refused(
-            f"{long} of {len(looked_at)} rows{completed} are longer than the {limit} tokens that {why}, or shorten them"
+            f"{long} of {len(looked_at)} rows{completed} are longer than the {limit} tokens that {why}"
+            + (", lower max_completion_length" if room else "")
+            + ", or shorten them"
         )
 
 
@@ -129,8 +135,8 @@ def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
     Raises:
         StageFailed: most do not, so the model would not learn to stop.
     """
-    if len(trainer.train_dataset) == 0 or (trainer.args.packing and trainer.args.packing_strategy == "wrapped"):
-        return  # `fit` reports the one; the other cuts texts anywhere, by design
+    if len(trainer.train_dataset) == 0 or (trainer.args.packing and trainer.args.packing_strategy in SPLITS_LONG):
+        return  # `fit` reports the one; the other ends texts anywhere, by design
     tokenizer = trainer.processing_class
     _show(tokenizer, trainer.train_dataset[0], stage_dir)
     examples = list(_labels(trainer.train_dataset))

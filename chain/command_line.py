@@ -1,6 +1,7 @@
 """The flags that one recipe takes, by `run_all.py` and run as a script, and what is done with them."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from algorithms.config import GRPOExtraConfig
 from chain.plan import plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
-from chain.run_directory import find, usable
+from chain.run_directory import find
 from chain.screen import resume_command
 from chain.set_values import seeds, with_values
 from chain.stages import Stage
@@ -64,6 +65,20 @@ def of_script(**defaults: Any) -> argparse.Namespace:
     return args
 
 
+def refuse_flags() -> None:
+    """Raise Refused if a script whose `configs` cannot be found again was given flags that only such a one takes."""
+    made = Parser(allow_abbrev=False, add_help=False)
+    add_flags(made, made)
+    ours = {flag for action in made._actions for flag in action.option_strings}
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    given = [word for word in sys.argv[1:] if word.partition("=")[0] in ours]
+    if script is not None and Path(script).name != "run_all.py" and given:
+        raise Refused(
+            f"{', '.join(given)}: {Path(script).name} takes flags only if the `configs` that it passes to run_pipeline "
+            "are its own, named so at the top level: name them so, or leave the flags out."
+        )
+
+
 def refuse_combinations(args: argparse.Namespace) -> None:
     """Raise Refused where one flag needs, or forbids, another, or the directory of runs cannot be used."""
     resume, stages = args.resume is not None, args.stages is not None  # "" is given too: a shell variable without value
@@ -75,7 +90,7 @@ def refuse_combinations(args: argparse.Namespace) -> None:
         (args.check_data and not args.plan, "--check-data belongs to --plan: add --plan"),
         (args.plan and args.download, "--plan starts nothing, --download fetches: choose one"),
     )
-    usable(args.runs_dir)
+    refuse((not str(args.runs_dir), "--runs-dir is empty: name a directory, or leave it out"))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a run looks like on the console: its header, a panel for each stage, the results, and how to go on."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from chain.stages import Stage, shown
+from recipes import name_of
 from utils.command_line import command, relative
 from utils.console import panel
 
@@ -66,7 +68,7 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
 
 
 def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
-    """Return where the run's final model lies and how to talk to it; a reward model, where that is all, says nothing."""
+    """Return where the run's final model lies, and how to talk to it unless a reward model is all there is."""
     stages = record["stages"]
     last = next((entry for entry in reversed(stages) if entry["name"] != "reward"), stages[-1])
     model = relative(run_dir / last["output_dir"])
@@ -76,9 +78,15 @@ def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
     return f"{line}\nTalk to it: {command(Path(__file__).resolve().parent.parent / 'chat.py', model)}"
 
 
-def resume_command(run_dir: Path) -> str:
-    """Return the command that continues a run, as it must be typed in the working directory."""
+def resume_command(run_dir: Path, recipe: str | None = None) -> str:
+    """Return the command that continues a run, as it must be typed in the working directory.
+
+    A `recipe` that is being run by itself goes on by itself: what it passes to `run_pipeline` may stand nowhere else.
+    """
     words = ["--resume", run_dir.name]
     if run_dir.parent != Path("runs").resolve():
         words += ["--runs-dir", relative(run_dir.parent)]
-    return command(Path(__file__).resolve().parent.parent / "run_all.py", *words)
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or recipe is None or name_of(Path(script).resolve()) != recipe:
+        script = Path(__file__).resolve().parent.parent / "run_all.py"
+    return command(script, *words)

@@ -162,6 +162,10 @@ def fingerprint(*parts: Dataset) -> str:
     return digest.hexdigest()
 
 
+ASKED = ("prompt", "messages", "text", "completion", "chosen", "rejected", "tools")
+"""Columns that make an example what it is; other columns, such as a number, do not make it another one."""
+
+
 def _content(row: Any) -> str:
     return json.dumps(row, sort_keys=True, default=str)
 
@@ -178,7 +182,8 @@ def _keys(rows: Dataset) -> list[str]:
 def _once(held: Dataset, name: str) -> Dataset:
     """Return each row once: measured twice, an example would pass for two, and the interval would be too narrow."""
     first: dict[str, int] = {}
-    for index, row in enumerate(held):
+    asked = held.select_columns([column for column in ASKED if column in held.column_names])
+    for index, row in enumerate(asked):
         first.setdefault(_content(row), index)
     if repeated := len(held) - len(first):
         warn(f"{name}: {repeated} of {len(held)} held-out rows repeat another one and are left out")

@@ -91,6 +91,6 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, stage_dir: Path, record: 
     if config.tokenizer_name is not None:
         return load_tokenizer(config.tokenizer_name)
     if not (stage_dir / "tokenizer.json").exists():
-        record.say(f"training a tokenizer of {config.vocab_size} pieces")
+        record.say(f"pretrain: training a tokenizer of {config.vocab_size} pieces")
         train_tokenizer(corpus.training_texts(config.tokenizer_samples), config.vocab_size, stage_dir)
     return load_tokenizer(str(stage_dir))

@@ -220,11 +220,32 @@ def test_a_recipe_run_as_a_script_refuses_wrong_flags_in_one_message(argv: list[
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("argv", [["--plan"], ["--resume=latest"], ["--mine", "--set", "a=1"]])
+def test_flags_of_a_script_that_cannot_take_them_are_refused(argv: list[str], in_tmp: Path) -> None:
+    inside = "def main():\n    from pipeline import run_pipeline\n    run_pipeline(dict(configs))\nmain()\n"
+    Path("inside.py").write_text(RECIPE + inside)
+    refused = subprocess.run(
+        [sys.executable, "inside.py", *argv], capture_output=True, text=True, check=False, env=ON_PATH
+    )
+    assert refused.returncode == 2
+    assert "inside.py takes flags only if the `configs` that it passes to run_pipeline are its own" in refused.stderr
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize("wrong", ["configs, 3", "3", "None", "configs, runs_dir=''", "configs, stages='sft,sft'"])
 def test_wrong_arguments_of_run_pipeline_end_a_script_with_a_message(wrong: str, in_tmp: Path) -> None:
     done = _script(source=f"{RECIPE}from pipeline import run_pipeline\nrun_pipeline({wrong})\n")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_run_by_itself_goes_on_by_itself(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chain.screen import resume_command
+
+    assert "run_all.py --resume x" in resume_command(in_tmp / "runs/x", str(in_tmp / "mine.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(in_tmp / "mine.py"), raising=False)
+    assert resume_command(in_tmp / "runs/x", str(in_tmp / "mine.py")).endswith(" mine.py --resume x")
+    assert "run_all.py --resume x" in resume_command(in_tmp / "runs/x", "scratch_tiny")
 
 
 def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

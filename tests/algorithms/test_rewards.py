@@ -36,6 +36,8 @@ def test_the_default_reward_is_math_verifys_accuracy() -> None:
 def test_accuracy_takes_a_solution_that_is_a_number() -> None:
     function, _ = rewards.load("accuracy")
     assert function(chat(r"\boxed{4}", r"\boxed{3}"), solution=[4, 4], log_extra=None) == [1.0, 0.0]
+    small, large = chat(r"\boxed{0.00001}"), chat(r"\boxed{100000000000000000000}")
+    assert function([*small, *large], solution=[0.00001, 1e20]) == [1.0, 1.0]
     assert rewards.name_of(function) == "accuracy_reward"
     assert rewards.missing_columns([function], ["prompt"]) == [
         "the reward accuracy_reward needs solution; the data has prompt"

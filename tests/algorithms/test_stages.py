@@ -304,6 +304,14 @@ def test_a_classifier_whose_head_has_another_name_is_no_reward_model(
         run("grpo", configure("grpo"), tmp_path / "grpo", GRPOExtraConfig(reward_func=str(tmp_path / "other")))
 
 
+def test_a_tokenizer_that_transformers_makes_up_is_none(configure: Configure, tmp_path: Path) -> None:
+    from transformers import Qwen3Config
+
+    Qwen3Config(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(Refused, match=r"has no tokenizer: save tokenizer\.json beside its weights"):
+        run("sft", configure("sft", model_name=str(tmp_path)), tmp_path / "stage")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_directory_without_a_tokenizer_is_refused(
     kind: str, model_dir: Path, configure: Configure, tmp_path: Path

@@ -177,6 +177,13 @@ def test_a_malformed_row_is_told_with_its_split(write_rows: WriteRows, tmp_path:
         load(str(tmp_path), "sft")
 
 
+def test_a_number_does_not_make_a_held_out_row_another_one(tmp_path: Path) -> None:
+    for name, rows in (("train", range(50)), ("test", range(100, 110))):
+        lines = [json.dumps({"prompt": f"What is {n}?", "answer": str(n), "id": k}) for n in rows for k in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    assert load(str(tmp_path), "grpo").info["eval_rows"] == 10
+
+
 def test_a_held_out_row_counts_once_and_what_is_left_out_is_told(
     write_rows: WriteRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
