@@ -51,7 +51,7 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
 
 
 def _differs(gained: int, lost: int) -> bool:
-    """Return whether the exact McNemar test, of one half of the changed outcomes, tells gains and losses apart at 5 %."""
+    """Return whether the exact McNemar test tells gains and losses apart at 5 %."""
     changed = gained + lost
     at_most = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
     return 2 * at_most < 0.05 * 2**changed
