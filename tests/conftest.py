@@ -1,6 +1,9 @@
 """What all tests share: the fixtures directory beside the checkout, a quiet environment, no network."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,9 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the libraries; a test that needs the network unsets it itself
 for tracker_key in ("REPORT_TO", "WANDB_API_KEY", "WANDB_MODE"):
     os.environ.pop(tracker_key, None)
+
+os.environ["SIXGIG_CACHE"] = tempfile.mkdtemp(prefix="sixgig-tests-")  # prepared data of tests are no user's
+atexit.register(shutil.rmtree, os.environ["SIXGIG_CACHE"], ignore_errors=True)
 
 import cache_config  # noqa: E402, F401  sets the rest of the environment before a Hugging Face library is imported
 
