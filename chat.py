@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rich.console import Console
+
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from chain.checkpoints import Checkpoint, catalogue, find_checkpoint
 from data.chat import PROBE, Message, encode, render
@@ -78,17 +80,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_intermixed_args(argv)  # `A --prompt TEXT B` too
         refuse_values(args)
-        return serve(args)
+        with answers_alone():
+            return serve(args)
     except (Refused, KeyboardInterrupt) as error:
         return report(error)
     except UnicodeDecodeError as error:
         return report(Refused(f"the prompts are not UTF-8: {error}"))
 
 
+@contextmanager
+def answers_alone() -> Iterator[None]:
+    """Leave stdout to `write` where it is a pipe or a file: what the shared console prints goes to stderr."""
+    before = console().stderr
+    console().stderr = not sys.stdout.isatty()
+    try:
+        yield
+    finally:
+        console().stderr = before
+
+
 def serve(args: argparse.Namespace) -> int:
     """List what there is, or load what is named and talk."""
     if not args.checkpoints:
-        console().print(catalogue(args.runs_dir), markup=False, emoji=False, soft_wrap=True)
+        write(catalogue(args.runs_dir) + "\n")
         return 0
     found = [find_checkpoint(name, args.runs_dir) for name in args.checkpoints]
     note(f"loading {' and '.join(checkpoint.name for checkpoint in found)}")
@@ -239,7 +253,7 @@ def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int
     turns: list[Message] = [*speaker.turns, {"role": "user", "content": prompt.strip() if speaker.chat else prompt}]
     kept = fitting(turns, lambda some: len(speaker.ids(some)), speaker.limit, args.max_tokens)
     if named:
-        console().print(speaker.name, style="bold", markup=False, emoji=False, soft_wrap=True)
+        Console(highlight=False).print(speaker.name, style="bold", markup=False, emoji=False, soft_wrap=True)
     if len(kept) < len(turns):
         note(f"(the context of {speaker.limit} tokens is full: the oldest {len(turns) - len(kept)} turns are dropped)")
     ids = speaker.ids(kept)
@@ -272,18 +286,14 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 def write(text: str) -> None:
-    """Print part of an answer as it is, control characters apart."""
-    from rich.segment import Segment, Segments
-
-    console().print(Segments([Segment(text.translate(UNPRINTABLE))]), end="", crop=False)  # a str loses its tabs
+    """Print to stdout, such as a part of an answer, as it is but for control characters."""
+    sys.stdout.write(text.translate(UNPRINTABLE))
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Tell the user what is no answer: on stderr where stdout is a pipe or a file, which gets the answers alone."""
-    if console().is_terminal:
-        console().print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
-    else:
-        print(text, file=sys.stderr, flush=True)
+    """Tell the user what is no answer."""
+    console().print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -256,6 +256,25 @@ def test_stdout_holds_the_answers_and_stderr_the_rest(capsys: pytest.CaptureFixt
     assert said[2:] == ["(cut off by --max-tokens 3)"]
 
 
+def test_in_a_pipe_stdout_is_the_answer_and_the_libraries_are_told_of_on_stderr() -> None:
+    argv = [sys.executable, str(ROOT / "chat.py"), "parrot", "--prompt", QUESTION]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == SENTENCE + "\n"
+    assert done.stderr.startswith("loading parrot\nloading libraries\n")
+
+
+def test_warnings_of_the_libraries_leave_stdout_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from utils.console import console, warn
+
+    monkeypatch.setattr(chat, "serve", lambda args: [chat.write("answer"), warn("disk is full")] and 0)
+    assert main(["random"]) == 0
+    assert capsys.readouterr() == ("answer", "warning: disk is full\n")
+    console().print("afterwards")
+    assert capsys.readouterr() == ("afterwards\n", "")
+
+
 def test_a_call_of_the_calculator_is_shown_and_its_value_told(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
