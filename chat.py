@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from rich.console import Console
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from chain.checkpoints import Checkpoint, catalogue, find_checkpoint
 from data.chat import PROBE, Message, encode, render
 from data.world.tools import calculate, called_expression
+from utils.command_line import Parser, refuse, this_command
 from utils.console import console
 from utils.errors import Refused, report
 from utils.files import refuse_pointer, tensor_shapes, weight_files
@@ -23,14 +26,6 @@ from utils.files import refuse_pointer, tensor_shapes, weight_files
 STOPPED = "stopped"
 UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Control characters. A model may sample some, and they must not reach a terminal."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one message instead of printing the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise Refused."""
-        raise Refused(f"{message}. All flags: python chat.py --help")
 
 
 def parser() -> Parser:
@@ -54,23 +49,24 @@ def parser() -> Parser:
 def refuse_values(args: argparse.Namespace) -> None:
     """Raise Refused with every value that is not allowed."""
     text = f"{args.prompt}{args.system}"  # Python hides bytes that are no UTF-8 in surrogates
-    rules = [
-        (len(args.checkpoints) <= 2, f"one or two checkpoints can answer; given: {len(args.checkpoints)}"),
-        (all(args.checkpoints), "a checkpoint's name is empty"),
-        (args.checkpoints or args.prompt is None, "--prompt needs a checkpoint to answer it, such as `latest`"),
-        (args.prompt is None or args.prompt.strip(), "--prompt is empty"),
-        (text.encode(errors="ignore").decode() == text, "--prompt and --system must be UTF-8"),
-        (args.max_tokens >= 1, f"--max-tokens must be at least 1; given: {args.max_tokens}"),
+    divides = 1e-3 <= args.temperature < math.inf  # the logits
+    refuse(
+        (len(args.checkpoints) > 2, f"one or two checkpoints can answer; given: {len(args.checkpoints)}"),
+        (not all(args.checkpoints), "a checkpoint's name is empty"),
         (
-            args.temperature == 0 or 1e-3 <= args.temperature < math.inf,  # logits are divided by it
+            not args.checkpoints and args.prompt is not None,
+            "--prompt needs a checkpoint to answer it, such as `latest`",
+        ),
+        (args.prompt is not None and not args.prompt.strip(), "--prompt is empty"),
+        (text.encode(errors="ignore").decode() != text, "--prompt and --system must be UTF-8"),
+        (args.max_tokens < 1, f"--max-tokens must be at least 1; given: {args.max_tokens}"),
+        (
+            args.temperature != 0 and not divides,
             f"--temperature must be 0, or at least 0.001; given: {args.temperature}",
         ),
-        (0 < args.top_p <= 1, f"--top-p must be above 0 and at most 1; given: {args.top_p}"),
-        (args.seed is None or 0 <= args.seed < 2**63, f"--seed must be 0 or more; given: {args.seed}"),
-    ]
-    problems = [problem for allowed, problem in rules if not allowed]
-    if problems:
-        raise Refused("\n".join(problems))
+        (not 0 < args.top_p <= 1, f"--top-p must be above 0 and at most 1; given: {args.top_p}"),
+        (args.seed is not None and not 0 <= args.seed < 2**63, f"--seed must be 0 or more; given: {args.seed}"),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,17 +74,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_intermixed_args(argv)  # `A --prompt TEXT B` too
         refuse_values(args)
-        return serve(args)
+        with answers_alone():
+            return serve(args)
     except (Refused, KeyboardInterrupt) as error:
         return report(error)
     except UnicodeDecodeError as error:
         return report(Refused(f"the prompts are not UTF-8: {error}"))
 
 
+@contextmanager
+def answers_alone() -> Iterator[None]:
+    """Leave stdout to `write` where it is a pipe or a file: what the shared console prints goes to stderr."""
+    before = console().stderr
+    console().stderr = not sys.stdout.isatty()
+    try:
+        yield
+    finally:
+        console().stderr = before
+
+
 def serve(args: argparse.Namespace) -> int:
     """List what there is, or load what is named and talk."""
     if not args.checkpoints:
-        console().print(catalogue(args.runs_dir), markup=False, emoji=False, soft_wrap=True)
+        write(catalogue(args.runs_dir) + "\n")
         return 0
     found = [find_checkpoint(name, args.runs_dir) for name in args.checkpoints]
     note(f"loading {' and '.join(checkpoint.name for checkpoint in found)}")
@@ -160,15 +168,27 @@ class Speaker:
         return encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"])
 
 
+@contextmanager
+def refused_by_a_full_gpu() -> Iterator[None]:
+    """Raise Refused, with the way around it, where the GPU has no memory left: for the model, or to begin at all."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        on_cpu = f"CUDA_VISIBLE_DEVICES= {this_command()} …"
+        raise Refused(f"the GPU is full: is a run training on it? On the CPU: {on_cpu}") from error
+
+
+@refused_by_a_full_gpu()
 def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speaker:
     """Load a checkpoint: in float32 on a CPU, in bfloat16 on a GPU that computes in it natively.
 
     Raises:
-        Refused: it cannot be loaded whole, or not be talked to as asked.
+        Refused: it cannot be loaded whole, or not be talked to as asked, or has no room on the GPU.
     """
     started = time.monotonic()
     import torch
-    from safetensors.torch import load_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from utils.runtime import computes_in_bf16, device
@@ -177,10 +197,8 @@ def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speake
     for file in weight_files(checkpoint.path):
         tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.home)
-        model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint.home, dtype=dtype, output_loading_info=True)
-        if checkpoint.home != checkpoint.path:
-            load_model(model, checkpoint.path / "model.safetensors")
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+        model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"{checkpoint.path} cannot be loaded by transformers: {reason}") from error
@@ -192,15 +210,17 @@ def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speake
     took = time.monotonic() - started
     how = "chat" if chat else "continues each text by itself"
     note(f"{speaker.name}: {model.num_parameters():,} parameters, {str(dtype)[6:]} on {device()}, {took:.1f} s; {how}")
-    if checkpoint.stage.get("status", "passed") != "passed":
-        note(f"its stage has not passed: {checkpoint.stage['status']}")
+    if checkpoint.status != "passed":
+        note(f"its stage has not passed: {checkpoint.status}")
     return speaker
 
 
 def refuse_unfit(name: str, tokenizer: Any, chat: bool, system: str | None) -> None:
-    """Raise Refused if a chat, or its system turn, has no place in the template."""
+    """Raise Refused if there is no tokenizer, or if a chat, or its system turn, has no place in the template."""
     from jinja2 import TemplateError
 
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # what transformers makes of no files
+        raise Refused(f"{name} has no tokenizer: it needs tokenizer.json beside its weights")
     if not chat and system is not None:
         raise Refused(f"--system opens a chat, and {name} continues text: leave it out, or add --mode chat")
     if chat and tokenizer.chat_template is None:
@@ -228,18 +248,19 @@ def fitting(turns: list[Message], length: Callable[[list[Message]], int], limit:
     return turns
 
 
+@refused_by_a_full_gpu()
 def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int, *, named: bool) -> str:
     """Answer a prompt, under the checkpoint's name if `named`, and remember both; return why the answer was cut off.
 
     Raises:
-        Refused: the prompt is longer than the context.
+        Refused: the prompt is longer than the context, or its answer has no room on the GPU.
     """
     from evaluation.stream import stream
 
     turns: list[Message] = [*speaker.turns, {"role": "user", "content": prompt.strip() if speaker.chat else prompt}]
     kept = fitting(turns, lambda some: len(speaker.ids(some)), speaker.limit, args.max_tokens)
     if named:
-        console().print(speaker.name, style="bold", markup=False, emoji=False, soft_wrap=True)
+        Console(highlight=False).print(speaker.name, style="bold", markup=False, emoji=False, soft_wrap=True)
     if len(kept) < len(turns):
         note(f"(the context of {speaker.limit} tokens is full: the oldest {len(turns) - len(kept)} turns are dropped)")
     ids = speaker.ids(kept)
@@ -272,18 +293,14 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 def write(text: str) -> None:
-    """Print part of an answer as it is, control characters apart."""
-    from rich.segment import Segment, Segments
-
-    console().print(Segments([Segment(text.translate(UNPRINTABLE))]), end="", crop=False)  # a str loses its tabs
+    """Print to stdout, such as a part of an answer, as it is but for control characters."""
+    sys.stdout.write(text.translate(UNPRINTABLE))
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Tell the user what is no answer: on stderr where stdout is a pipe or a file, which gets the answers alone."""
-    if console().is_terminal:
-        console().print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
-    else:
-        print(text, file=sys.stderr, flush=True)
+    """Tell the user what is no answer."""
+    console().print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chain.run_directory import RUN_ID, RunInfo
+from chain.run_directory import RUN_ID, RunInfo, status_now
+from chain.screen import resume_command
 from utils import hub
+from utils.command_line import command, relative
 from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import read_json, weight_files
 from utils.stage_log import StageLog
 
 LISTED_RUNS = 10
+YET_TO_COME = ("running", "pending")
+"""Statuses of a stage whose model is still to be expected."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +28,29 @@ class Checkpoint:
     """The directory of its weights."""
 
     @property
-    def home(self) -> Path:
-        """The directory of its configuration and tokenizer; a checkpoint of pretraining has those of its stage."""
-        borrows = self.path.name.startswith("checkpoint-") and not (self.path / "config.json").exists()
-        return self.path.parent if borrows else self.path
+    def stage_dir(self) -> Path:
+        """The directory of the stage that wrote it."""
+        return self.path.parent if self.path.name.startswith("checkpoint-") else self.path
 
     @property
     def stage(self) -> dict[str, Any]:
         """The record of the stage that wrote it; empty for a model from elsewhere."""
-        stage_dir = self.path.parent if self.path.name.startswith("checkpoint-") else self.path
-        return StageLog(stage_dir).read_info()
+        return StageLog(self.stage_dir).read_info()
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run that it belongs to; None for a model from elsewhere."""
+        return next((parent for parent in self.path.resolve().parents if _is_run(parent)), None)
+
+    @property
+    def status(self) -> str:
+        """That of its stage; a model from elsewhere has passed."""
+        return status_now(self.run_dir or self.stage_dir, self.stage.get("status", "passed"))
 
     @property
     def scores(self) -> bool:
         """Whether it is a reward model, which writes nothing."""
-        names = _json(self.home / "config.json").get("architectures") or []
+        names = _json(self.path / "config.json").get("architectures") or []
         return any(name.endswith("ForSequenceClassification") for name in names)
 
     @property
@@ -47,12 +59,15 @@ class Checkpoint:
 
         A base has the template for the stages to come: pretraining showed it documents, and no one asking.
         """
-        own = _json(self.home / "tokenizer_config.json").get("chat_template")
-        return bool(own or list(self.home.glob("chat_template.jin*"))) and self.stage.get("name") != "pretrain"
+        own = _json(self.path / "tokenizer_config.json").get("chat_template")
+        return bool(own or list(self.path.glob("chat_template.jin*"))) and self.stage.get("name") != "pretrain"
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return dict(read_json(file)) if file.exists() else {}
+    record = read_json(file) if file.exists() else {}
+    if not isinstance(record, dict):
+        raise Refused(f"{file} is no JSON object")
+    return record
 
 
 def find_checkpoint(given: str, runs_dir: Path) -> Checkpoint:
@@ -103,7 +118,7 @@ def _of_run(run_dir: Path, stage: str = "") -> Checkpoint:
     run_dir = run_dir.resolve()
     entries = RunInfo(run_dir).read()["stages"]
     named = {entry[key]: run_dir / entry["output_dir"] for key in ("output_dir", "name") for entry in entries}
-    has = ", ".join(f"{entry['name']} ({entry['status']})" for entry in entries)
+    has = ", ".join(f"{entry['name']} ({status_now(run_dir, entry['status'])})" for entry in entries)
     first, _, inside = stage.partition("/")
     if first in named and not named[first].is_dir():
         raise Refused(f"run {run_dir.name} has not begun its stage {first!r}. It has: {has}")
@@ -119,21 +134,38 @@ def _of_run(run_dir: Path, stage: str = "") -> Checkpoint:
 
 
 def _of_directory(path: Path) -> Checkpoint:
-    run_dir = next((parent for parent in path.resolve().parents if _is_run(parent)), None)
+    run_dir = Checkpoint(str(path), path).run_dir
     found = Checkpoint(str(path.resolve().relative_to(run_dir.parent)) if run_dir else str(path), path)
     if not path.is_dir():
         raise Refused(f"there is no {path}. Inside {path.parent.name} are: {', '.join(_steps(path.parent)) or 'none'}")
-    there = {"config.json": (found.home / "config.json").exists(), "weights": weight_files(path)}
+    there = {"config.json": (path / "config.json").exists(), "weights": weight_files(path)}
     if lacks := [name for name, is_there in there.items() if not is_there]:
-        state = f" yet: its stage is {found.stage['status']}" if found.stage.get("status", "passed") != "passed" else ""
         inside = f". Inside are: {', '.join(_steps(path))}" if _steps(path) else ""
-        raise Refused(f"{path} has no {' and no '.join(lacks)}{state}{inside}")
+        raise Refused(f"{path} has no {' and no '.join(lacks)}{_state(found)}{inside}{_how_to_go_on(found)}")
     if found.scores:
         instead = (
             f"a stage that does: python chat.py {run_dir}" if run_dir else "the model that it was trained to judge"
         )
         raise Refused(f"{found.name} is a reward model: it scores answers and writes none. Talk to {instead}")
     return found
+
+
+def _state(found: Checkpoint) -> str:
+    """Return why a stage has no model, as the end of a sentence; "" of one that has passed."""
+    if found.status == "passed":
+        return ""
+    return f"{' yet' if found.status in YET_TO_COME else ''}: its stage is {found.status}"
+
+
+def _how_to_go_on(found: Checkpoint) -> str:
+    """Return the command that goes on with a stage that has stopped; "" of one that has not, or is a copy."""
+    if found.status in ("passed", *YET_TO_COME):
+        return ""
+    if found.run_dir is not None:
+        return f"\nContinue with:\n  {resume_command(found.run_dir)}"
+    if found.stage.get("name") == "pretrain":
+        return f"\nContinue with:\n  {command('-m', 'pretrain', '--resume', relative(found.stage_dir))}"
+    return ""
 
 
 def _from_hub(name: str, runs_dir: Path) -> Path:
@@ -172,7 +204,7 @@ def catalogue(runs_dir: Path) -> str:
     runs = _runs(runs_dir)
     lines = [f"In {runs_dir}, newest first:" if runs else f"There are no runs in {runs_dir}."]
     for run_dir in reversed(runs[-LISTED_RUNS:]):
-        lines += [f"  {run_dir.name}", *(f"    {_line(run_dir, entry)}" for entry in _entries(run_dir))]
+        lines += _lines(run_dir)
     if len(runs) > LISTED_RUNS:
         lines.append(f"  and {len(runs) - LISTED_RUNS} older ones")
     others = [file.parent for file in runs_dir.glob("*/config.json") if weight_files(file.parent)]
@@ -180,12 +212,28 @@ def catalogue(runs_dir: Path) -> str:
     return "\n".join([*lines, "Talk to one by RUN_ID, RUN_ID/STAGE, `latest`, a model's directory or a Hub id."])
 
 
+def _lines(run_dir: Path) -> list[str]:
+    """Return a run's lines of the catalogue. A file that cannot be read costs the line of what it tells of alone."""
+    try:
+        entries = RunInfo(run_dir).read()["stages"]
+    except Refused:
+        return [f"  {run_dir.name}  cannot be read"]
+    lines = [f"  {run_dir.name}"]
+    for entry in entries:
+        try:
+            lines.append(f"    {_line(run_dir, entry)}")
+        except (Refused, OSError, LookupError, TypeError, ValueError):
+            lines.append(f"    {entry.get('name', '?'):<8}  {entry.get('output_dir', '?'):<16}  cannot be read")
+    return lines
+
+
 def _line(run_dir: Path, entry: dict[str, Any]) -> str:
     stage = Checkpoint(entry["name"], run_dir / entry["output_dir"])
+    now = status_now(run_dir, entry["status"])
     can = "chat" if stage.chats else "continues text"
     if entry["name"] == "reward":
         can = "scores answers, cannot be talked to"
     elif not weight_files(stage.path):
-        can = "has no model yet"
-    status = [] if entry["status"] == "passed" else [entry["status"]]
+        can = "has no model yet" if now in YET_TO_COME else "has no model"
+    status = [] if now == "passed" else [now]
     return f"{entry['name']:<8}  {entry['output_dir']:<16}  {', '.join([*status, can, *_steps(stage.path)])}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.errors import Refused, did_you_mean
 from utils.files import read_json, write_json
+from utils.locks import is_live
 
 ALPHABET = string.ascii_lowercase + string.digits
 RUN_ID = re.compile(r"\d{8}_\d{6}_[a-z0-9]{4}")
@@ -77,6 +78,17 @@ class RunInfo:
         """Set these fields of one stage's entry."""
         stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]
         self.set(stages=stages)
+
+
+def status_now(directory: Path, recorded: str) -> str:
+    """Return the status of a run, or of a stage in it, by its record and the lock that `directory` holds.
+
+    What was killed could not record its end: if no process holds the lock, "running" was interrupted.
+    """
+    try:
+        return "interrupted" if recorded == "running" and not is_live(directory) else recorded
+    except OSError:  # the run of another user, whose lock may not be opened
+        return recorded
 
 
 def find(runs_dir: Path, run_id: str) -> RunInfo:

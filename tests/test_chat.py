@@ -256,6 +256,30 @@ def test_stdout_holds_the_answers_and_stderr_the_rest(capsys: pytest.CaptureFixt
     assert said[2:] == ["(cut off by --max-tokens 3)"]
 
 
+def test_in_a_pipe_stdout_is_the_answer_and_the_libraries_are_told_of_on_stderr() -> None:
+    argv = [sys.executable, str(ROOT / "chat.py"), "parrot", "--prompt", QUESTION]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == SENTENCE + "\n"
+    assert done.stderr.startswith("loading parrot\nloading libraries\n")
+
+
+def test_warnings_of_the_libraries_leave_stdout_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from utils.console import console, warn
+
+    def serve(_: argparse.Namespace) -> int:
+        chat.write("answer")
+        warn("disk is full")
+        return 0
+
+    monkeypatch.setattr(chat, "serve", serve)
+    assert main(["random"]) == 0
+    assert capsys.readouterr() == ("answer", "warning: disk is full\n")
+    console().print("afterwards")
+    assert capsys.readouterr() == ("afterwards\n", "")
+
+
 def test_a_call_of_the_calculator_is_shown_and_its_value_told(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,7 +371,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_length(
         (["random", "--max-tokens", "many"], ["invalid int value: 'many'"]),
         (["random", "--seed", "-1"], ["--seed must be 0 or more"]),
         (["random", "--mode", "talk"], ["invalid choice: 'talk'"]),
-        (["random", "--promt", "x"], ["unrecognized arguments: --promt x"]),
+        (["random", "--promt", "x"], ["unrecognized arguments: --promt x, did you mean '--prompt'? All flags: "]),
         (["random", "--prompt", " "], ["--prompt is empty"]),
         (["random", "--prompt", "\udcff"], ["--prompt and --system must be UTF-8"]),
         (["--prompt", "x"], ["--prompt needs a checkpoint"]),
@@ -417,18 +441,9 @@ def test_a_model_that_is_not_whole_is_refused(changed: Path, capsys: pytest.Capt
 def test_a_checkpoint_of_pretraining_answers_with_its_own_weights(
     changed: Path, world_tokenizer: Any, said: Callable[..., str]
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
-    teach(changed, world_tokenizer, world_tokenizer("Ada sold nuts.")["input_ids"])
-    of_the_stage = said(str(changed), "--prompt", "x", "--max-tokens", "4")
-    (changed / "checkpoint-2").mkdir()
-    tensors = load_file(changed / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["lm_head.weight"].roll(1, 0)  # every answer a token further in the vocabulary
-    save_file(tensors, changed / "checkpoint-2/model.safetensors")
-    further = [token + 1 for token in world_tokenizer("Ada")["input_ids"]]
-    found = said(str(changed / "checkpoint-2"), "--prompt", "x", "--max-tokens", "4")
-    assert found != of_the_stage
-    assert found.startswith(world_tokenizer.decode(further[:1]))
+    for directory, text in ((changed, "Ada sold nuts."), (changed / "checkpoint-2", SENTENCE)):
+        teach(directory, world_tokenizer, [*world_tokenizer(text)["input_ids"], world_tokenizer.eos_token_id])
+    assert said(str(changed / "checkpoint-2"), "--prompt", "x") == SENTENCE + "\n"
 
 
 def test_input_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,10 +465,52 @@ def test_without_a_checkpoint_what_there_is_is_listed(
     assert said("latest", "--prompt", "x", "--runs-dir", str(tmp_path / "runs")) == SENTENCE + "\n"
 
 
-def test_a_stage_that_has_not_passed_says_so(changed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_json(changed / "stage_info.json", {"name": "sft", "status": "failed"})
+@pytest.mark.parametrize(("recorded", "told"), [("failed", "failed"), ("running", "interrupted")])
+def test_a_stage_that_has_not_passed_says_so(
+    recorded: str, told: str, changed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is recorded as running, and that no process runs, was killed."""
+    write_json(changed / "stage_info.json", {"name": "sft", "status": recorded})
     assert main([str(changed), "--prompt", "x", "--max-tokens", "1"]) == 0
-    assert "its stage has not passed: failed" in capsys.readouterr().err
+    assert f"its stage has not passed: {told}\n" in capsys.readouterr().err
+
+
+def test_a_model_without_a_tokenizer_is_refused(changed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in changed.glob("tokenizer*"):
+        file.unlink()
+    message = refused(capsys, str(changed), "--prompt", "hello")
+    assert f"{changed} has no tokenizer: it needs tokenizer.json beside its weights\n" in message
+
+
+def test_weights_behind_a_link_to_nothing_are_refused(changed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = changed / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to("gone.safetensors")
+    assert f"{weights} cannot be read: No such file" in refused(capsys, str(changed), "--prompt", "hello")
+
+
+FULL = "the GPU is full: is a run training on it? On the CPU: CUDA_VISIBLE_DEVICES= "
+
+
+@pytest.mark.parametrize("of", ["to", "generate"])
+def test_a_full_gpu_is_one_message_that_names_the_way_around_it(
+    of: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Qwen3ForCausalLM, of, full)
+    message = refused(capsys, "random", "--prompt", "hello").splitlines()[-1]
+    assert message.startswith(FULL)
+    assert message.endswith(" …")
+
+
+def test_another_error_than_a_full_gpu_is_not_called_one() -> None:
+    with pytest.raises(RuntimeError, match="device-side assert"), chat.refused_by_a_full_gpu():
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 def test_ctrl_c_means_what_it_did_after_an_answer() -> None:

@@ -80,7 +80,7 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Return the shape of each tensor of a safetensors file; reads its header alone.
 
     Raises:
-        Refused: it is a Git LFS pointer, is cut off, or is no safetensors file.
+        Refused: it cannot be read, is a Git LFS pointer, is cut off, or is no safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -93,10 +93,14 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise Refused if a file of weights is what Git leaves in its place without Git LFS."""
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise Refused(f"{path} is a Git LFS pointer, not the weights: run git lfs pull in its directory")
+    """Raise Refused if a file of weights cannot be read, or is what Git leaves in its place without Git LFS."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError as error:  # such as of a link whose target is gone
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+    if start == LFS_POINTER:
+        raise Refused(f"{path} is a Git LFS pointer, not the weights: run git lfs pull in its directory")
 
 
 def weights_sha256(directory: Path) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints are found by the names that people use, listed with what they can do, and refused with the next step."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,19 @@ from chain.checkpoints import LISTED_RUNS, catalogue, find_checkpoint
 from chain.run_directory import RunInfo
 from utils.errors import Refused
 from utils.files import write_json
+from utils.locks import lock
 
 OLD, NEW = "20260101_000000_aaaa", "20260102_000000_bbbb"
 STAGES = {"pretrain": "base", "sft": "tiny-sft", "reward": "judge", "grpo": "tiny-grpo"}
 
 
-def _model(directory: Path, *, template: bool = True, reward: bool = False, config: bool = True) -> Path:
+def _model(directory: Path, *, template: bool = True, reward: bool = False) -> Path:
     """Write what a model's directory is known by; the weights are none."""
     directory.mkdir(parents=True)
     (directory / "model.safetensors").touch()
-    if config:
-        kind = "Qwen3ForSequenceClassification" if reward else "Qwen3ForCausalLM"
-        write_json(directory / "config.json", {"architectures": [kind]})
-        write_json(directory / "tokenizer_config.json", {})
+    kind = "Qwen3ForSequenceClassification" if reward else "Qwen3ForCausalLM"
+    write_json(directory / "config.json", {"architectures": [kind]})
+    write_json(directory / "tokenizer_config.json", {})
     if template:
         (directory / "chat_template.jinja").write_text("{{ messages }}")
     return directory
@@ -42,19 +43,19 @@ def _run(runs_dir: Path, run_id: str, **status: str) -> Path:
             (run_dir / name).mkdir()
         if statuses[kind] != "pending":
             write_json(run_dir / name / "stage_info.json", {"name": kind, "status": statuses[kind]})
-            whole = kind != "pretrain"
-            _model(run_dir / name / "checkpoint-8", config=whole, template=whole, reward=kind == "reward")
+            _model(run_dir / name / "checkpoint-8", reward=kind == "reward")
     return run_dir
 
 
 @pytest.fixture(autouse=True)
-def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Two runs, the newer one in its SFT stage, and a working directory with a copy of a model."""
     monkeypatch.chdir(tmp_path)
     _run(tmp_path / "runs", OLD)
     _run(tmp_path / "runs", NEW, sft="running", reward="pending", grpo="pending")
     _model(tmp_path / "copy", template=False)
-    return tmp_path / "runs"
+    with lock(tmp_path / "runs" / NEW):
+        yield tmp_path / "runs"
 
 
 @pytest.mark.parametrize(
@@ -84,13 +85,6 @@ def test_a_checkpoint_is_found_by_name(given: str, found: str, chats: bool, runs
     assert checkpoint.name == found
     assert checkpoint.path.resolve() == (runs_dir / found if "/" in found else runs_dir.parent / found)
     assert checkpoint.chats == chats
-
-
-def test_a_checkpoint_of_pretraining_borrows_its_stages_configuration(runs_dir: Path) -> None:
-    of_pretraining = find_checkpoint(f"{OLD}/pretrain/checkpoint-8", runs_dir)
-    assert of_pretraining.home == runs_dir / OLD / "base"
-    of_sft = find_checkpoint(f"{OLD}/sft/checkpoint-8", runs_dir)
-    assert of_sft.home == of_sft.path == runs_dir / OLD / "tiny-sft/checkpoint-8"
 
 
 def test_a_template_inside_tokenizer_config_counts(tmp_path: Path) -> None:
@@ -184,3 +178,49 @@ def test_of_many_runs_the_newest_are_listed(tmp_path: Path) -> None:
     lines = catalogue(tmp_path / "many").splitlines()
     assert len([line for line in lines if line.endswith("_aaaa")]) == LISTED_RUNS
     assert "  and 3 older ones" in lines
+
+
+def test_a_killed_run_is_shown_as_interrupted_everywhere(runs_dir: Path) -> None:
+    killed = _run(runs_dir, "20260105_000000_eeee", sft="running", reward="pending", grpo="pending")
+    line = next(line for line in catalogue(runs_dir).splitlines() if "tiny-sft" in line)
+    assert line.split(maxsplit=2)[2] == "interrupted, has no model, checkpoint-8"
+    with pytest.raises(Refused, match=r"It has: pretrain \(passed\), sft \(interrupted\)"):
+        find_checkpoint(f"{killed.name}/grpo", runs_dir)
+    assert find_checkpoint(f"{killed.name}/sft/checkpoint-8", runs_dir).status == "interrupted"
+    assert find_checkpoint(f"{NEW}/sft/checkpoint-8", runs_dir).status == "running"
+
+
+@pytest.mark.parametrize(("status", "told"), [("failed", "failed"), ("running", "interrupted")])
+def test_a_stage_that_has_stopped_is_refused_with_how_to_go_on(status: str, told: str, runs_dir: Path) -> None:
+    stopped = _run(runs_dir, "20260105_000000_eeee", sft=status, reward="pending", grpo="pending")
+    with pytest.raises(Refused) as refusal:
+        find_checkpoint(f"{stopped.name}/sft", runs_dir)
+    said = str(refusal.value)
+    assert f"no config.json and no weights: its stage is {told}. Inside are: checkpoint-8\nContinue with:\n" in said
+    assert said.endswith(f"run_all.py --resume {stopped.name}")
+
+
+def test_pretraining_by_itself_that_has_stopped_is_refused_with_how_to_go_on(runs_dir: Path) -> None:
+    (runs_dir / "own").mkdir()
+    write_json(runs_dir / "own/stage_info.json", {"name": "pretrain", "status": "running"})
+    with pytest.raises(
+        Refused, match=r"weights: its stage is interrupted\nContinue with:\n.* -m pretrain --resume runs/own$"
+    ):
+        find_checkpoint("runs/own", runs_dir)
+    with lock(runs_dir / "own"), pytest.raises(Refused, match=r"weights yet: its stage is running$"):
+        find_checkpoint("runs/own", runs_dir)
+
+
+@pytest.mark.parametrize("text", ['{"cut', "[1]"])
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "stage_info.json"])
+def test_an_unreadable_file_costs_its_own_line_of_the_catalogue_alone(file: str, text: str, runs_dir: Path) -> None:
+    before = catalogue(runs_dir).splitlines()
+    (runs_dir / OLD / "tiny-sft" / file).write_text(text)
+    after = catalogue(runs_dir).splitlines()
+    changed = [line for line, old in zip(after, before, strict=True) if line != old]
+    assert [line.split(maxsplit=2) for line in changed] == [["sft", "tiny-sft", "cannot be read"]]
+
+
+def test_a_run_whose_record_is_unreadable_is_listed_as_such(runs_dir: Path) -> None:
+    (runs_dir / OLD / "run_info.json").write_text("{")
+    assert f"  {OLD}  cannot be read" in catalogue(runs_dir).splitlines()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chain import run_directory
-from chain.run_directory import RunInfo, create, find, usable
+from chain.run_directory import RunInfo, create, find, status_now, usable
 from utils.errors import Refused
 from utils.locks import is_live, lock
 
@@ -43,6 +43,19 @@ def test_a_lock_is_held_by_one_and_free_when_its_process_is_killed(tmp_path: Pat
     assert not is_live(tmp_path)
     with lock(tmp_path):
         pass
+
+
+def test_running_without_the_lock_was_interrupted(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        assert status_now(tmp_path, "running") == "running"
+        assert status_now(tmp_path, "failed") == "failed"
+    recorded = ["running", "pending", "passed", "failed"]
+    assert [status_now(tmp_path, status) for status in recorded] == ["interrupted", "pending", "passed", "failed"]
+
+
+def test_a_lock_that_may_not_be_opened_leaves_the_record_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # which nobody can open as a file, root neither
+    assert status_now(tmp_path, "running") == "running"
 
 
 def _run(runs_dir: Path, name: str, status: str) -> RunInfo:
