@@ -103,7 +103,9 @@ def run_pipeline(
             _run_stages(Run(info, chosen, fetched, outputs))
         except KeyboardInterrupt as error:
             info.set(status="interrupted", finished_at=now())
-            stopped = Interrupted(f"interrupted. Continue with:\n  {screen.resume_command(run_dir, recipe)}")
+            stopped = Interrupted(
+                f"interrupted. Continue with:\n  {screen.resume_command(run_dir, _by_itself(recipe))}"
+            )
             console().print_to_copies(str(stopped))
             raise stopped from error
         except StageFailed:
@@ -139,6 +141,12 @@ def _calling_script(configs: Mapping[str, Config]) -> str | None:
     script = vars(sys.modules["__main__"])
     of_a_recipe = "__file__" in script and "configs" in script and script["configs"] is configs
     return name_of(Path(script["__file__"]).resolve()) if of_a_recipe else None
+
+
+def _by_itself(recipe: str | None) -> Path | None:
+    """Return the script that is being run if it is the file of `recipe`; None for run_all.py and whatever else."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return Path(script).resolve() if script and recipe == name_of(Path(script).resolve()) else None
 
 
 @contextmanager

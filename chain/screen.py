@@ -1,6 +1,5 @@
 """What a run looks like on the console: its header, a panel for each stage, the results, and how to go on."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from chain.stages import Stage, shown
-from recipes import name_of
 from utils.command_line import command, relative
 from utils.console import panel
 
@@ -78,15 +76,13 @@ def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
     return f"{line}\nTalk to it: {command(Path(__file__).resolve().parent.parent / 'chat.py', model)}"
 
 
-def resume_command(run_dir: Path, recipe: str | None = None) -> str:
+def resume_command(run_dir: Path, script: Path | None = None) -> str:
     """Return the command that continues a run, as it must be typed in the working directory.
 
-    A `recipe` that is being run by itself goes on by itself: what it passes to `run_pipeline` may stand nowhere else.
+    A recipe that is being run by itself, as `script`, goes on by itself: what it passes to `run_pipeline` may stand
+    nowhere else.
     """
     words = ["--resume", run_dir.name]
     if run_dir.parent != Path("runs").resolve():
         words += ["--runs-dir", relative(run_dir.parent)]
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is None or recipe is None or name_of(Path(script).resolve()) != recipe:
-        script = Path(__file__).resolve().parent.parent / "run_all.py"
-    return command(script, *words)
+    return command(script or Path(__file__).resolve().parent.parent / "run_all.py", *words)

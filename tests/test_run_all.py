@@ -241,11 +241,14 @@ def test_wrong_arguments_of_run_pipeline_end_a_script_with_a_message(wrong: str,
 
 def test_a_recipe_run_by_itself_goes_on_by_itself(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from chain.screen import resume_command
+    from pipeline import _by_itself
 
-    assert "run_all.py --resume x" in resume_command(in_tmp / "runs/x", str(in_tmp / "mine.py"))
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(in_tmp / "mine.py"), raising=False)
-    assert resume_command(in_tmp / "runs/x", str(in_tmp / "mine.py")).endswith(" mine.py --resume x")
-    assert "run_all.py --resume x" in resume_command(in_tmp / "runs/x", "scratch_tiny")
+    mine = in_tmp / "mine.py"
+    assert _by_itself(str(mine)) is _by_itself(None) is None
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(mine), raising=False)
+    assert _by_itself("scratch_tiny") is None
+    assert resume_command(in_tmp / "runs/x", _by_itself(str(mine))).endswith(" mine.py --resume x")
+    assert "run_all.py --resume x" in resume_command(in_tmp / "runs/x")
 
 
 def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
