@@ -140,7 +140,9 @@ def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
         assert stage["config"]["dataset_name"] in ("rows.jsonl", "pairs.jsonl")
     console = (run / "console_output.log").read_text()
     assert "\x1b" not in console
-    assert console.endswith(f"The model of stage dpo: runs/{run.name}/my-dpo\n")
+    where, talk = console.splitlines()[-2:]
+    assert where == f"The model of stage dpo: runs/{run.name}/my-dpo"
+    assert talk.endswith(f"chat.py runs/{run.name}/my-dpo")
     for text in (run.name, "rows.jsonl", "starts from  output of stage sft", "sft passed", "Held-out results"):
         assert text in console
 
