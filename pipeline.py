@@ -24,7 +24,7 @@ from chain.record import (
     resumable,
     set_aside,
 )
-from chain.run_directory import RunInfo, create, find, usable
+from chain.run_directory import RunInfo, create, find_source, usable
 from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils.console import console, tee, warn
@@ -82,7 +82,7 @@ def run_pipeline(
         earlier = None if resume is None else resumable(runs_dir, resume)
         if earlier:
             stages, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
-        source = None if from_run is None else find(runs_dir, from_run)
+        source = None if from_run is None else find_source(runs_dir, from_run)
         chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
         fetched = fetch(chosen, outputs)
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
@@ -185,7 +185,9 @@ class Run:
 def _run_stages(run: Run) -> None:
     for stage in run.stages:
         stage_dir = run.info.run_dir / stage.config.output_dir
-        if StageLog(stage_dir).read_info().get("status") != "passed":
+        if StageLog(stage_dir).read_info().get("status") == "passed":
+            console().print(f"{stage.kind} has passed, and is kept")
+        else:
             _run_stage(run, stage, stage_dir)
         run.outputs[stage.kind] = stage_dir
 

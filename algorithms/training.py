@@ -10,7 +10,7 @@ from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
 from utils import runtime, trackers
-from utils.console import warn
+from utils.console import console, warn
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
 
@@ -108,6 +108,7 @@ def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
     """Bring the record, and the trainer, back to a checkpoint; True if training had ended there."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     log.cut_back(state["global_step"])
+    console().print(f"going on from {checkpoint.name}", markup=False)
     log.event("RESUME", f"from {checkpoint.name} of {state['max_steps']} steps")
     trainer.args.eval_on_start = False  # it has been done: a second time it would stand for the checkpoint's step
     counts = [line["num_tokens"] for line in state["log_history"] if "num_tokens" in line]

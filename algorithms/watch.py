@@ -36,7 +36,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the progress bar."""
-        self.bar = self._open.enter_context(progress(self.description, state.max_steps))
+        self.bar = self._open.enter_context(progress(self.description, state.max_steps, state.global_step))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the metrics of the step before, which are complete now."""

@@ -12,7 +12,7 @@ from algorithms.config import GRPOExtraConfig
 from chain.plan import plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
-from chain.run_directory import find
+from chain.run_directory import find, find_source
 from chain.screen import resume_command
 from chain.set_values import seeds, with_values
 from chain.stages import Stage
@@ -148,7 +148,7 @@ def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., 
 
 def stages(asked: Request) -> tuple[list[Stage], dict[str, Path]]:
     """Return the checked stages, and the directories of an earlier run that they may start from."""
-    source = None if asked.from_run is None else find(asked.runs_dir, asked.from_run)
+    source = None if asked.from_run is None else find_source(asked.runs_dir, asked.from_run)
     return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source)
 
 

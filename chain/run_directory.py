@@ -109,3 +109,18 @@ def find(runs_dir: Path, run_id: str) -> RunInfo:
         newest = f" Newest there: {', '.join(names[-3:])}." if names else ""
         raise Refused(f"no run {run_id!r} in {runs_dir}{near or '.'}{newest} --runs-dir names the directory of runs.")
     return RunInfo((runs_dir / run_id).resolve())
+
+
+def find_source(runs_dir: Path, run_id: str) -> RunInfo:
+    """Return the run of that id, to take inputs from; `latest` is the newest of which a stage has passed.
+
+    Raises:
+        Refused: there is no such run.
+    """
+    if run_id != "latest":
+        return find(runs_dir, run_id)
+    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json") if RUN_ID.fullmatch(path.parent.name))
+    for run in reversed(runs):
+        if any(stage["status"] == "passed" for stage in RunInfo(run).read().get("stages", [])):
+            return RunInfo(run.resolve())
+    raise Refused(f"no run in {runs_dir} has a stage that has passed, from which another could start")

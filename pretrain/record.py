@@ -36,9 +36,10 @@ class Record:
         self.log.cut_back(step)
         if checkpoint:
             self.log.event("RESUME", checkpoint)
+            self.say(f"pretrain goes on from {checkpoint}")
         text = f"{self.config.max_steps} steps, {model.num_parameters()} parameters, on {model.device.type}"
         self.log.event("TRAIN_START", text)
-        self._bar = self._stack.enter_context(progress("pretrain", self.config.max_steps))
+        self._bar = self._stack.enter_context(progress("pretrain", self.config.max_steps, step))
         self._track = self._stack.enter_context(trackers.recording(self.stage_dir, self.config, model))
 
     def event(self, kind: EventKind, text: str) -> None:

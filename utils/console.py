@@ -84,15 +84,15 @@ def tee(path: Path) -> Iterator[None]:
 class Bar:
     """The progress of one loop: live on a terminal; plain lines, few of them, in pipes and files."""
 
-    def __init__(self, description: str, total: int, live: Progress | None) -> None:
+    def __init__(self, description: str, total: int, live: Progress | None, start: int = 0) -> None:
         self.description, self.total, self.live = description, total, live
-        self.step, self.text = 0, ""
+        self.start, self.step, self.text = start, start, ""
         self._started = self._said_at = time.monotonic()
-        self._said_step = 0
+        self._said_step = start
         self._task: TaskID | None = None
         if live is not None:
-            self._task = live.add_task(escape(description), total=total, text="")
-        self._say(f"{description}: 0/{total}")
+            self._task = live.add_task(escape(description), total=total, completed=start, text="")
+        self._say(f"{description}: {start}/{total}")
 
     def update(self, step: int, **metrics: float | str) -> None:
         """Show that `step` steps of the total are done, with the newest metrics."""
@@ -118,7 +118,7 @@ class Bar:
         return " · ".join(part for part in (f"{self.description}: {self.step}/{self.total}", self.text, memory) if part)
 
     def _eta(self) -> str:
-        per_step = (time.monotonic() - self._started) / max(self.step, 1)
+        per_step = (time.monotonic() - self._started) / max(self.step - self.start, 1)
         return f"{_duration(per_step * (self.total - self.step))} left"
 
     def _say(self, line: str) -> None:
@@ -129,11 +129,14 @@ class Bar:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Bar]:
-    """Show the progress of a loop of `total` steps. One opened inside another joins the outer one's display."""
+def progress(description: str, total: int, start: int = 0) -> Iterator[Bar]:
+    """Show the progress of a loop of `total` steps, of which `start` were done before.
+
+    One opened inside another joins the outer one's display.
+    """
     global _live
     if not console().is_terminal or _live is not None:
-        bar = Bar(description, total, _live)
+        bar = Bar(description, total, _live, start)
         try:
             yield bar
         finally:
@@ -142,7 +145,7 @@ def progress(description: str, total: int) -> Iterator[Bar]:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console()) as live:
         _live = live
-        bar = Bar(description, total, live)
+        bar = Bar(description, total, live, start)
         try:
             yield bar
         finally:

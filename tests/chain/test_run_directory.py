@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chain import run_directory
-from chain.run_directory import RunInfo, create, find, status_now, usable
+from chain.run_directory import RunInfo, create, find, find_source, status_now, usable
 from utils.errors import Refused
 from utils.locks import is_live, lock
 
@@ -85,6 +85,16 @@ def test_a_record_that_is_none_stops_only_who_asks_for_that_run(text: str, tmp_p
     assert find(tmp_path, "latest").run_dir.name == wanted
     with pytest.raises(Refused, match=r"of-another-tool/run_info\.json is n"):
         find(tmp_path, "of-another-tool").read()
+
+
+def test_inputs_of_latest_are_those_of_the_newest_run_of_which_a_stage_has_passed(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="has a stage that has passed"):
+        find_source(tmp_path, "latest")
+    for name, status in (("20260101_000000_aaaa", "passed"), ("20260102_000000_aaaa", "failed")):
+        (tmp_path / name).mkdir()
+        RunInfo(tmp_path / name).set(status=status, stages=[{"name": "sft", "status": status}])
+    assert find_source(tmp_path, "latest").run_dir.name == "20260101_000000_aaaa"
+    assert find_source(tmp_path, "20260102_000000_aaaa").run_dir.name == "20260102_000000_aaaa"
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_and_the_newest(tmp_path: Path) -> None:

@@ -95,3 +95,13 @@ def test_a_bar_that_an_error_ends_leaves_the_console_usable(terminal: io.StringI
     with progress("again", 1) as bar:
         bar.update(1)
     assert "again: 1/1" in terminal.getvalue()
+
+
+def test_what_was_done_before_makes_no_step_look_faster(piped: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    with progress("sft", 100, start=60) as bar:
+        bar.update(80)
+    assert piped.getvalue().startswith("sft: 60/100\n")
+    (line,) = [line for line in piped.getvalue().splitlines() if "left" in line]
+    assert "min" in line, line  # 20 steps took a minute or more, and as many are left
