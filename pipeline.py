@@ -30,6 +30,7 @@ from recipes import name_of
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
+from utils.limits import Limits, hours, size_bytes_of
 from utils.locks import lock
 from utils.quiet import quiet_libraries
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
@@ -50,13 +51,16 @@ def run_pipeline(
     resume: str | None = None,
     force: bool = False,
     values: Sequence[str] = (),
+    memory_budget: int | str | None = None,
+    max_hours: float | None = None,
 ) -> Path:
     """Run the stages of `configs` in their order, and return the run directory.
 
     `stages` runs only some; their inputs then come from the run `from_run`. `resume` continues a run by its id, or the
     `latest` unfinished one; `force` lets it go on where the recipe or its data have changed, and records that: stages
     that have passed are kept, one that was stopped starts over if it has changed. `recipe` is what `--resume` loads the
-    recipe by, and `values` what it then sets in it. What the caller passes is not changed.
+    recipe by, and `values` what it then sets in it. `memory_budget` is what the run may take of the GPU's memory, in
+    bytes or as `6GiB`, and `max_hours` how long it may take. What the caller passes is not changed.
 
     A script that passes its own `configs`, and no `recipe`, is a recipe run by itself: it takes the flags that
     `run_all.py` has for one recipe, and ends here where they ask for no run (`--plan`, `--download`).
@@ -68,8 +72,17 @@ def run_pipeline(
     """
     plain_endings()
     _refuse_hidden()
+    allowed = _limits(memory_budget, max_hours)
     if recipe is None and (script := _calling_script(configs)):
-        args = command_line.of_script(runs_dir=runs_dir, stages=stages, from_run=from_run, resume=resume, force=force)
+        args = command_line.of_script(
+            runs_dir=runs_dir,
+            stages=stages,
+            from_run=from_run,
+            resume=resume,
+            force=force,
+            memory_budget=allowed.memory_budget_bytes,
+            max_hours=allowed.max_hours,
+        )
         made = command_line.serve(args, command_line.request(args, script, configs, grpo_extra), run_pipeline)
         return made or sys.exit(0)
     if recipe is None:
@@ -97,10 +110,11 @@ def run_pipeline(
             from_run=source.run_dir.name if source else None,
             values=values,
             changes=changes,
+            limits=allowed,
         )
         console().print(screen.header(info.read(), run_dir))
         try:
-            _run_stages(Run(info, chosen, fetched, outputs))
+            _run_stages(Run(info, chosen, fetched, outputs, allowed))
         except KeyboardInterrupt as error:
             info.set(status="interrupted", finished_at=now())
             stopped = Interrupted(
@@ -116,6 +130,16 @@ def run_pipeline(
         console().print(*screen.results(info.read(), records), sep="\n")
         console().print(screen.model_line(info.read(), run_dir), markup=False, soft_wrap=True)
     return run_dir
+
+
+def _limits(memory_budget: int | str | None, max_hours: float | None) -> Limits:
+    try:
+        return Limits(
+            memory_budget_bytes=None if memory_budget is None else size_bytes_of(memory_budget),
+            max_hours=None if max_hours is None else hours(max_hours),
+        )
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def _start_over(run_dir: Path, changed: list[Stage]) -> None:
@@ -172,8 +196,10 @@ def _terminable() -> Iterator[None]:
 class Run:
     """A run under way: its record, its stages, and where each model that they name lies."""
 
-    def __init__(self, info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path]) -> None:
-        self.info, self.stages, self.fetched = info, stages, fetched
+    def __init__(
+        self, info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path], limits: Limits
+    ) -> None:
+        self.info, self.stages, self.fetched, self.limits = info, stages, fetched, limits
         self.outputs = dict(outputs)  # grows as stages finish
         self.tasks = _tasks(stages)
 

@@ -16,6 +16,7 @@ from chain.run_directory import find, find_source
 from chain.screen import resume_command
 from chain.set_values import seeds, with_values
 from chain.stages import Stage
+from utils import limits
 from utils.command_line import Parser, refuse
 from utils.console import console
 from utils.errors import Refused
@@ -38,11 +39,25 @@ def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
         action="store_true",
         help="with --resume: accept changes, on the record; what was stopped starts over",
     )
+    made.add_argument(
+        "--memory-budget", type=_limit(limits.size_bytes_of), metavar="SIZE", help="of the GPU, such as 6GiB"
+    )
+    made.add_argument("--max-hours", type=_limit(limits.hours), metavar="H", help="stop before it takes longer")
     made.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are kept (runs)")
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _limit(read: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
 
 
 def _seed(text: str) -> int:
@@ -93,6 +108,9 @@ def refuse_combinations(args: argparse.Namespace) -> None:
     refuse((not str(args.runs_dir), "--runs-dir is empty: name a directory, or leave it out"))
 
 
+NO_LIMITS = limits.Limits()
+
+
 @dataclass(frozen=True)
 class Request:
     """A recipe as the command line asks for it: its values are set."""
@@ -106,6 +124,7 @@ class Request:
     stages: tuple[str, ...] | None = None
     from_run: str | None = None
     resume: str | None = None
+    limits: limits.Limits = NO_LIMITS
 
 
 def request(
@@ -113,6 +132,7 @@ def request(
 ) -> Request:
     """Return what the arguments ask for of a recipe; with `--resume`, also what the run was asked for before."""
     asked: dict[str, Any] = {"stages": args.stages, "from_run": args.from_run}
+    allowed = limits.Limits(memory_budget_bytes=args.memory_budget, max_hours=args.max_hours)
     values = [*args.values, *(() if args.seed is None else seeds(configs, args.seed))]
     if args.resume is not None:
         info = resumable(Path(args.runs_dir), args.resume)
@@ -124,7 +144,7 @@ def request(
         names = tuple(entry["name"] for entry in record["stages"])
         asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
     configs, grpo_extra = with_values(configs, grpo_extra, values)
-    return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
+    return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), limits=allowed, **asked)
 
 
 def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., Path]) -> Path | None:
@@ -143,6 +163,8 @@ def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., 
         resume=asked.resume,
         force=args.force,
         values=asked.values,
+        memory_budget=asked.limits.memory_budget_bytes,
+        max_hours=asked.limits.max_hours,
     )
 
 

@@ -11,6 +11,7 @@ from chain.run_directory import RunInfo, find
 from chain.stages import Config, Stage, reference, reward_name, stages_of
 from utils.errors import Refused
 from utils.files import jsonable, weight_files, weights_sha256
+from utils.limits import Limits
 from utils.locks import is_live
 from utils.runtime import git_commit, hardware, now, versions
 from utils.stage_log import StageLog
@@ -149,9 +150,14 @@ def open_record(
     from_run: str | None,
     values: Sequence[str],
     changes: Mapping[str, Sequence[str]],
+    limits: Limits,
 ) -> None:
     """Write run_info.json of a new run, or take that of a resumed one up again, with what it is asked for now."""
-    asked = {"values": list(values), "configs": {stage.kind: recorded(stage) for stage in stages}}
+    asked = {
+        "values": list(values),
+        "limits": jsonable(limits),
+        "configs": {stage.kind: recorded(stage) for stage in stages},
+    }
     if info.file.exists():
         if changes:
             asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines()]

@@ -27,8 +27,8 @@ from utils.locks import lock
 from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
-    "run_id recipe argv from_run seed values configs status started_at finished_at stages versions git_commit hardware"
-    .split()
+    "run_id recipe argv from_run seed values limits configs status started_at finished_at stages versions git_commit"
+    " hardware".split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(
     "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()

@@ -111,6 +111,10 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--recipe", "mine-0.5.py", "--set", "learning_rate"], "STAGE.FIELD=VALUE"),
         (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.max_grad_nrom=1"], "did you mean 'max_grad_norm'"),
         (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.learning_rate=1"], "leave out `trainer_args.`"),
+        (["--test", "--memory-budget", "6"], "argument --memory-budget: 6: must be a size of at least 1MiB"),
+        (["--test", "--memory-budget", "six"], "such as 6GiB"),
+        (["--test", "--max-hours", "0"], "argument --max-hours: 0: must be hours above 0"),
+        (["--test", "--max-hours", "nan"], "argument --max-hours: nan: must be hours above 0"),
         (["--test", "--seed", "-1"], "argument --seed: -1: must be a whole number, 0 or more"),
     ],
 )
