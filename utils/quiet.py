@@ -33,6 +33,8 @@ NOISE = re.compile(
     r"Redirects are currently not supported|"
     r"CUDA initialization: Found no NVIDIA driver|"
     r"cpp extensions|"
+    r"Failed to load \S*torchao|"  # kernels for other machines; none of what the optimizer needs
+    r"_stable_hash_for_caching|"  # torchao's optimizer states, compiled: only caching is meant
     r"kernels-community|"
     r"the current process just got forked",
     re.IGNORECASE | re.DOTALL,
