@@ -109,7 +109,11 @@ def _show_by(route: _Route) -> Any:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Turn off the bars of transformers and datasets. Importing these also makes them set up their loggers now."""
+    """Turn off the bars of transformers and datasets. Importing these also makes them set up their loggers now.
+
+    torch, which they import later, would set up its own then, and take them back.
+    """
+    importlib.import_module("torch")
     modules = [importlib.import_module("transformers.utils.logging"), importlib.import_module("datasets.utils")]
     were_on = [modules[0].is_progress_bar_enabled(), modules[1].are_progress_bars_disabled() is False]
     modules[0].disable_progress_bar()
