@@ -27,6 +27,9 @@ from benchmarks import gpu_memory_inputs as inputs
 from utils import runtime
 
 QUICK_LENGTH = 96
+LEARNING_RATE = 1e-3
+"""So high that bfloat16 weights move under every optimizer: at a recipe's own rate and without stochastic rounding
+they would not, and our stage would fail, as it should."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def stage_of(job: Job, directory: Path) -> Stage:
     config = replace(
         config,
         model_name=str(directory / "model"), dataset_name=str(directory / "rows"), revision=None, eval_split=None,
-        max_samples=None, max_steps=steps, logging_steps=1,
+        max_samples=None, max_steps=steps, logging_steps=1, learning_rate=LEARNING_RATE,
         trainer_args={**config.trainer_args, "save_strategy": "no", **options}, **fields,
     )  # fmt: skip
     name, dtype = source_model(recipe.configs, job.kind), config.dtype or "float32"
