@@ -19,8 +19,8 @@ BF16_OPTIM, BF16_OPTIM_ARGS = "adamw_torch_8bit", "bf16_stochastic_round=True"
 """What updates bfloat16 weights unless the recipe says otherwise: 8-bit states, and no small update rounded away."""
 
 SMALL_RATE = 1e-4
-"""AdamW moves a weight by about the learning rate a step. Below half the spacing of bfloat16, which is 2**-8 to 2**-7 of
-the value, plain rounding undoes the move: at this rate that of each weight of 2**-5 = 0.031 or more."""
+"""AdamW moves a weight by about the learning rate a step. Below half the spacing of bfloat16, which is 2**-8 to 2**-7
+of the value, plain rounding undoes the move: at this rate that of each weight of 2**-5 = 0.031 or more."""
 
 OURS = {
     "output_dir": "it is the stage's directory",

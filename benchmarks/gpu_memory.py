@@ -193,7 +193,8 @@ def main() -> None:
         command_line.error("--pairs, --steps and --warmup are at least 1")
     machine = hardware()
     say({"command": sys.argv[1:], "machine": machine, "versions": versions(), "commit": git_commit()})
-    sides, bought = [], []
+    sides: list[list[Any]] = []
+    bought: list[list[Any]] = []
     for recipe in args.recipes:
         forecast = {} if args.quick else forecasts(recipe)
         for kind, config in recipes.load(recipe).configs.items():
