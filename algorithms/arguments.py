@@ -11,9 +11,16 @@ CONFIG_CLASS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig"
 
 NOT_FOR_THE_TRAINER = frozenset(
     "model_name output_dir dataset_name revision dataset_revision dataset_config_name dataset_split eval_split"
-    " eval_fraction eval_samples max_samples dtype attn_implementation trainer_args".split()
+    " eval_fraction eval_samples max_samples dtype attn_implementation use_liger_kernel trainer_args".split()
 )
-"""Fields that choose the model or the data; all others have a namesake in TRL's configs."""
+"""Fields that choose the model or the data, or change the model; all others have a namesake in TRL's configs."""
+
+BF16_OPTIM, BF16_OPTIM_ARGS = "adamw_torch_8bit", "bf16_stochastic_round=True"
+"""What updates bfloat16 weights unless the recipe says otherwise: 8-bit states, and no small update rounded away."""
+
+SMALL_RATE = 1e-4
+"""AdamW moves a weight by about the learning rate a step. Below half the spacing of bfloat16, which is 2**-8 to 2**-7
+of the value, plain rounding undoes the move: at this rate that of each weight of 2**-5 = 0.031 or more."""
 
 OURS = {
     "output_dir": "it is the stage's directory",
@@ -70,11 +77,30 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
     batch_size = options.get("per_device_train_batch_size")
     if batch_size is not None and batch_size % (extra.num_generations if extra else 1) == 0:
         options.setdefault("per_device_eval_batch_size", batch_size)  # evaluation must not need more than training
-    if target != "cuda":
-        options["use_liger_kernel"] = False  # its kernels are CUDA's
+    if has_bf16_weights(config):
+        options.setdefault("optim", BF16_OPTIM)
+        if options["optim"] == BF16_OPTIM:
+            options.setdefault("optim_args", BF16_OPTIM_ARGS)
     return options | {"output_dir": str(stage_dir), "disable_tqdm": True, "logging_nan_inf_filter": False}
 
 
 def training_device(options: dict[str, Any]) -> str:
     """Return where a trainer with these options trains: "cuda", "mps" or "cpu"."""
     return "cpu" if options.get("use_cpu") else device()
+
+
+def has_bf16_weights(config: TrainingConfig) -> bool:
+    """Tell whether the weights that a stage trains are bfloat16: all of them, since adapters are kept in float32."""
+    return config.dtype == "bfloat16" and getattr(config, "peft", None) is None
+
+
+def rounding_problem(kind: str, config: TrainingConfig, options: dict[str, Any]) -> str | None:
+    """Return what is wrong with training bfloat16 weights by `options`, the resolved ones; None if nothing is."""
+    rate = float(options.get("learning_rate", defaults(kind)["learning_rate"]))
+    keeps_small_updates = "bf16_stochastic_round=True" in str(options.get("optim_args"))
+    if not has_bf16_weights(config) or keeps_small_updates or rate >= SMALL_RATE:
+        return None
+    return (
+        f"optim={options['optim']!r} rounds most updates of bfloat16 weights away at learning_rate={rate:g}:"
+        f" leave optim out (it is {BF16_OPTIM} with {BF16_OPTIM_ARGS}), or use dtype='float32'"
+    )

@@ -96,7 +96,8 @@ class TrainingConfig:
     """AdamW's decoupled weight decay."""
 
     optim: str | None = None
-    """Optimizer, by the name transformers gives it: `adamw_torch`, `adamw_torch_8bit`, …"""
+    """Optimizer, by the name transformers gives it: `adamw_torch`, `adamw_8bit`, … None: TRL's default, but where
+    bfloat16 weights are trained `adamw_torch_8bit` with stochastic rounding, which loses no small update."""
 
     bf16: bool | None = None
     """Autocast to bfloat16. None: TRL's default, on, except on a device that does not compute in it natively."""
@@ -105,7 +106,7 @@ class TrainingConfig:
     """Recompute activations in the backward pass: less memory, about a quarter slower. TRL's default is on."""
 
     use_liger_kernel: bool | None = None
-    """Liger's fused layer kernels. For CUDA: elsewhere they stay off, and the run says so."""
+    """Liger's fused layers. None: on a CUDA GPU, where Liger knows the architecture. They exist for CUDA alone."""
 
     dataloader_num_workers: int | None = None
     """Processes that prepare batches. 0: the training process itself."""

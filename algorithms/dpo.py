@@ -16,14 +16,14 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     """
     from trl import DPOTrainer
 
-    from algorithms import loading, supervision, training
+    from algorithms import liger, loading, supervision, training
 
     data = training.rows(config, "dpo")
     tokenizer = loading.tokenizer(config, data.train)
     settings = training.trl_config("dpo", config, stage_dir)
     settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
     trainer = DPOTrainer(
-        model=loading.language_model(config),
+        model=liger.with_liger(loading.language_model(config), config, stage_dir),
         args=settings,
         train_dataset=data.train,
         eval_dataset=training.eval_rows(settings, data),

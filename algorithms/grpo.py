@@ -17,7 +17,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     """
     from trl import GRPOTrainer
 
-    from algorithms import loading, rewards, training
+    from algorithms import liger, loading, rewards, training
     from utils.errors import Refused
 
     extra = extra or GRPOExtraConfig()
@@ -30,7 +30,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     settings = training.trl_config("grpo", config, stage_dir, extra)
     settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
     trainer = GRPOTrainer(
-        model=loading.language_model(config),
+        model=liger.with_liger(loading.language_model(config), config, stage_dir),
         reward_funcs=functions,
         reward_processing_classes=[tokenizer for _, tokenizer in sources],
         args=settings,

@@ -16,13 +16,13 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     """
     from trl import RewardTrainer
 
-    from algorithms import loading, supervision, training
+    from algorithms import liger, loading, supervision, training
 
     data = training.rows(config, "reward")
     tokenizer = loading.tokenizer(config, data.train)
     settings = training.trl_config("reward", config, stage_dir)
     trainer = RewardTrainer(
-        model=loading.reward_model(config, tokenizer.pad_token_id),
+        model=liger.with_liger(loading.reward_model(config, tokenizer.pad_token_id), config, stage_dir),
         args=settings,
         train_dataset=data.train,
         eval_dataset=training.eval_rows(settings, data),

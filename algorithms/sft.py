@@ -16,7 +16,7 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     """
     from trl import SFTTrainer
 
-    from algorithms import loading, supervision, training
+    from algorithms import liger, loading, supervision, training
 
     data = training.rows(config, "sft")
     tokenizer = loading.tokenizer(config, data.train, gives_template=True)
@@ -25,7 +25,7 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     held_out = training.eval_rows(settings, data)
     rows = trains_on(data.train)
     trainer = SFTTrainer(
-        model=loading.language_model(config),
+        model=liger.with_liger(loading.language_model(config), config, stage_dir),
         args=settings,
         train_dataset=rows,
         eval_dataset=None if held_out is None else trains_on(held_out),

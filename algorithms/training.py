@@ -31,8 +31,8 @@ def trl_config(
 ) -> Any:
     """Return the TRL config of a stage; `defaults` are ours, for what the recipe leaves open."""
     options = defaults | arguments.resolve(config, extra, stage_dir) | {"report_to": trackers.report_to()}
-    if arguments.given(config, extra).get("use_liger_kernel") and not options["use_liger_kernel"]:
-        warn("use_liger_kernel is off: Liger's kernels need a CUDA GPU")
+    if problem := arguments.rounding_problem(kind, config, options):
+        warn(problem)
     return arguments.config_class(kind)(**options)
 
 

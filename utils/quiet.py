@@ -33,6 +33,8 @@ NOISE = re.compile(
     r"Redirects are currently not supported|"
     r"CUDA initialization: Found no NVIDIA driver|"
     r"cpp extensions|"
+    r"Failed to load \S*torchao|"  # kernels for other machines; none of what the optimizer needs
+    r"_stable_hash_for_caching|"  # torchao's optimizer states, compiled: only caching is meant
     r"kernels-community|"
     r"the current process just got forked",
     re.IGNORECASE | re.DOTALL,
@@ -107,7 +109,11 @@ def _show_by(route: _Route) -> Any:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Turn off the bars of transformers and datasets. Importing these also makes them set up their loggers now."""
+    """Turn off the bars of transformers and datasets. Importing these also makes them set up their loggers now.
+
+    torch, which they import later, would set up its own then, and take them back.
+    """
+    importlib.import_module("torch")
     modules = [importlib.import_module("transformers.utils.logging"), importlib.import_module("datasets.utils")]
     were_on = [modules[0].is_progress_bar_enabled(), modules[1].are_progress_bars_disabled() is False]
     modules[0].disable_progress_bar()

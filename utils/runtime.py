@@ -14,7 +14,7 @@ import psutil
 
 PACKAGES = (
     "torch", "trl", "transformers", "datasets", "accelerate", "peft", "liger-kernel", "triton", "bitsandbytes",
-    "tokenizers", "rich",
+    "torchao", "tokenizers", "rich",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ TO_THE_DATA_OR_MODEL = {
     "attn_implementation": "eager",
     "model_name": "elsewhere",
 }
-ELSEWHERE = {"output_dir", "use_liger_kernel"}  # the run's directory; a test of its own below
+ELSEWHERE = {"output_dir", "use_liger_kernel"}  # the run's directory; tests of its own in test_liger.py
 
 
 def config(**values: Any) -> TrainingConfig:
@@ -109,28 +109,6 @@ def test_type_and_attention_reach_the_model(configure: Callable[..., TrainingCon
     assert model.dtype == torch.bfloat16
     assert model.config._attn_implementation == "eager"
     assert loading.language_model(configure("sft")).dtype == torch.float32
-
-
-def test_liger_is_for_cuda_and_off_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wanted = config(use_liger_kernel=True, bf16=False)
-    for device in ("cpu", "mps"):
-        monkeypatch.setattr(arguments, "training_device", lambda options, device=device: device)
-        assert arguments.resolve(wanted, None, tmp_path)["use_liger_kernel"] is False
-    monkeypatch.setattr(arguments, "training_device", lambda options: "cuda")
-    assert arguments.resolve(wanted, None, tmp_path)["use_liger_kernel"] is True
-
-
-@pytest.mark.parametrize("asked", [{"use_liger_kernel": True}, {"trainer_args": {"use_liger_kernel": True}}])
-def test_liger_left_off_is_said(
-    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from algorithms import training
-
-    monkeypatch.setattr(arguments, "training_device", lambda options: "cpu")
-    training.trl_config("sft", config(), tmp_path)
-    assert "use_liger_kernel" not in capsys.readouterr().out
-    training.trl_config("sft", config(**asked), tmp_path)
-    assert "use_liger_kernel is off" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])

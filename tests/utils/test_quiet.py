@@ -1,6 +1,8 @@
 """What of the libraries' talk reaches the user."""
 
 import logging
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -30,6 +32,13 @@ def test_noise_goes_to_the_log_and_real_warnings_to_the_user_too(
     for text in ("disk is full", "loss scale is tiny"):
         assert text in said.out
         assert text in log.read_text()
+
+
+def test_importing_the_libraries_says_nothing() -> None:
+    code = "from utils.quiet import quiet_libraries\nwith quiet_libraries(None):\n    import torchao.optim, trl, peft"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert (done.stdout.split(), done.stderr, done.returncode) == (["loading", "libraries"], "", 0)
 
 
 def test_loggers_are_as_before_afterwards() -> None:
