@@ -8,12 +8,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from utils import gpu_memory
 from utils.console import Bar, progress
 from utils.errors import StageFailed
 from utils.limits import kept
-from utils.pace import SlowSteps
 from utils.stage_log import StageLog
+from utils.step_watch import StepWatch
 
 ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise the alarm
 
@@ -40,12 +39,11 @@ class Watch(TrainerCallback):
         self.row: dict[str, Any] = {}
         self.step = 0
         self.zero_gradients = 0
-        self.alarmed = {alarm["name"] for alarm in log.read_info().get("alarms") or []}
         self.newest: dict[str, float | str] = {}
         self.bar: Bar | None = None
-        self.slow_steps = SlowSteps()
+        self.steps = StepWatch(log)
         self._earlier_s = log.read_info().get("duration_s") or 0.0
-        self._began = self._step_began = time.monotonic()
+        self._began = time.monotonic()
         self._open = ExitStack()
 
     def close(self) -> None:
@@ -56,7 +54,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the progress bar."""
         self.bar = self._open.enter_context(progress(self.description, state.max_steps, state.global_step))
-        self._step_began = time.monotonic()
+        self.steps.begin()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the metrics of the step before, which are complete now."""
@@ -65,18 +63,14 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Advance the bar, look at time and memory; let the last step be logged, whatever `logging_steps` is."""
         assert self.bar is not None
-        first = self.bar.step == self.bar.start
         self.bar.update(state.global_step, **self.newest)
-        self._watch_step(state.global_step)
-        if first:
-            gpu_memory.keep_within(kept().limits.memory_budget_bytes)
+        self.steps.done(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
         reason = self._reason_to_stop(state)
         if reason and self.may_stop():
             self.stopped = reason
             control.should_save = control.should_training_stop = True
-        self._step_began = time.monotonic()
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
@@ -102,14 +96,14 @@ class Watch(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Let the time of an evaluation be no step's."""
-        self._step_began = time.monotonic()
+        self.steps.begin()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record a checkpoint, and how long the stage has taken: after a kill nobody else can tell."""
         self._write_row()
         self.log.event("CHECKPOINT", f"checkpoint-{state.global_step}")
-        self._step_began = time.monotonic()
-        self.log.info(duration_s=round(self._earlier_s + self._step_began - self._began, 3))
+        self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
+        self.steps.begin()
 
     def _reason_to_stop(self, state: Any) -> str | None:
         if self.asked_to_stop():
@@ -121,27 +115,7 @@ class Watch(TrainerCallback):
         self.zero_gradients = self.zero_gradients + 1 if norm == 0 else 0
         if self.zero_gradients == ZERO_GRADIENTS:  # once is enough: GRPO may pass through many such stretches
             message = f"the gradient is 0 in {ZERO_GRADIENTS} logged steps in a row: nothing is being learnt"
-            self._alarm(self.step, "zero_gradient", message)
-
-    def _watch_step(self, step: int) -> None:
-        slower = self.slow_steps.add(time.monotonic() - self._step_began)
-        if slower:
-            message = (
-                f"steps take {slower[0]:.1f} s or more, {slower[0] / slower[1]:.0f} times the {slower[1]:.2g} s before."
-                " Rows may have become longer. Otherwise the GPU is out of memory and its driver uses the computer's"
-                " (Windows and WSL), too hot, or busy with another program. Try --memory-budget, a smaller"
-                " per_device_train_batch_size, and nvidia-smi to see what else runs"
-            )
-            self._alarm(step, "slow_steps", message)
-        beyond = gpu_memory.beyond(kept().limits.memory_budget_bytes)
-        if beyond:
-            self._alarm(step, "memory_beyond_card", beyond)
-
-    def _alarm(self, step: int, name: str, message: str) -> None:
-        """Raise an alarm, each once."""
-        if name not in self.alarmed:
-            self.alarmed.add(name)
-            self.log.alarm(step, name, message)
+            self.steps.alarm(self.step, "zero_gradient", message)
 
     def _write_row(self) -> None:
         if self.row:

@@ -120,24 +120,27 @@ class Run:
         with asked_to_stop() as asked, told_with_step(lambda: self.position.step + 1):
             while self.position.step < self.config.max_steps:
                 metrics = self._step()
+                self.record.step(self.position.step)
                 last = self.position.step == self.config.max_steps
                 evaluated = last or self.position.step % self.config.eval_steps == 0
                 if evaluated:
                     metrics |= self.evaluate(self.tokens.validation)
                 self._refuse_broken(metrics)
-                self.record.step(self.position.step)
-                reason = self.record.out_of_time() or ("stopped, with a checkpoint" if asked() else None)
-                stop = self._any(reason is not None) and not last
+                reason = self.record.out_of_time() or (self._stopped() if asked() else None)
+                stop = self._any(reason is not None)
                 best = self.position.best_loss
                 better = evaluated and (best is None or metrics["eval_loss"] < best)
                 if better:
                     self.position = replace(self.position, best_step=self.position.step, best_loss=metrics["eval_loss"])
-                if not last and (stop or better or self.position.step % self.config.save_steps == 0):
+                if stop or (not last and (better or self.position.step % self.config.save_steps == 0)):
                     self._save_checkpoint()
                 if evaluated or self.position.step % self.config.logging_steps == 0:
                     self.record.metrics(self.position.step, self._epoch(), metrics)
                 if stop:
-                    raise Interrupted(reason or "stopped with another process")
+                    raise Interrupted(reason or self._stopped())
+
+    def _stopped(self) -> str:
+        return f"stopped after step {self.position.step} of {self.config.max_steps}, with a checkpoint"
 
     def _step(self) -> dict[str, float]:
         """Make one optimizer step; return its metrics."""

@@ -15,6 +15,7 @@ from utils.console import console, progress
 from utils.limits import kept
 from utils.runtime import peak_memory_bytes
 from utils.stage_log import StageLog
+from utils.step_watch import StepWatch
 
 
 class Record:
@@ -38,6 +39,7 @@ class Record:
             return
         self.log.cut_back(step)
         self._shown: dict[str, float] = {}
+        self._steps = StepWatch(self.log)
         if checkpoint:
             self.log.event("RESUME", checkpoint)
             self.say(f"pretrain goes on from {checkpoint}")
@@ -51,11 +53,13 @@ class Record:
         if self.is_main:
             self.log.event("CHECKPOINT", name)
             self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
+            self._steps.begin()
 
     def step(self, step: int) -> None:
-        """Show that `step` steps are done."""
+        """Show that `step` steps are done, and look at the time and the memory that the last one took."""
         if self.is_main:
             self._bar.update(step, **self._shown)
+            self._steps.done(step)
 
     def out_of_time(self) -> str | None:
         """Say why the run must stop for its limit of time; None if it may go on, and in a process that cannot tell."""
@@ -73,6 +77,7 @@ class Record:
             self._track(step, {**values, "epoch": epoch})
             self._shown = {name: values[name] for name in ("loss", "eval_loss", "eval_bits_per_byte") if name in values}
             self._bar.update(step, **self._shown)
+            self._steps.begin()
 
     def end(self, position: Position, test: Mapping[str, float] | None) -> None:
         """Record what the whole run came to."""

@@ -1,6 +1,5 @@
-"""How long a step takes, measured as steps are done: what is left of a loop, and whether its steps explode."""
+"""How long a step takes, measured as steps are done, and how long what is left takes."""
 
-import statistics
 import time
 from collections import deque
 
@@ -42,25 +41,3 @@ class Pace:
     def left_s(self, total: int) -> float | None:
         """Return the seconds that the rest of `total` steps takes; None before the first is done."""
         return None if self.step_s is None else self.step_s * (total - self.step)
-
-
-SLOWER, LEAST_S, IN_A_ROW, MEASURED = 4.0, 1.0, 3, 20
-"""A step is slow that takes so many times the median of the `MEASURED` or more before it, and at least `LEAST_S`; so
-many in a row have exploded. One alone may be a long row, an evaluation, or GRPO's sampling."""
-
-
-class SlowSteps:
-    """Tells steps whose time explodes from those that are now and then longer."""
-
-    def __init__(self) -> None:
-        self._usual: deque[float] = deque(maxlen=100)
-        self._slow: list[float] = []
-
-    def add(self, seconds: float) -> tuple[float, float] | None:
-        """Take the time of a step; return what steps take now and what they took before, where that has exploded."""
-        if len(self._usual) < MEASURED or seconds < max(LEAST_S, SLOWER * statistics.median(self._usual)):
-            self._usual.extend((*self._slow, seconds))
-            self._slow = []
-            return None
-        self._slow.append(seconds)
-        return (min(self._slow), statistics.median(self._usual)) if len(self._slow) >= IN_A_ROW else None

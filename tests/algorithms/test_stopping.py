@@ -91,6 +91,28 @@ def test_a_signal_stops_a_stage_after_its_step_and_the_resumed_weights_are_those
     assert steps == [1, 2, 3, 4, 5]
 
 
+def test_a_run_that_a_signal_stops_is_interrupted_and_goes_on(
+    configure: Configure,
+    tmp_path: Path,
+    at_pass: dict[int, Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline import run_pipeline
+
+    monkeypatch.chdir(tmp_path)
+    at_pass[1] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    configs = {"sft": configure("sft")}
+    with pytest.raises(Interrupted, match=r"stopped after step 2 of 3, with a checkpoint. Continue with:\n.*--resume"):
+        run_pipeline(configs)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    record = json.loads((run_dir / "run_info.json").read_text())
+    assert (record["status"], record["stages"][0]["status"]) == ("interrupted", "interrupted")
+    assert StageLog(run_dir / "sft").read_info()["steps"] == 2
+    assert "STAGE_INTERRUPTED | stopped after step 2" in (run_dir / "sft" / "training_events.log").read_text()
+    assert run_pipeline(configs, resume="latest") == run_dir
+    assert json.loads((run_dir / "run_info.json").read_text())["status"] == "passed"
+
+
 def test_grpo_stops_where_no_sampled_completion_is_lost(
     configure: Configure, tmp_path: Path, at_pass: dict[int, Callable[[], None]]
 ) -> None:
