@@ -12,7 +12,7 @@ from data.sources import StageData, load_for
 from utils import runtime, trackers
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
-from utils.out_of_memory import told_with_step
+from utils.out_of_memory import record_out_of_memory, told_with_step
 from utils.stage_log import StageLog
 from utils.stopping import asked_to_stop
 
@@ -96,6 +96,9 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
         log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
     elif _resume(trainer, checkpoint, log):
         return
+    overrides.sample_in_parts(
+        trainer, lambda was, now: _tell_sampling(log, int(trainer.state.global_step) + 1, was, now)
+    )
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
     parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
@@ -110,6 +113,13 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
             watch.close()
     if watch.stopped is not None:
         raise Interrupted(watch.stopped)
+
+
+def _tell_sampling(log: StageLog, step: int, was: int, now: int) -> None:
+    at_once = {"step": step, "completions_at_once": [was, now]}
+    record_out_of_memory(
+        log, f"out of memory in step {step}: {now} completions are sampled at once, not {was}", at_once
+    )
 
 
 def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.console import warn
 from utils.errors import StageFailed
@@ -98,8 +99,9 @@ def train_within_memory(train: Callable[[Batch], Path], batch: Batch, stage_dir:
 
 def _taken_up(batch: Batch, log: StageLog) -> Batch:
     """Return the batch that an earlier attempt came down to, if it is of the same training."""
-    found = log.read_info().get("out_of_memory") or []
-    rows = found[-1]["per_device_train_batch_size"][1] if found else batch.per_device_train_batch_size
+    name = "per_device_train_batch_size"
+    found = [change[name][1] for change in log.read_info().get("out_of_memory") or [] if name in change]
+    rows = found[-1] if found else batch.per_device_train_batch_size
     step_rows = batch.per_device_train_batch_size * batch.gradient_accumulation_steps
     if rows >= batch.per_device_train_batch_size or step_rows % rows or batch.generation_batch_size % rows:
         return batch
@@ -124,12 +126,17 @@ def _reduced(batch: Batch, error: RuntimeError, log: StageLog, advice: str) -> B
         f"{where}: going back to the last checkpoint with per_device_train_batch_size {after[0]} instead of {rows}, and"
         f" gradient_accumulation_steps {after[1]} instead of {passes}: the same rows a step"
     )
-    log.event("OUT_OF_MEMORY", text)
     change = {
         "step": step,
         "per_device_train_batch_size": [rows, after[0]],
         "gradient_accumulation_steps": [passes, after[1]],
     }
+    record_out_of_memory(log, text, change)
+    return smaller
+
+
+def record_out_of_memory(log: StageLog, text: str, change: dict[str, Any]) -> None:
+    """Record, as an event and in stage_info.json, in what step memory ran out and what has changed; tell the user."""
+    log.event("OUT_OF_MEMORY", text)
     log.info(out_of_memory=[*(log.read_info().get("out_of_memory") or []), change])
     warn(text)
-    return smaller

@@ -234,3 +234,62 @@ def test_grpo_resumed_within_a_generation_mixes_no_two_blocks(
     run("grpo", config, resumed, extra)
     assert prompts == first[resumed_at // 2 :]
     assert (weights_sha256(resumed) == weights_sha256(whole)) == (resumed_at == 2)  # else it samples anew
+
+
+def test_grpo_samples_in_parts_where_a_whole_generation_does_not_fit(
+    configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    generate = LlamaForCausalLM.generate
+    sizes: list[int] = []
+
+    def limited(model: Any, **given: Any) -> Any:
+        sizes.append(len(given["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return generate(model, **given)
+
+    rewarded: list[int] = []
+
+    def counted(completions: list[Any], **_: Any) -> list[float]:
+        rewarded.append(len(completions))
+        return lengths(completions)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", limited)
+    extra = GRPOExtraConfig(reward_func=counted, num_generations=4, max_completion_length=6)
+    config = configure("grpo", max_steps=2, per_device_train_batch_size=8, gradient_checkpointing=True)
+    run("grpo", config, stage_dir, extra)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]  # found out in the first step, kept in the second
+    assert rewarded == [8, 8]
+    assert [change["completions_at_once"] for change in info(stage_dir)["out_of_memory"]] == [[8, 4], [4, 2]]
+    assert info(stage_dir)["config"]["trainer"]["per_device_train_batch_size"] == 8
+    assert "2 completions are sampled at once, not 4" in capsys.readouterr().out
+
+
+def test_sampling_that_ran_out_of_memory_leaves_gradient_checkpointing_on(
+    configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import LlamaForCausalLM, LlamaModel
+
+    generate, forward = LlamaForCausalLM.generate, LlamaModel.forward
+    failed: list[int] = []
+    checkpointing: set[bool] = set()
+
+    def once(model: Any, **given: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(model, **given)
+
+    def watched(model: Any, *given: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled():
+            checkpointing.add(model.is_gradient_checkpointing)
+        return forward(model, *given, **named)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", once)
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    run("grpo", configure("grpo", max_steps=1, gradient_checkpointing=True), stage_dir)
+    assert checkpointing == {True}
