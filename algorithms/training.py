@@ -96,15 +96,13 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
         log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
     elif _resume(trainer, checkpoint, log):
         return
-    overrides.sample_in_parts(
-        trainer, lambda was, now: _tell_sampling(log, int(trainer.state.global_step) + 1, was, now)
-    )
+    overrides.sample_in_parts(trainer, lambda was, now: _tell_sampling(log, _step(trainer), was, now))
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
     parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
-    with asked_to_stop() as asked, told_with_step(lambda: int(trainer.state.global_step) + 1):
+    with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
         watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer))
         trainer.add_callback(watch)
         try:
@@ -115,11 +113,14 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
         raise Interrupted(watch.stopped)
 
 
+def _step(trainer: Any) -> int:
+    """Return the number of the optimizer step that is being made, from 1."""
+    return int(trainer.state.global_step) + 1
+
+
 def _tell_sampling(log: StageLog, step: int, was: int, now: int) -> None:
-    at_once = {"step": step, "completions_at_once": [was, now]}
-    record_out_of_memory(
-        log, f"out of memory in step {step}: {now} completions are sampled at once, not {was}", at_once
-    )
+    text = f"out of memory in step {step}: {now} completions are sampled at once, not {was}"
+    record_out_of_memory(log, text, {"step": step, "completions_at_once": [was, now]})
 
 
 def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
