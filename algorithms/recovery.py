@@ -4,28 +4,27 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Concatenate, ParamSpec
+from typing import Any, TypeVar, cast
 
 from algorithms import arguments
 from algorithms.config import TrainingConfig
 from utils.out_of_memory import Batch, train_within_memory
 
-P = ParamSpec("P")
-Train = Callable[Concatenate[TrainingConfig, Path, P], Path]
+Train = TypeVar("Train", bound=Callable[..., Path])
 
 
-def survives_out_of_memory(kind: str) -> Callable[[Train[P]], Train[P]]:
+def survives_out_of_memory(kind: str) -> Callable[[Train], Train]:
     """Return a decorator of a stage's `train`; see `utils.out_of_memory.train_within_memory`."""
 
-    def decorate(train: Train[P]) -> Train[P]:
+    def decorate(train: Train) -> Train:
         @functools.wraps(train)
-        def surviving(config: TrainingConfig, stage_dir: Path, *rest: P.args, **named: P.kwargs) -> Path:
+        def surviving(config: TrainingConfig, stage_dir: Path, *rest: Any, **named: Any) -> Path:
             def attempt(batch: Batch) -> Path:
                 return train(with_batch(config, batch), stage_dir, *rest, **named)
 
             return train_within_memory(attempt, batch_of(kind, config), stage_dir, advice(kind, config))
 
-        return surviving
+        return cast("Train", surviving)
 
     return decorate
 

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import json
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -213,26 +214,28 @@ def test_what_the_recipe_leaves_open_is_trls_default() -> None:
 
 @pytest.mark.parametrize("resumed_at", [1, 2, 3])
 def test_grpo_resumed_within_a_generation_mixes_no_two_blocks(
-    resumed_at: int, configure: Configure, tmp_path: Path, forwards: Forwards
+    resumed_at: int, model_dir: Path, configure: Configure, tmp_path: Path, forwards: Forwards
 ) -> None:
-    """A generation of 16 completions serves 2 steps of 8; prompts of a pass are those of the uninterrupted run."""
-    prompts: list[list[str]] = []
+    """A generation of 16 completions, of 4 prompts, serves 2 steps of 8: no step sees a prompt of another block."""
+    from transformers import AutoTokenizer
 
-    def seen(completions: list[Any], prompts: list[Any], **_: Any) -> list[float]:
-        sampled_for.append([one[0]["content"] for one in prompts])
-        return lengths(completions)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
 
-    sampled_for = prompts
-    extra = GRPOExtraConfig(reward_func=seen, num_generations=4, max_completion_length=6)
+    def asked(rows: list[tuple[int, ...]]) -> set[str]:
+        return {re.findall(r"user\n(say \w+ \w+)", text)[0] for text in tokenizer.batch_decode(rows)}
+
     options = {"steps_per_generation": 2}
     config = configure("grpo", max_steps=4, save_steps=1, per_device_train_batch_size=8, trainer_args=options)
-    whole = run("grpo", config, tmp_path / "whole", extra)
-    first, prompts[:] = list(prompts), []
-    resumed = tmp_path / "resumed"
+    whole = run("grpo", config, tmp_path / "whole")
+    blocks = [asked(forwards.rows[at] + forwards.rows[at + 1]) for at in (0, 2)]
+    assert [len(block) for block in blocks] == [4, 4]
+    assert not blocks[0] & blocks[1]
+    resumed, forwards.rows = tmp_path / "resumed", []
     resumed.mkdir()
     (whole / f"checkpoint-{resumed_at}").rename(resumed / f"checkpoint-{resumed_at}")
-    run("grpo", config, resumed, extra)
-    assert prompts == first[resumed_at // 2 :]
+    run("grpo", config, resumed)
+    for step, rows in enumerate(forwards.rows, start=resumed_at):
+        assert asked(rows) <= blocks[step // 2]
     assert (weights_sha256(resumed) == weights_sha256(whole)) == (resumed_at == 2)  # else it samples anew
 
 

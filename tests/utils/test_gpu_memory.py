@@ -4,6 +4,7 @@ import pytest
 
 from utils import gpu_memory
 from utils.gpu_memory import GIB, beyond_message, cap_bytes
+from utils.runtime import device
 
 MIB = 2**20
 
@@ -30,7 +31,7 @@ def test_more_reserved_than_the_card_or_the_budget_has_is_said_with_what_to_try(
 
 
 def test_without_a_cuda_device_nothing_is_capped() -> None:
-    if gpu_memory.device() == "cuda":
+    if device() == "cuda":
         pytest.skip("there is one")
     assert gpu_memory.keep_within(6 * GIB) is None
     assert gpu_memory.beyond(None) is None
