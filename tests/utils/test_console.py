@@ -118,5 +118,7 @@ def test_a_bar_tells_memory_step_time_and_what_is_left_without_the_slow_first_st
         for step in range(1, 21):
             now += 60.0 if step == 1 else 3.0
             bar.update(step, loss=0.5)
+        if bar.live is not None:
+            bar.live.refresh()
     assert "3 s each · 1 min 00 s left" in out.getvalue()  # 20 steps of 3 s; the mean of all would say 1 min 57 s
     assert "5.0 GiB" in out.getvalue()
