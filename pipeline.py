@@ -27,10 +27,11 @@ from chain.record import (
 from chain.run_directory import RunInfo, create, find_source, usable
 from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
+from utils import gpu_memory
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
-from utils.limits import Limits, hours, size_bytes_of
+from utils.limits import Limits, hours, keep, kept, size_bytes_of
 from utils.locks import lock
 from utils.quiet import quiet_libraries
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
@@ -68,7 +69,7 @@ def run_pipeline(
     Raises:
         Refused: the run cannot start as asked; nothing has been created.
         StageFailed: a stage failed; the later ones did not run, the earlier ones are kept.
-        Interrupted: it was stopped by Ctrl-C or SIGTERM, and can be resumed.
+        Interrupted: it was stopped by Ctrl-C or SIGTERM, or for `max_hours`, and can be resumed.
     """
     plain_endings()
     _refuse_hidden()
@@ -114,11 +115,12 @@ def run_pipeline(
         )
         console().print(screen.header(info.read(), run_dir))
         try:
-            _run_stages(Run(info, chosen, fetched, outputs, allowed))
+            with keep(allowed):
+                _run_stages(Run(info, chosen, fetched, outputs))
         except KeyboardInterrupt as error:
             info.set(status="interrupted", finished_at=now())
             stopped = Interrupted(
-                f"interrupted. Continue with:\n  {screen.resume_command(run_dir, _by_itself(recipe))}"
+                f"{str(error) or 'interrupted'}. Continue with:\n  {screen.resume_command(run_dir, _by_itself(recipe))}"
             )
             console().print_to_copies(str(stopped))
             raise stopped from error
@@ -196,10 +198,8 @@ def _terminable() -> Iterator[None]:
 class Run:
     """A run under way: its record, its stages, and where each model that they name lies."""
 
-    def __init__(
-        self, info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path], limits: Limits
-    ) -> None:
-        self.info, self.stages, self.fetched, self.limits = info, stages, fetched, limits
+    def __init__(self, info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path]) -> None:
+        self.info, self.stages, self.fetched = info, stages, fetched
         self.outputs = dict(outputs)  # grows as stages finish
         self.tasks = _tasks(stages)
 
@@ -214,6 +214,10 @@ def _run_stages(run: Run) -> None:
         if StageLog(stage_dir).read_info().get("status") == "passed":
             console().print(f"{stage.kind} has passed, and is kept")
         else:
+            if kept().left_s <= 0:
+                raise Interrupted(
+                    f"stopped for time: --max-hours {kept().limits.max_hours:g} are over before {stage.kind}"
+                )
             _run_stage(run, stage, stage_dir)
         run.outputs[stage.kind] = stage_dir
 
@@ -232,6 +236,7 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
         ended: BaseException | None = None
         try:
             _begin(run, stage, log)
+            gpu_memory.keep_within(kept().limits.memory_budget_bytes)
             _train(run, stage, stage_dir, log)
             free_memory()  # of the trainer, whose model a reference cycle keeps alive
             _measure(run, stage, stage_dir, log)
@@ -322,7 +327,7 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
         console().print_to_copies(str(failed))
         raise failed from error
     if error is not None:
-        log.event("STAGE_INTERRUPTED", f"step {done['steps']} was the last that was logged")
+        log.event("STAGE_INTERRUPTED", str(error) or f"step {done['steps']} was the last that was logged")
         raise error
     console().print(f"{stage.kind} passed in {duration_s:.1f} s", style="green")
 

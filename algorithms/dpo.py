@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from algorithms.config import TrainingConfig
+from algorithms.recovery import survives_out_of_memory
 
 
+@survives_out_of_memory("dpo")
 def train(config: TrainingConfig, stage_dir: Path) -> Path:
     """Train on pairs of a chosen and a rejected answer; return the checkpoint's directory.
 

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
+from algorithms.recovery import survives_out_of_memory
 
 __all__ = ["GRPOExtraConfig", "train"]
 
 
+@survives_out_of_memory("grpo")
 def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None = None) -> Path:
     """Train on prompts by the rewards of `extra`; return the checkpoint's directory.
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from algorithms.config import TrainingConfig
+from algorithms.recovery import survives_out_of_memory
 
 
+@survives_out_of_memory("sft")
 def train(config: TrainingConfig, stage_dir: Path) -> Path:
     """Train on `messages`, on `prompt` and `completion`, or on `text` rows; return the checkpoint's directory.
 

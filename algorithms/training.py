@@ -11,8 +11,10 @@ from algorithms.watch import Watch
 from data.sources import StageData, load_for
 from utils import runtime, trackers
 from utils.console import console, warn
-from utils.errors import StageFailed
+from utils.errors import Interrupted, StageFailed
+from utils.out_of_memory import record_out_of_memory, told_with_step
 from utils.stage_log import StageLog
+from utils.stopping import asked_to_stop
 
 SAMPLED = 4096  # elements of each weight tensor that are compared before and after
 LEAST_CHANGED = 0.01  # share of them that must differ; AdamW moves nearly all, rounding leaves those near 0
@@ -56,6 +58,8 @@ def fit(
     Raises:
         StageFailed: no row is left to train on, the loss was not a number, all gradients were 0, or the weights are
             what they were before.
+        OutOfMemory: memory ran out.
+        Interrupted: the user, or the run's limit of time, stopped it; a checkpoint holds what was done.
     """
     log = StageLog(stage_dir)
     if len(trainer.train_dataset) == 0:
@@ -92,16 +96,31 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
         log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
     elif _resume(trainer, checkpoint, log):
         return
+    overrides.sample_in_parts(trainer, lambda was, now: _tell_sampling(log, _step(trainer), was, now))
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
-    watch = Watch(log, log.read_info().get("name") or stage_dir.name, shown)
-    trainer.add_callback(watch)
     parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
-    try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finally:
-        watch.close()
+    name = log.read_info().get("name") or stage_dir.name
+    with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
+        watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer))
+        trainer.add_callback(watch)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            watch.close()
+    if watch.stopped is not None:
+        raise Interrupted(watch.stopped)
+
+
+def _step(trainer: Any) -> int:
+    """Return the number of the optimizer step that is being made, from 1."""
+    return int(trainer.state.global_step) + 1
+
+
+def _tell_sampling(log: StageLog, step: int, was: int, now: int) -> None:
+    text = f"out of memory in step {step}: {now} completions are sampled at once, not {was}"
+    record_out_of_memory(log, text, {"step": step, "completions_at_once": [was, now]})
 
 
 def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
@@ -113,6 +132,7 @@ def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
     trainer.args.eval_on_start = False  # it has been done: a second time it would stand for the checkpoint's step
     counts = [line["num_tokens"] for line in state["log_history"] if "num_tokens" in line]
     overrides.continue_token_count(trainer, int(counts[-1]) if counts else 0)
+    overrides.continue_generations(trainer, state["global_step"])
     if state["global_step"] < state["max_steps"]:
         return False
     overrides.load_finished(trainer, checkpoint)

@@ -1,7 +1,8 @@
-"""What is recorded and watched while a TRL trainer trains: metrics, checkpoints, progress, and gradients of zero."""
+"""What is recorded and watched while a TRL trainer trains: metrics, checkpoints, progress, time, memory, gradients."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,7 +10,9 @@ from transformers import TrainerCallback
 
 from utils.console import Bar, progress
 from utils.errors import StageFailed
+from utils.limits import kept
 from utils.stage_log import StageLog
+from utils.step_watch import StepWatch
 
 ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise the alarm
 
@@ -17,16 +20,30 @@ ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise 
 class Watch(TrainerCallback):
     """Copies what the trainer logs to the stage's record and the progress bar. Close it when training ends or fails.
 
-    It reads only what the trainer has already brought to the CPU, so it costs no synchronisation with a GPU.
+    It stops the training, with a checkpoint, when the user asks for it or the time of the run does not suffice;
+    `stopped` then says why. It reads only what the trainer has already brought to the CPU, so it costs no
+    synchronisation with a GPU.
     """
 
-    def __init__(self, log: StageLog, description: str, shown: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        log: StageLog,
+        description: str,
+        shown: Mapping[str, str],
+        asked_to_stop: Callable[[], bool],
+        may_stop: Callable[[], bool],
+    ) -> None:
         self.log, self.description, self.shown = log, description, shown
+        self.asked_to_stop, self.may_stop = asked_to_stop, may_stop
+        self.stopped: str | None = None
         self.row: dict[str, Any] = {}
         self.step = 0
-        self.zero_gradients, self.alarmed = 0, False
+        self.zero_gradients = 0
         self.newest: dict[str, float | str] = {}
         self.bar: Bar | None = None
+        self.steps = StepWatch(log)
+        self._earlier_s = log.read_info().get("duration_s") or 0.0
+        self._began = time.monotonic()
         self._open = ExitStack()
 
     def close(self) -> None:
@@ -37,17 +54,23 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the progress bar."""
         self.bar = self._open.enter_context(progress(self.description, state.max_steps, state.global_step))
+        self.steps.begin()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the metrics of the step before, which are complete now."""
         self._write_row()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Advance the bar; let the last step be logged, whatever `logging_steps` is."""
-        if self.bar is not None:
-            self.bar.update(state.global_step, **self.newest)
+        """Advance the bar, look at time and memory; let the last step be logged, whatever `logging_steps` is."""
+        assert self.bar is not None
+        self.bar.update(state.global_step, **self.newest)
+        self.steps.done(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
+        reason = self._reason_to_stop(state)
+        if reason and self.may_stop():
+            self.stopped = reason
+            control.should_save = control.should_training_stop = True
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
@@ -71,17 +94,28 @@ class Watch(TrainerCallback):
         if "grad_norm" in logs:
             self._watch_gradient(logs["grad_norm"])
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Let the time of an evaluation be no step's."""
+        self.steps.begin()
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Record a checkpoint."""
+        """Record a checkpoint, and how long the stage has taken: after a kill nobody else can tell."""
         self._write_row()
         self.log.event("CHECKPOINT", f"checkpoint-{state.global_step}")
+        self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
+        self.steps.begin()
+
+    def _reason_to_stop(self, state: Any) -> str | None:
+        if self.asked_to_stop():
+            return f"stopped after step {state.global_step} of {state.max_steps}, with a checkpoint"
+        assert self.bar is not None
+        return kept().out_of_time(self.bar.pace, state.max_steps)
 
     def _watch_gradient(self, norm: float) -> None:
         self.zero_gradients = self.zero_gradients + 1 if norm == 0 else 0
-        if self.zero_gradients == ZERO_GRADIENTS and not self.alarmed:
-            self.alarmed = True  # once is enough: GRPO may pass through many such stretches
+        if self.zero_gradients == ZERO_GRADIENTS:  # once is enough: GRPO may pass through many such stretches
             message = f"the gradient is 0 in {ZERO_GRADIENTS} logged steps in a row: nothing is being learnt"
-            self.log.alarm(self.step, "zero_gradient", message)
+            self.steps.alarm(self.step, "zero_gradient", message)
 
     def _write_row(self) -> None:
         if self.row:

@@ -1,9 +1,11 @@
 """Pretraining: text to base weights that `AutoModelForCausalLM.from_pretrained` loads as they are."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
+from utils.out_of_memory import Batch, train_within_memory
 
 if TYPE_CHECKING:
     from data.corpus import Corpus
@@ -30,8 +32,17 @@ def train(config: PretrainConfig, stage_dir: Path) -> Path:
     """Pretrain as `config` says into `stage_dir`, which then holds model and tokenizer, and return it.
 
     Raises:
-        StageFailed: the loss or the gradient became NaN or infinite.
+        StageFailed: the loss or the gradient became NaN or infinite, or memory ran out with one row at a time.
     """
     from pretrain.loop import pretrain  # torch and transformers load only when something is trained
 
-    return pretrain(config, stage_dir)
+    def attempt(batch: Batch) -> Path:
+        rows, passes = batch.per_device_train_batch_size, batch.gradient_accumulation_steps
+        smaller = replace(config, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+        return pretrain(smaller, stage_dir)
+
+    batch = Batch(config.per_device_train_batch_size, config.gradient_accumulation_steps)
+    return train_within_memory(attempt, batch, stage_dir, ADVICE)
+
+
+ADVICE = "a shorter max_length, gradient_checkpointing=True, or a smaller model"

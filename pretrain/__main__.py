@@ -186,7 +186,9 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
             status = "passed"
         except KeyboardInterrupt as error:
             status = "interrupted"
-            raise Interrupted(f"interrupted. Go on with:\n  {this_command('--resume', str(out))}") from error
+            raise Interrupted(
+                f"{str(error) or 'interrupted'}. Go on with:\n  {this_command('--resume', str(out))}"
+            ) from error
         except Exception as error:
             reason = str(error)
             log.event("STAGE_FAILED", reason)

@@ -23,7 +23,8 @@ from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
 from pretrain.record import Record, recording
-from utils.errors import Refused, StageFailed
+from utils.errors import Interrupted, Refused, StageFailed
+from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
 from utils.runtime import device as find_device
 from utils.stopping import asked_to_stop
@@ -40,7 +41,8 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
     Raises:
         StageFailed: the loss or the gradient became NaN or infinite, the loss jumped, or another process ended.
         Refused: the newest checkpoint is damaged, or of a run with other rows a step.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; a checkpoint holds what was done.
+        Interrupted: Ctrl-C or SIGTERM came, or the run's time does not suffice; a checkpoint holds what was done.
+        OutOfMemory: memory ran out.
     """
     stage_dir.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config)
@@ -115,25 +117,30 @@ class Run:
     def train(self) -> None:
         """Train to the last step, or to the end of the one in which a stop was asked for."""
         self.model.train()
-        with asked_to_stop() as stopped:
+        with asked_to_stop() as asked, told_with_step(lambda: self.position.step + 1):
             while self.position.step < self.config.max_steps:
                 metrics = self._step()
+                self.record.step(self.position.step)
                 last = self.position.step == self.config.max_steps
                 evaluated = last or self.position.step % self.config.eval_steps == 0
                 if evaluated:
                     metrics |= self.evaluate(self.tokens.validation)
                 self._refuse_broken(metrics)
-                stop = self._any(stopped()) and not last
+                reason = self.record.out_of_time() or (self._stopped() if asked() else None)
+                stop = self._any(reason is not None)
                 best = self.position.best_loss
                 better = evaluated and (best is None or metrics["eval_loss"] < best)
                 if better:
                     self.position = replace(self.position, best_step=self.position.step, best_loss=metrics["eval_loss"])
-                if not last and (stop or better or self.position.step % self.config.save_steps == 0):
+                if stop or (not last and (better or self.position.step % self.config.save_steps == 0)):
                     self._save_checkpoint()
                 if evaluated or self.position.step % self.config.logging_steps == 0:
                     self.record.metrics(self.position.step, self._epoch(), metrics)
                 if stop:
-                    raise KeyboardInterrupt
+                    raise Interrupted(reason or self._stopped())
+
+    def _stopped(self) -> str:
+        return f"stopped after step {self.position.step} of {self.config.max_steps}, with a checkpoint"
 
     def _step(self) -> dict[str, float]:
         """Make one optimizer step; return its metrics."""
@@ -218,7 +225,7 @@ class Run:
             self.tokens.tokenizer,
             self.config.save_total_limit,
         )
-        self.record.event("CHECKPOINT", path.name)
+        self.record.checkpoint(path.name)
 
     def _refuse_broken(self, metrics: Mapping[str, float]) -> None:
         """Raise StageFailed where a value is not finite, or the loss has jumped far out of what it was."""

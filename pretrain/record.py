@@ -1,5 +1,6 @@
 """What a pretraining run shows and records: only its first process does, the others stay silent."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
 from utils import trackers
 from utils.console import console, progress
+from utils.limits import kept
 from utils.runtime import peak_memory_bytes
-from utils.stage_log import EventKind, StageLog
+from utils.stage_log import StageLog
+from utils.step_watch import StepWatch
 
 
 class Record:
@@ -21,6 +24,7 @@ class Record:
     def __init__(self, stage_dir: Path, config: PretrainConfig, is_main: bool, stack: ExitStack) -> None:
         self.stage_dir, self.config, self.is_main, self._stack = stage_dir, config, is_main, stack
         self.log = StageLog(stage_dir)
+        self._earlier_s, self._began = self.log.read_info().get("duration_s") or 0.0, time.monotonic()
 
     def data(self, corpus: Corpus) -> None:
         """Record and show what the run is trained on."""
@@ -34,6 +38,8 @@ class Record:
         if not self.is_main:
             return
         self.log.cut_back(step)
+        self._shown: dict[str, float] = {}
+        self._steps = StepWatch(self.log)
         if checkpoint:
             self.log.event("RESUME", checkpoint)
             self.say(f"pretrain goes on from {checkpoint}")
@@ -42,10 +48,22 @@ class Record:
         self._bar = self._stack.enter_context(progress("pretrain", self.config.max_steps, step))
         self._track = self._stack.enter_context(trackers.recording(self.stage_dir, self.config, model))
 
-    def event(self, kind: EventKind, text: str) -> None:
-        """Append an event."""
+    def checkpoint(self, name: str) -> None:
+        """Record a checkpoint, and how long the stage has taken: after a kill nobody else can tell."""
         if self.is_main:
-            self.log.event(kind, text)
+            self.log.event("CHECKPOINT", name)
+            self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
+            self._steps.begin()
+
+    def step(self, step: int) -> None:
+        """Show that `step` steps are done, and look at the time and the memory that the last one took."""
+        if self.is_main:
+            self._bar.update(step, **self._shown)
+            self._steps.done(step)
+
+    def out_of_time(self) -> str | None:
+        """Say why the run must stop for its limit of time; None if it may go on, and in a process that cannot tell."""
+        return kept().out_of_time(self._bar.pace, self.config.max_steps) if self.is_main else None
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -57,8 +75,9 @@ class Record:
         if self.is_main:
             self.log.metrics(step, epoch, values)
             self._track(step, {**values, "epoch": epoch})
-            shown = {name: values[name] for name in ("loss", "eval_loss", "eval_bits_per_byte") if name in values}
-            self._bar.update(step, **shown)
+            self._shown = {name: values[name] for name in ("loss", "eval_loss", "eval_bits_per_byte") if name in values}
+            self._bar.update(step, **self._shown)
+            self._steps.begin()
 
     def end(self, position: Position, test: Mapping[str, float] | None) -> None:
         """Record what the whole run came to."""

@@ -393,6 +393,26 @@ def test_sigterm_interrupts_and_resume_goes_on(stages: Stages) -> None:
     assert "--resume" in (run / "console_output.log").read_text()
 
 
+def test_a_run_whose_time_is_over_starts_no_further_stage_and_can_be_resumed(stages: Stages) -> None:
+    stages.instead["sft"] = lambda: time.sleep(0.5)
+    with pytest.raises(Interrupted, match=r"--max-hours 0.0001 are over before dpo. Continue with:\n.*--resume"):
+        run_pipeline(_configs(), max_hours=0.0001)
+    info = _info(_only_run() / "run_info.json")
+    assert info["status"] == "interrupted"
+    assert [entry["status"] for entry in info["stages"]] == ["passed", "pending"]
+    run_pipeline(_configs(), resume="latest", max_hours=1)
+    assert _info(_only_run() / "run_info.json")["status"] == "passed"
+
+
+def test_why_a_stage_stopped_is_told_with_how_to_go_on(stages: Stages) -> None:
+    stages.instead["dpo"] = _fail(Interrupted("stopped for time: too slow"))
+    with pytest.raises(Interrupted, match=r"stopped for time: too slow. Continue with:\n.*--resume"):
+        run_pipeline(_configs())
+    assert "stopped for time: too slow" in (_only_run() / "console_output.log").read_text()
+    events = (_only_run() / "my-dpo" / "training_events.log").read_text()
+    assert events.endswith("| STAGE_INTERRUPTED | stopped for time: too slow\n")
+
+
 def test_an_interrupted_stage_records_what_it_had_done(stages: Stages) -> None:
     def interrupt() -> None:
         StageLog(_only_run() / "my-sft").metrics(20, 0.5, {"loss": 1.0, "num_tokens": 640})

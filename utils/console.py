@@ -11,9 +11,10 @@ from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from utils.pace import Pace
 from utils.runtime import memory_bytes
 
 WIDTH = 120  # columns of files and pipes, which have no width of their own
@@ -82,11 +83,15 @@ def tee(path: Path) -> Iterator[None]:
 
 
 class Bar:
-    """The progress of one loop: live on a terminal; plain lines, few of them, in pipes and files."""
+    """The progress of one loop: live on a terminal; plain lines, few of them, in pipes and files.
+
+    Both show the newest metrics, the memory in use, the time of a step and the time that is left.
+    """
 
     def __init__(self, description: str, total: int, live: Progress | None, start: int = 0) -> None:
         self.description, self.total, self.live = description, total, live
         self.start, self.step, self.text = start, start, ""
+        self.pace = Pace(start)
         self._started = self._said_at = time.monotonic()
         self._said_step = start
         self._task: TaskID | None = None
@@ -97,13 +102,14 @@ class Bar:
     def update(self, step: int, **metrics: float | str) -> None:
         """Show that `step` steps of the total are done, with the newest metrics."""
         self.step, self.text = step, _format(metrics)
+        self.pace.mark(step)
         if self.live is not None and self._task is not None:
-            text = f"{self.text} · {memory_bytes() / 2**30:.1f} GiB"
+            text = _joined(self._left(), _memory(), self.text)
             self.live.update(self._task, completed=step, text=escape(text))
         due = time.monotonic() - self._said_at >= PLAIN_INTERVAL_S and step - self._said_step >= self.total / 10
         if due and step < self.total:
             self._said_at, self._said_step = time.monotonic(), step
-            self._say(f"{self._position()} · {self._eta()}")
+            self._say(_joined(self._position(), self._left()))
 
     def close(self) -> None:
         """Say where it ended, and take the live bar away."""
@@ -114,12 +120,11 @@ class Bar:
         console().print(line, markup=False)
 
     def _position(self) -> str:
-        memory = f"{memory_bytes() / 2**30:.1f} GiB"
-        return " · ".join(part for part in (f"{self.description}: {self.step}/{self.total}", self.text, memory) if part)
+        return _joined(f"{self.description}: {self.step}/{self.total}", self.text, _memory())
 
-    def _eta(self) -> str:
-        per_step = (time.monotonic() - self._started) / max(self.step - self.start, 1)
-        return f"{_duration(per_step * (self.total - self.step))} left"
+    def _left(self) -> str:
+        step_s, left_s = self.pace.step_s, self.pace.left_s(self.total)
+        return "" if step_s is None or left_s is None else f"{step_s:.3g} s each · {_duration(left_s)} left"
 
     def _say(self, line: str) -> None:
         """Print a plain line wherever no live bar is seen."""
@@ -143,7 +148,7 @@ def progress(description: str, total: int, start: int = 0) -> Iterator[Bar]:
             bar.close()
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console()) as live:
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console()) as live:
         _live = live
         bar = Bar(description, total, live, start)
         try:
@@ -153,9 +158,17 @@ def progress(description: str, total: int, start: int = 0) -> Iterator[Bar]:
             _live = None
 
 
+def _joined(*parts: str) -> str:
+    return " · ".join(part for part in parts if part)
+
+
+def _memory() -> str:
+    return f"{memory_bytes() / 2**30:.1f} GiB"
+
+
 def _format(metrics: dict[str, float | str]) -> str:
     shown = ((name, value if isinstance(value, str) else f"{value:.4g}") for name, value in metrics.items())
-    return " · ".join(f"{name} {value}" for name, value in shown)
+    return _joined(*(f"{name} {value}" for name, value in shown))
 
 
 def _duration(seconds: float) -> str:

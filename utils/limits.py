@@ -2,7 +2,12 @@
 
 import math
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from utils.pace import Pace
 
 UNITS_BYTES = {"": 1, "b": 1} | {
     f"{prefix}{kind}": base**power
@@ -50,3 +55,61 @@ def hours(text: str | float) -> float:
     if value <= 0 or not math.isfinite(value):
         raise ValueError(f"{text}: must be hours above 0, such as 8 or 0.5")
     return value
+
+
+class Kept:
+    """The limits that this process keeps to now, and since when."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits, self._since = limits, time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left of `max_hours`; infinite without a limit."""
+        if self.limits.max_hours is None:
+            return math.inf
+        return self.limits.max_hours * 3600 - (time.monotonic() - self._since)
+
+    def out_of_time(self, pace: Pace, total: int) -> str | None:
+        """Say why a loop of `total` steps has to stop for `max_hours`, and what to change; None if it may go on.
+
+        What is left is believed once 5 steps are measured over a minute, or over a tenth of the limit if that is less.
+        """
+        left_s, needed_s, step_s = self.left_s, pace.left_s(total), pace.step_s
+        if math.isinf(left_s) or not needed_s or not step_s:
+            return None
+        limit_s = (self.limits.max_hours or 0.0) * 3600
+        measured = pace.step - pace.start >= TRUSTED_STEPS and pace.elapsed_s >= min(TRUSTED_S, limit_s / 10)
+        if left_s > 0 and not (measured and needed_s > left_s * TOLERANCE):
+            return None
+        seen = f"step {pace.step} of {total}, {step_s:.3g} s a step: what is left takes {needed_s / 3600:.3g} h"
+        fits = pace.step + math.floor(max(left_s, 0.0) / step_s)
+        allowed = f"--max-hours {self.limits.max_hours:g}"
+        over = f"{allowed} are over" if left_s <= 0 else f"{allowed} leave {left_s / 3600:.3g} h"
+        enough = math.ceil(needed_s * TOLERANCE / 36) / 100
+        return (
+            f"stopped for time. {seen}, and {over}. Nothing is lost: continued with --max-hours {enough:g} or more it "
+            f"ends. A new run would fit with max_steps={fits}, shorter sequences, or a faster GPU"
+        )
+
+
+TRUSTED_STEPS, TRUSTED_S = 5, 60.0
+TOLERANCE = 1.1  # an estimate is no measurement: a stage that seems to be late by less goes on
+
+_kept = Kept(Limits())
+
+
+@contextmanager
+def keep(limits: Limits) -> Iterator[None]:
+    """Keep the process to these limits while open: stages ask `kept` for them. Time counts from here."""
+    global _kept
+    before, _kept = _kept, Kept(limits)
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def kept() -> Kept:
+    """Return the limits that the process keeps to."""
+    return _kept

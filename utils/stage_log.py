@@ -10,12 +10,14 @@ from utils.files import jsonable, read_json, replace_text, write_json
 from utils.runtime import now
 
 EventKind = Literal[
-    "STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED", "STAGE_INTERRUPTED"
+    "STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED", "STAGE_INTERRUPTED",
+    "OUT_OF_MEMORY",
 ]  # fmt: skip
 
 NOT_YET: dict[str, Any] = {
     "name": None, "status": "pending", "config": {}, "input": None, "output": None, "data": None, "steps": 0,
     "tokens": 0, "duration_s": None, "peak_memory_bytes": None, "evaluation": [], "alarms": [], "error": None,
+    "out_of_memory": [],
 }  # fmt: skip
 
 

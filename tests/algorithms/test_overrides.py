@@ -31,3 +31,14 @@ def test_trl_keeps_the_helpers_that_mark_templates() -> None:
     assert has_generation_markers("{% generation %}{% endgeneration %}")
     assert not has_generation_markers("{{ messages }}")
     assert next(iter(inspect.signature(get_training_chat_template).parameters)) == "processing_class"
+
+
+def test_grpo_counts_its_passes_and_samples_where_we_reach_in() -> None:
+    from trl import GRPOTrainer
+
+    source = inspect.getsource(GRPOTrainer)
+    for line in ("_step = 0", "_step += 1", "_buffered_inputs = None", "_step % generate_every == 0"):
+        assert f"self.{line}" in source
+    parameters = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)
+    assert parameters[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
+    assert "self._generate_single_turn(" in source

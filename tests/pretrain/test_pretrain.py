@@ -1,9 +1,13 @@
 """Pretraining end to end, small: it learns, it can be loaded, it resumes to the same bytes."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import PretrainConfig, checkpoint, train
+from pretrain import PretrainConfig, checkpoint, loop, train
 from pretrain.config import range_problems
-from utils.errors import Refused, StageFailed
+from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
+from utils.limits import Limits, keep
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 
@@ -185,7 +190,7 @@ loop.Run._step = stopping
 pretrain.train(SMALL, Path({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert "KeyboardInterrupt" in done.stderr
+    assert "Interrupted: stopped after step 7 of 24, with a checkpoint" in done.stderr
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-7"]
     train(SMALL, tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(trained)
@@ -230,3 +235,60 @@ def test_evaluation_has_its_own_steps(tmp_path: Path) -> None:
 def test_what_is_out_of_range_is_said(change: dict[str, Any], problem: str) -> None:
     assert list(range_problems(SMALL)) == []
     assert list(range_problems(replace(SMALL, **change))) == [problem]
+
+
+class Steps:
+    """Lets something happen within steps of pretraining, by their number from 0: in a pass of the model."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.actions: dict[int, Callable[[int], None]] = {}
+        summed_loss = loop.summed_loss
+        step = loop.Run._step
+
+        def counted(run: Any) -> dict[str, float]:
+            self.now = run.position.step
+            return step(run)
+
+        def watched(model: Any, rows: Any, *given: Any) -> Any:
+            self.actions.get(self.now, lambda rows: None)(len(rows.input_ids))
+            return summed_loss(model, rows, *given)
+
+        monkeypatch.setattr(loop.Run, "_step", counted)
+        monkeypatch.setattr(loop, "summed_loss", watched)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    return Steps(monkeypatch)
+
+
+def test_out_of_memory_is_survived_and_the_training_is_the_same(trained: Path, tmp_path: Path, steps: Steps) -> None:
+    def too_many(rows: int) -> None:
+        if rows > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    steps.actions[14] = too_many
+    train(SMALL, tmp_path)
+    losses = [[line["loss"] for line in metrics(directory)] for directory in (tmp_path, trained)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert StageLog(tmp_path).read_info()["out_of_memory"] == [
+        {"step": 15, "per_device_train_batch_size": [8, 4], "gradient_accumulation_steps": [1, 2]}
+    ]
+    assert "RESUME | checkpoint-12" in (tmp_path / "training_events.log").read_text()  # of the evaluation before
+
+
+def test_a_signal_in_the_last_step_is_not_lost(trained: Path, tmp_path: Path, steps: Steps) -> None:
+    steps.actions[23] = lambda rows: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted, match="stopped after step 24 of 24"):
+        train(SMALL, tmp_path)
+    train(SMALL, tmp_path)
+    assert weights_sha256(tmp_path) == weights_sha256(trained)
+
+
+def test_the_limit_of_time_stops_it_early_with_a_checkpoint(trained: Path, tmp_path: Path, steps: Steps) -> None:
+    steps.actions |= {step: lambda rows: time.sleep(0.2) for step in range(24)}
+    with keep(Limits(max_hours=3.0 / 3600)), pytest.raises(Interrupted, match=r"step \d of 24.*max_steps=\d+"):
+        train(SMALL, tmp_path)
+    steps.actions.clear()
+    train(SMALL, tmp_path)
+    assert weights_sha256(tmp_path) == weights_sha256(trained)

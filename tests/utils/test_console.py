@@ -105,3 +105,20 @@ def test_what_was_done_before_makes_no_step_look_faster(piped: io.StringIO, monk
     assert piped.getvalue().startswith("sft: 60/100\n")
     (line,) = [line for line in piped.getvalue().splitlines() if "left" in line]
     assert "min" in line, line  # 20 steps took a minute or more, and as many are left
+
+
+@pytest.mark.parametrize("where", ["piped", "terminal"])
+def test_a_bar_tells_memory_step_time_and_what_is_left_without_the_slow_first_step(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, now = request.getfixturevalue(where), 0.0
+    monkeypatch.setattr(module, "memory_bytes", lambda: 5 * 2**30)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with progress("sft", 40) as bar:
+        for step in range(1, 21):
+            now += 60.0 if step == 1 else 3.0
+            bar.update(step, loss=0.5)
+        if bar.live is not None:
+            bar.live.refresh()
+    assert "3 s each · 1 min 00 s left" in out.getvalue()  # 20 steps of 3 s; the mean of all would say 1 min 57 s
+    assert "5.0 GiB" in out.getvalue()

@@ -1,0 +1,298 @@
+"""Memory runs out in a stage's step: the training goes on in smaller micro-batches, and is the same training."""
+
+import gc
+import importlib
+import json
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algorithms import GRPOExtraConfig, TrainingConfig, loading, recovery, training
+from algorithms.config import KINDS
+from utils.errors import StageFailed
+from utils.files import weights_sha256
+from utils.out_of_memory import Batch
+
+Configure = Callable[..., TrainingConfig]
+
+
+def lengths(completions: list[Any], **_: Any) -> list[float]:
+    """A reward that differs between most completions."""
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+EXTRA = GRPOExtraConfig(reward_func=lengths, num_generations=4, max_completion_length=6)
+
+
+class Forwards:
+    """The rows of each forward pass that trains, of every model that a stage loads; it can run out of memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[list[tuple[int, ...]]] = []
+        self.fail_at: set[int] = set()
+        """Numbers of the passes, from 0, that run out of memory instead."""
+        self.most_rows = 10**9
+        """A pass of more rows runs out of memory."""
+        self.models: list[weakref.ref[Any]] = []
+        self.trainers: list[weakref.ref[Any]] = []
+        for name in ("language_model", "reward_model"):
+            monkeypatch.setattr(loading, name, self._watched(getattr(loading, name)))
+        fit = training.fit
+
+        def watched_fit(trainer: Any, *rest: Any) -> Path:
+            self.trainers.append(weakref.ref(trainer))
+            return fit(trainer, *rest)
+
+        monkeypatch.setattr(training, "fit", watched_fit)
+
+    def _watched(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        def loaded(*given: Any) -> Any:
+            assert [one() for one in self.trainers] == [None] * len(self.trainers)  # of attempts that are over
+            model = load(*given)
+            model.get_input_embeddings().register_forward_pre_hook(self._embed)
+            self.models.append(weakref.ref(model))
+            return model
+
+        return loaded
+
+    def _embed(self, module: Any, given: tuple[Any, ...]) -> None:
+        import torch
+
+        if not torch.is_grad_enabled():
+            return  # GRPO samples, DPO computes reference log-probabilities
+        (input_ids,) = given
+        number = len(self.rows)
+        self.rows.append([tuple(id_ for id_ in row if id_ != 0) for row in input_ids.tolist()])  # 0 is the pad
+        if number in self.fail_at or len(input_ids) > self.most_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> Forwards:
+    return Forwards(monkeypatch)
+
+
+def run(kind: str, config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig = EXTRA) -> Path:
+    gc.collect()  # of a run before, whose trainer is a cycle of references
+    stage_dir.mkdir(exist_ok=True)
+    train = importlib.import_module(f"algorithms.{kind}").train
+    return Path(train(config, stage_dir, extra) if kind == "grpo" else train(config, stage_dir))
+
+
+def info(stage_dir: Path) -> dict[str, Any]:
+    return dict(json.loads((stage_dir / "stage_info.json").read_text()))
+
+
+def events(stage_dir: Path) -> list[str]:
+    return [line.split(" | ")[1] for line in (stage_dir / "training_events.log").read_text().splitlines()]
+
+
+def weights(stage_dir: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(stage_dir / "model.safetensors")
+
+
+def per_step(passes: list[list[tuple[int, ...]]], passes_per_step: int) -> list[list[tuple[int, ...]]]:
+    """Return the rows of each optimizer step, in an order of their own: DPO has its pairs side by side in a pass."""
+    steps = range(0, len(passes), passes_per_step)
+    return [sorted(row for one in passes[start : start + passes_per_step] for row in one) for start in steps]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_of_memory_is_survived_and_the_training_is_the_same(
+    kind: str, configure: Configure, tmp_path: Path, forwards: Forwards, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    # 88 training rows are 11 steps of 8 an epoch: steps 9 to 12 go into the second, whose rows are shuffled anew.
+    config = configure(kind, max_steps=12, save_steps=9, per_device_train_batch_size=8, learning_rate=1e-4)
+    whole = run(kind, config, tmp_path / "whole")
+    rows, forwards.rows = forwards.rows, []
+    forwards.fail_at = {10}  # in the eleventh step
+    survived = run(kind, config, tmp_path / "survived")
+
+    assert per_step(forwards.rows[:10], 1) == per_step(rows[:10], 1)
+    assert per_step(forwards.rows[11:], 2) == per_step(rows[9:], 1)  # again from checkpoint-9, in passes of 4
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(survived)[name], weight, rtol=1e-4, atol=1e-6)
+    assert info(survived)["out_of_memory"] == [
+        {"step": 11, "per_device_train_batch_size": [8, 4], "gradient_accumulation_steps": [1, 2]}
+    ]
+    assert info(survived)["config"]["trainer"]["per_device_train_batch_size"] == 4
+    assert events(survived) == [
+        "TRAIN_START", "CHECKPOINT", "OUT_OF_MEMORY", "RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END",
+    ]  # fmt: skip
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("out of memory in step 11: going back to the last checkpoint") == 1
+    gc.collect()
+    assert len(forwards.models) == len(forwards.trainers) == 3  # of two runs, one with a failed attempt
+    assert [one() for one in (*forwards.models, *forwards.trainers)] == [None] * 6
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_without_a_checkpoint_it_starts_again_and_halves_until_a_pass_fits(
+    kind: str, configure: Configure, tmp_path: Path, forwards: Forwards
+) -> None:
+    import torch
+
+    config = configure(kind, per_device_train_batch_size=8, trainer_args={"save_strategy": "no"})
+    whole = run(kind, config, tmp_path / "whole")
+    rows, forwards.rows, forwards.most_rows = forwards.rows, [], 2
+    survived = run(kind, config, tmp_path / "survived")
+    assert per_step(forwards.rows[2:], 4) == per_step(rows, 1)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(survived)[name], weight, rtol=1e-3, atol=1e-5)
+    changes = [change["per_device_train_batch_size"] for change in info(survived)["out_of_memory"]]
+    assert changes == [[8, 4], [4, 2]]
+
+
+def test_a_stage_that_one_row_does_not_fit_fails_with_what_would(
+    configure: Configure, stage_dir: Path, forwards: Forwards
+) -> None:
+    forwards.most_rows = 0
+    config = configure("sft", per_device_train_batch_size=3, max_length=64)
+    with pytest.raises(StageFailed, match=r"out of memory in step 1, with one row at a time") as failed:
+        run("sft", config, stage_dir)
+    for way in ("max_length (it is 64)", "gradient_checkpointing=True", "8-bit optimizer", "LoRA", "Tried to allocate"):
+        assert way in str(failed.value)
+    assert [change["per_device_train_batch_size"] for change in info(stage_dir)["out_of_memory"]] == [[3, 1]]
+
+
+def test_a_stage_resumed_later_keeps_the_smaller_micro_batch(
+    configure: Configure, tmp_path: Path, forwards: Forwards
+) -> None:
+    config = configure("dpo", max_steps=4, save_steps=2, per_device_train_batch_size=8)
+    forwards.fail_at = {0}
+    whole = run("dpo", config, tmp_path / "stage")
+    for path in (*whole.glob("checkpoint-4"), whole / "model.safetensors"):
+        path.rename(tmp_path / path.name)  # as after a kill
+    forwards.rows, forwards.fail_at = [], set()
+    run("dpo", config, whole)
+    assert [len(one) for one in forwards.rows] == [2 * 4] * 4  # chosen and rejected, in two passes a step
+    assert weights_sha256(whole) == weights_sha256(tmp_path)
+
+
+def test_an_error_of_another_kind_is_raised_as_it_is(
+    configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loading, "language_model", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run("sft", configure("sft"), stage_dir)
+    assert not (stage_dir / "stage_info.json").exists()
+
+
+def test_grpo_samples_as_many_completions_at_once_as_before() -> None:
+    def halved(**trainer_args: int) -> dict[str, Any]:
+        config = TrainingConfig(
+            model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8,
+            gradient_accumulation_steps=2, trainer_args=trainer_args,
+        )  # fmt: skip
+        smaller = recovery.batch_of("grpo", config).smaller()
+        assert smaller is not None
+        made = recovery.with_batch(config, smaller)
+        assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (4, 4)
+        return dict(made.trainer_args)
+
+    assert halved() == {}  # TRL's: one generation a step, of all its 16 completions
+    assert halved(steps_per_generation=4) == {"steps_per_generation": 8}
+    assert halved(generation_batch_size=32) == {"generation_batch_size": 32}
+
+
+def test_what_the_recipe_leaves_open_is_trls_default() -> None:
+    config = TrainingConfig(model_name="m", output_dir="o", dataset_name="d")
+    assert [recovery.batch_of(kind, config) for kind in KINDS[:3]] == [Batch(8, 1)] * 3
+    assert recovery.batch_of("grpo", config) == Batch(8, 1, 8)
+
+
+@pytest.mark.parametrize("resumed_at", [1, 2, 3])
+def test_grpo_resumed_within_a_generation_mixes_no_two_blocks(
+    resumed_at: int, model_dir: Path, configure: Configure, tmp_path: Path, forwards: Forwards
+) -> None:
+    """A generation of 16 completions, of 4 prompts, serves 2 steps of 8: no step sees a prompt of another block."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+
+    def asked(rows: list[tuple[int, ...]]) -> set[str]:
+        return {re.findall(r"user\n(say \w+ \w+)", text)[0] for text in tokenizer.batch_decode(rows)}
+
+    options = {"steps_per_generation": 2}
+    config = configure("grpo", max_steps=4, save_steps=1, per_device_train_batch_size=8, trainer_args=options)
+    whole = run("grpo", config, tmp_path / "whole")
+    blocks = [asked(forwards.rows[at] + forwards.rows[at + 1]) for at in (0, 2)]
+    assert [len(block) for block in blocks] == [4, 4]
+    assert not blocks[0] & blocks[1]
+    resumed, forwards.rows = tmp_path / "resumed", []
+    resumed.mkdir()
+    (whole / f"checkpoint-{resumed_at}").rename(resumed / f"checkpoint-{resumed_at}")
+    run("grpo", config, resumed)
+    for step, rows in enumerate(forwards.rows, start=resumed_at):
+        assert asked(rows) <= blocks[step // 2]
+    assert (weights_sha256(resumed) == weights_sha256(whole)) == (resumed_at == 2)  # else it samples anew
+
+
+def test_grpo_samples_in_parts_where_a_whole_generation_does_not_fit(
+    configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    generate = LlamaForCausalLM.generate
+    sizes: list[int] = []
+
+    def limited(model: Any, **given: Any) -> Any:
+        sizes.append(len(given["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return generate(model, **given)
+
+    rewarded: list[int] = []
+
+    def counted(completions: list[Any], **_: Any) -> list[float]:
+        rewarded.append(len(completions))
+        return lengths(completions)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", limited)
+    extra = GRPOExtraConfig(reward_func=counted, num_generations=4, max_completion_length=6)
+    config = configure("grpo", max_steps=2, per_device_train_batch_size=8, gradient_checkpointing=True)
+    run("grpo", config, stage_dir, extra)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]  # found out in the first step, kept in the second
+    assert rewarded == [8, 8]
+    assert [change["completions_at_once"] for change in info(stage_dir)["out_of_memory"]] == [[8, 4], [4, 2]]
+    assert info(stage_dir)["config"]["trainer"]["per_device_train_batch_size"] == 8
+    assert "2 completions are sampled at once, not 4" in capsys.readouterr().out
+
+
+def test_sampling_that_ran_out_of_memory_leaves_gradient_checkpointing_on(
+    configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import LlamaForCausalLM, LlamaModel
+
+    generate, forward = LlamaForCausalLM.generate, LlamaModel.forward
+    failed: list[int] = []
+    checkpointing: set[bool] = set()
+
+    def once(model: Any, **given: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(model, **given)
+
+    def watched(model: Any, *given: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled():
+            checkpointing.add(model.is_gradient_checkpointing)
+        return forward(model, *given, **named)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", once)
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    run("grpo", configure("grpo", max_steps=1, gradient_checkpointing=True), stage_dir)
+    assert checkpointing == {True}
