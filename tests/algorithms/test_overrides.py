@@ -31,3 +31,14 @@ def test_trl_keeps_the_helpers_that_mark_templates() -> None:
     assert has_generation_markers("{% generation %}{% endgeneration %}")
     assert not has_generation_markers("{{ messages }}")
     assert next(iter(inspect.signature(get_training_chat_template).parameters)) == "processing_class"
+
+
+def test_bitsandbytes_decides_by_this_attribute_whether_it_packs_weights_anew_on_a_cpu() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    from algorithms.overrides import without_cpu_packing
+
+    layer = Linear4bit(64, 64)
+    assert "self.support_avx512bf16_for_cpu" in inspect.getsource(Linear4bit.forward)
+    without_cpu_packing(layer)
+    assert layer.support_avx512bf16_for_cpu is False
