@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from algorithms import arguments, rewards
+from algorithms import adapter_checks, arguments, rewards
 from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
 from utils.errors import did_you_mean
 from utils.values import mistyped, type_problem
@@ -29,6 +29,7 @@ RULES: dict[str, Rule] = {
     "eval_fraction": (lambda value: 0 < value < 1, "between 0 and 1"),
     "eval_samples": AT_LEAST_1,
     "max_samples": AT_LEAST_1,
+    "peft": (lambda value: value in ("lora", "qlora"), "lora or qlora"),
     "dtype": (lambda value: value in ("float32", "bfloat16", "float16", "auto"), "float32, bfloat16, float16 or auto"),
     "learning_rate": ABOVE_0,
     "num_train_epochs": ABOVE_0,
@@ -69,6 +70,8 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     if "trainer_args" not in wrong_types:
         problems += [*_trainer_args(kind, config, extra), *_lacking_fields(kind, config)]
         problems += [*_ranges(config, extra, wrong_types), *_no_choices(kind, config, extra)]
+    if not wrong_types.keys() & {"peft", "peft_args", "merge_adapter", "trainer_args"}:
+        problems += adapter_checks.problems(kind, config)
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
         problems += rewards.problems(extra)
     if not problems and extra:

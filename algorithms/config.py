@@ -62,6 +62,17 @@ class TrainingConfig:
     attn_implementation: str | None = None
     """Attention kernel: `eager`, `sdpa`, `flash_attention_2`, … None: transformers chooses."""
 
+    peft: str | None = None
+    """What is trained. None: all weights; `lora`: an adapter beside frozen weights; `qlora`: the same, with the frozen
+    weights in 4 bits."""
+
+    peft_args: Mapping[str, Any] = field(default_factory=dict)
+    """Options of peft's LoraConfig, by their name there: `r`, `lora_alpha`, `target_modules`, … For `peft`."""
+
+    merge_adapter: bool = True
+    """Add the trained adapter to the weights, in 16 or 32 bits, and save an ordinary model. False: save the adapter
+    alone, which a later stage trains on. For `peft`."""
+
     learning_rate: float | None = None
     """Peak learning rate."""
 

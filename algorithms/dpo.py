@@ -23,7 +23,8 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     data = training.rows(config, "dpo")
     tokenizer = loading.tokenizer(config, data.train)
     settings = training.trl_config("dpo", config, stage_dir)
-    settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
+    if config.peft is None:  # an adapter's reference is the same model with the adapter off, or an earlier adapter on
+        settings.model_init_kwargs = loading.options(config)  # of the reference, which TRL loads by the policy's name
     trainer = DPOTrainer(
         model=liger.with_liger(loading.language_model(config), config, stage_dir),
         args=settings,
@@ -33,4 +34,4 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     )
     supervision.inspect_pairs(trainer, data.train, stage_dir)
     shown = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    return training.fit(trainer, stage_dir, data, shown)
+    return training.fit(trainer, config, stage_dir, data, shown)

@@ -30,7 +30,8 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     if missing:
         raise Refused("; ".join(missing))
     settings = training.trl_config("grpo", config, stage_dir, extra)
-    settings.model_init_kwargs = loading.options(config)  # for the reference, which TRL loads by the policy's name
+    if config.peft is None:  # an adapter's reference is the same model with the adapter off, or an earlier adapter on
+        settings.model_init_kwargs = loading.options(config)  # of the reference, which TRL loads by the policy's name
     trainer = GRPOTrainer(
         model=liger.with_liger(loading.language_model(config), config, stage_dir),
         reward_funcs=functions,
@@ -41,7 +42,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
         processing_class=loading.tokenizer(config, data.train),
     )
     shown = {"reward": "reward", "reward_std": "std", "completions/mean_length": "length"}
-    return training.fit(trainer, stage_dir, data, shown, judge_rewards)
+    return training.fit(trainer, config, stage_dir, data, shown, judge_rewards)
 
 
 def judge_rewards(history: list[dict[str, Any]]) -> None:

@@ -1,11 +1,14 @@
 """The model and the tokenizer that a stage starts from."""
 
+from pathlib import Path
 from typing import Any
 
+from algorithms import adapters
 from algorithms.config import TrainingConfig
-from algorithms.overrides import without_head_report
+from algorithms.overrides import without_cpu_packing, without_head_report
 from data import chat
 from utils.errors import Refused, StageFailed
+from utils.files import base_of
 
 HEAD = "score.weight"  # the new layer of a reward model
 
@@ -51,23 +54,39 @@ def fit_to(rows: Any, tokenizer: Any, *, gives_template: bool = False) -> None:
 
 def options(config: TrainingConfig) -> dict[str, Any]:
     """Return what `from_pretrained` takes to load the stage's model: type, attention kernel, revision, and the rest."""
-    chosen: dict[str, Any] = {"dtype": config.dtype or "float32", "revision": config.revision or "main"}
+    default = adapters.compute_dtype(config) if config.peft == "qlora" else "float32"
+    chosen: dict[str, Any] = {"dtype": config.dtype or default, "revision": config.revision or "main"}
     chosen["trust_remote_code"] = False
     if config.attn_implementation is not None:
         chosen["attn_implementation"] = config.attn_implementation
     return chosen | dict(config.trainer_args.get("model_init_kwargs") or {})
 
 
+def adapter_of(config: TrainingConfig) -> Path | None:
+    """Return the directory of the adapter that a stage starts from; None if it starts from whole weights.
+
+    Raises:
+        Refused: the stage trains no adapter, or the adapter's model is not where it says.
+    """
+    directory = Path(str(config.model_name))
+    if base_of(directory) is None:
+        return None
+    if config.peft is None:
+        raise Refused(
+            f"{directory} holds an adapter, not a whole model, and this stage trains all weights: set peft='lora' (or"
+            " 'qlora') to train the adapter on, or leave out merge_adapter=False in the stage that made it"
+        )
+    return directory
+
+
 def language_model(config: TrainingConfig) -> Any:
-    """Return the stage's model for next-token prediction.
+    """Return the stage's model for next-token prediction, with its adapter if it trains one.
 
     Raises:
         Refused: transformers cannot load it.
         StageFailed: the checkpoint lacks weights that the model needs.
     """
-    from transformers import AutoModelForCausalLM
-
-    return _model(AutoModelForCausalLM, config)
+    return _model(config, adapters.POLICY)
 
 
 def reward_model(config: TrainingConfig, pad_token_id: int) -> Any:
@@ -77,27 +96,46 @@ def reward_model(config: TrainingConfig, pad_token_id: int) -> Any:
         Refused: transformers cannot load it.
         StageFailed: the checkpoint lacks other weights than the head.
     """
-    from transformers import AutoModelForSequenceClassification, set_seed
+    from transformers import set_seed
 
     set_seed(config.seed)
     with without_head_report():
-        model = _model(AutoModelForSequenceClassification, config, num_labels=1)
+        model = _model(config, adapters.REWARD_MODEL)
     model.config.pad_token_id = pad_token_id  # the score is read at the last token that is not this one
     return model
 
 
-def _model(auto_class: Any, config: TrainingConfig, **head: int) -> Any:
+def unquantised(config: TrainingConfig, name: str, task_type: str) -> Any:
+    """Return the weights beside which a QLoRA stage trained its adapter, as they are saved, on the CPU."""
+    with without_head_report():
+        return _whole(config, name, task_type)
+
+
+def _model(config: TrainingConfig, task_type: str) -> Any:
+    kept = adapter_of(config)
+    name = str(config.model_name if kept is None else base_of(kept))
+    model = _whole(config, name, task_type, **adapters.quantization(config))
+    without_cpu_packing(model)
+    return model if config.peft is None else adapters.attach(model, config, task_type, kept)
+
+
+def _whole(config: TrainingConfig, name: str, task_type: str, **quantization: Any) -> Any:
+    import transformers
+
+    scores = task_type == adapters.REWARD_MODEL
+    auto_class: Any = transformers.AutoModelForSequenceClassification if scores else transformers.AutoModelForCausalLM
+    head = {"num_labels": 1} if scores else {}
     try:
         model, found = auto_class.from_pretrained(
-            str(config.model_name), output_loading_info=True, **head, **options(config)
+            name, output_loading_info=True, **head, **options(config), **quantization
         )
     except (OSError, ValueError) as error:
-        raise Refused(f"{config.model_name} cannot be loaded by transformers: {_first_line(error)}") from error
+        raise Refused(f"{name} cannot be loaded by transformers: {_first_line(error)}") from error
     missing = sorted(set(found["missing_keys"]) - {HEAD})
     if missing or found["mismatched_keys"]:
         wrong = missing or sorted(str(key) for key in found["mismatched_keys"])
         raise StageFailed(
-            f"{config.model_name} lacks {len(wrong)} of the weights of a {type(model).__name__}, such as {wrong[0]}: "
+            f"{name} lacks {len(wrong)} of the weights of a {type(model).__name__}, such as {wrong[0]}: "
             "they would be random. Is the checkpoint whole, and of this architecture?"
         )
     return model

@@ -79,6 +79,17 @@ def sample_in_parts(trainer: Any, told: Callable[[int, int], None]) -> None:
     trainer._generate_single_turn = sampled
 
 
+def without_cpu_packing(model: Any) -> None:
+    """Let 4-bit weights on a CPU stay as they are whenever nothing is trained.
+
+    There bitsandbytes packs them anew where the CPU has AVX512-BF16, rounding their scales to bfloat16: the model would
+    be another one after its first evaluation or generation, and layers of odd sizes fail.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def without_head_report() -> AbstractContextManager[None]:
     """Keep quiet, while a language model becomes a reward model, that its new head is not in the checkpoint."""
     from trl.trainer.reward_trainer import suppress_seqcls_warning

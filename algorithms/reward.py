@@ -31,4 +31,4 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
         processing_class=tokenizer,
     )
     supervision.inspect_pairs(trainer, data.train, stage_dir)
-    return training.fit(trainer, stage_dir, data, {"loss": "loss", "accuracy": "accuracy"})
+    return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "accuracy": "accuracy"})

@@ -34,4 +34,4 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
         processing_class=tokenizer,
     )
     supervision.inspect(trainer, rows, stage_dir)
-    return training.fit(trainer, stage_dir, data, {"loss": "loss", "mean_token_accuracy": "accuracy"})
+    return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "mean_token_accuracy": "accuracy"})

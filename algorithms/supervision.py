@@ -118,13 +118,19 @@ def _tokens(tokenizer: Any, row: dict[str, Any], answered: bool) -> int:
     """
     from jinja2 import TemplateError
 
+    try:
+        return max(map(len, shown(tokenizer, row, answered=answered)))
+    except TemplateError as error:
+        start = next(row[column] for column in ("messages", "prompt", "text") if column in row)
+        raise Refused(f"the model's chat template cannot show {str(start)[:80]!r}: {error}") from error
+
+
+def shown(tokenizer: Any, row: dict[str, Any], *, answered: bool = True) -> list[list[int]]:
+    """Return the token ids of a row as the tokenizer shows it, of a pair both sides; not `answered`: to be answered."""
     start = next(row[column] for column in ("messages", "prompt", "text") if column in row)
     ends = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
-    try:
-        texts = [start + end for end in ends] or [start]
-        return max(len(encode(tokenizer, text, row.get("tools"), not answered)) for text in texts)
-    except TemplateError as error:
-        raise Refused(f"the model's chat template cannot show {str(start)[:80]!r}: {error}") from error
+    texts = [start + end for end in ends] or [start]
+    return [encode(tokenizer, text, row.get("tools"), not answered) for text in texts]
 
 
 def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:

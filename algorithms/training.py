@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from algorithms import arguments, overrides
+from algorithms import adapters, arguments, merging, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
@@ -45,6 +45,7 @@ def eval_rows(settings: Any, data: StageData) -> Any:
 
 def fit(
     trainer: Any,
+    config: TrainingConfig,
     stage_dir: Path,
     data: StageData,
     shown: Mapping[str, str],
@@ -64,8 +65,15 @@ def fit(
     log = StageLog(stage_dir)
     if len(trainer.train_dataset) == 0:
         raise StageFailed("no training row is left: each is longer than max_length, or holds nothing to learn")
-    config = log.read_info().get("config") or {}
-    log.info(data=data.info, config=config | {"trainer": trainer.args.to_dict()})
+    adapters.begin(trainer.model)
+    trainable, total = adapters.parameter_counts(trainer.model)
+    log.info(
+        data=data.info,
+        config=(log.read_info().get("config") or {}) | {"trainer": trainer.args.to_dict()},
+        parameters={"trainable": trainable, "total": total},
+    )
+    if config.peft:
+        console().print(f"training {trainable:,} of {total:,} parameters ({trainable / total:.2%})", markup=False)
     before = _sample_weights(trainer.model)
     _train(trainer, stage_dir, log, shown)
     history: History = trainer.state.log_history
@@ -74,7 +82,7 @@ def fit(
     judge(history)
     _judge_gradients(history)
     _judge_weights(before, _sample_weights(trainer.model))
-    _save(trainer, stage_dir)
+    _save(trainer, config, data, stage_dir)
     tokens = next((line["num_tokens"] for line in reversed(history) if "num_tokens" in line), 0)
     steps = trainer.state.global_step
     log.info(steps=steps, tokens=int(tokens), peak_memory_bytes=runtime.peak_memory_bytes())
@@ -99,7 +107,7 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
     overrides.sample_in_parts(trainer, lambda was, now: _tell_sampling(log, _step(trainer), was, now))
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
-    parameters = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    parameters, _ = adapters.parameter_counts(trainer.model)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
     with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
@@ -172,9 +180,15 @@ def _judge_gradients(history: History) -> None:
         )
 
 
-def _save(trainer: Any, stage_dir: Path) -> None:
+def _save(trainer: Any, config: TrainingConfig, data: StageData, stage_dir: Path) -> None:
     """Save the model as it is to be used: generating with a cache, and without the pickle that the Trainer adds."""
     trainer.model.config.use_cache = True  # training turns it off
-    trainer.model.save_pretrained(stage_dir)
+    if config.peft is None:
+        trainer.model.save_pretrained(stage_dir)
+    elif config.merge_adapter:
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # of autocast, too
+        merging.save_merged(model, config, trainer.processing_class, data, stage_dir)
+    else:
+        trainer.model.save_pretrained(stage_dir, selected_adapters=["default"])
     trainer.processing_class.save_pretrained(stage_dir)
     (stage_dir / "README.md").unlink(missing_ok=True)  # TRL's model card, written with each checkpoint

@@ -10,7 +10,7 @@ from utils import hub
 from utils.command_line import command, relative
 from utils.console import console
 from utils.errors import Refused, did_you_mean
-from utils.files import read_json, weight_files
+from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, weight_files
 from utils.stage_log import StageLog
 
 LISTED_RUNS = 10
@@ -51,7 +51,8 @@ class Checkpoint:
     def scores(self) -> bool:
         """Whether it is a reward model, which writes nothing."""
         names = _json(self.path / "config.json").get("architectures") or []
-        return any(name.endswith("ForSequenceClassification") for name in names)
+        scores = _json(self.path / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
+        return scores or any(name.endswith("ForSequenceClassification") for name in names)
 
     @property
     def chats(self) -> bool:
@@ -138,7 +139,7 @@ def _of_directory(path: Path) -> Checkpoint:
     found = Checkpoint(str(path.resolve().relative_to(run_dir.parent)) if run_dir else str(path), path)
     if not path.is_dir():
         raise Refused(f"there is no {path}. Inside {path.parent.name} are: {', '.join(_steps(path.parent)) or 'none'}")
-    there = {"config.json": (path / "config.json").exists(), "weights": weight_files(path)}
+    there = {"config.json": (path / "config.json").exists() or base_of(path), "weights": weight_files(path)}
     if lacks := [name for name, is_there in there.items() if not is_there]:
         inside = f". Inside are: {', '.join(_steps(path))}" if _steps(path) else ""
         raise Refused(f"{path} has no {' and no '.join(lacks)}{_state(found)}{inside}{_how_to_go_on(found)}")
@@ -195,7 +196,7 @@ def _entries(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _steps(stage_dir: Path) -> list[str]:
-    names = [path.name for path in stage_dir.glob("checkpoint-*") if weight_files(path)]
+    names = [path.name for path in stage_dir.glob("checkpoint-*") if own_weight_files(path)]
     return sorted(names, key=lambda name: (len(name), name))
 
 

@@ -13,7 +13,7 @@ from chain.stages import Stage, is_reward_model, reference
 from utils import hub
 from utils.console import console
 from utils.errors import Refused, refusal
-from utils.files import refuse_pointer, tensor_shapes, weight_files
+from utils.files import base_of, refuse_pointer, tensor_shapes, weight_files
 
 if TYPE_CHECKING:
     from data.sources import StageData
@@ -155,6 +155,7 @@ def _reader(
         return reader
     path = fetched.path_of(stage.model, stage.config.revision, outputs)
     config = replace(stage.config, model_name=str(path), revision=None)
+    loading.adapter_of(config)
     with _unloadable(path):
         limit = getattr(_config(path).get_text_config(), "max_position_embeddings", None)
         return Reader(loading.tokenizer(config, rows.train, gives_template=gives), limit)
@@ -182,7 +183,7 @@ def _judge_rewards(stage: Stage, rows: "StageData", fetched: Fetched) -> None:
 def _config(path: Path) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    return AutoConfig.from_pretrained(base_of(path) or path, trust_remote_code=False)
 
 
 @contextmanager

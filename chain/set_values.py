@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from algorithms.config import GRPOExtraConfig, StageOutput
 from utils.errors import Refused, did_you_mean
@@ -28,8 +28,8 @@ def with_values(
 ) -> tuple[dict[str, Any], GRPOExtraConfig | None]:
     """Return a recipe's stages, and what GRPO needs besides, with values replaced, each given as `stage.field=value`.
 
-    A field of GRPOExtraConfig is one of the stage grpo: `grpo.num_generations=8`; one option of the trainer is set by
-    `sft.trainer_args.NAME=value`. The field's annotation says how the text is read.
+    A field of GRPOExtraConfig is one of the stage grpo: `grpo.num_generations=8`; one option of a mapping is set by its
+    name, such as `sft.trainer_args.NAME=value`. The field's annotation says how the text is read.
 
     Raises:
         Refused: with every assignment that cannot be made.
@@ -68,17 +68,18 @@ def _names(config: Any) -> list[str]:
 
 def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
     field, _, option = field.partition(".")
-    if field not in known or (option and field != "trainer_args"):
+    hints = get_type_hints(type(config))
+    if field not in known or (option and get_origin(hints.get(field)) is not Mapping):
         raise ValueError(f"there is no field {field!r}{did_you_mean(field, known) or '.'} Fields: {', '.join(known)}")
     if option in known:
-        raise ValueError(f"{option} is a field of the stage: leave out `trainer_args.`")
+        raise ValueError(f"{option} is a field of the stage: leave out `{field}.`")
     if option:
         try:
             value = json.loads(text)
         except ValueError:
             value = text
-        return replace(config, trainer_args={**config.trainer_args, option: value})
-    return replace(config, **{field: parse(text, get_type_hints(type(config))[field], _read_stage_output)})
+        return replace(config, **{field: {**getattr(config, field), option: value}})
+    return replace(config, **{field: parse(text, hints[field], _read_stage_output)})
 
 
 def _read_stage_output(text: str, allowed: tuple[Any, ...]) -> Any:

@@ -102,6 +102,7 @@ def stages_of(
         chosen = [kind for kind in configs if only is None or kind in only]
         stages = [Stage(kind, configs[kind], extra.get(kind)) for kind in chosen]
         problems += _directories(stages)
+        problems += _adapters(stages)
         problems += _inputs([one for one in stages if not mistyped(one.extra)], list(configs), outputs or {})
         for stage in stages:
             problems += _config_problems(stage)
@@ -175,6 +176,24 @@ def _inputs(stages: list[Stage], order: list[str], outputs: Mapping[str, Path]) 
                 yield f"{said} has not run: add {ref.name} to --stages, or name a run that has it with --from{ran}"
             elif is_reward != (ref.name == "reward"):
                 yield f"{said}: must be {'the reward stage' if is_reward else 'a language model, not a reward model'}"
+
+
+def _adapters(stages: list[Stage]) -> Iterator[str]:
+    """A stage that starts from an adapter which another keeps must train it on as it is."""
+    keeping = {one.kind: one.config for one in stages if one.model is not None and one.config.merge_adapter is False}
+    for stage in stages:
+        name = stage.model.name if isinstance(stage.model, StageOutput) else ""
+        source = keeping.get(name)
+        if source is None:
+            continue
+        starts = f"{stage.kind}: starts from the adapter that {name} keeps (merge_adapter=False)"
+        if stage.config.peft is None:
+            yield (
+                f"{starts}, and trains all weights: set peft='lora' (or 'qlora') in {stage.kind} to train the adapter"
+                f" on, or leave out merge_adapter in {name}"
+            )
+        elif stage.config.peft_args and source.peft_args and stage.config.peft_args != source.peft_args:
+            yield f"{starts}: its peft_args must be those of {name}, {source.peft_args!r}, or be left out"
 
 
 def _config_problems(stage: Stage) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from utils.errors import Refused
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which peft, and transformers through it, know a directory that holds an adapter alone."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -71,9 +73,38 @@ def read_json(path: Path) -> Any:
         raise Refused(f"{path} cannot be read: {error.strerror}") from error
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """Return the files of `directory` that hold a model's weights, sorted: safetensors, or PyTorch's older `.bin`."""
+def base_of(directory: Path) -> Path | None:
+    """Return the directory of the model that the adapter in `directory` belongs to; None if there is no adapter.
+
+    Raises:
+        Refused: that model is not where the adapter says.
+    """
+    file = directory / ADAPTER_CONFIG
+    if not file.is_file():
+        return None
+    named = read_json(file).get("base_model_name_or_path")
+    if not named or not (Path(named) / "config.json").is_file():
+        raise Refused(
+            f"{directory} holds an adapter for the model in {named!r}, which is not there: put it back, or write where"
+            f" it is now as base_model_name_or_path into {file}"
+        )
+    return Path(named)
+
+
+def own_weight_files(directory: Path) -> list[Path]:
+    """Return the files of weights in `directory`, sorted: safetensors, or PyTorch's older `.bin`."""
     return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files that hold the weights of the model in `directory`; of an adapter, those of its model too.
+
+    Raises:
+        Refused: there is an adapter whose model is not where it says.
+    """
+    own = own_weight_files(directory)
+    base = base_of(directory) if own else None
+    return own if base is None else [*own, *own_weight_files(base)]
 
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
@@ -104,10 +135,11 @@ def refuse_pointer(path: Path) -> None:
 
 
 def weights_sha256(directory: Path) -> str:
-    """Return one SHA-256 over the names and bytes of a directory's weight files.
+    """Return one SHA-256 over the names and bytes of `weight_files`.
 
     Raises:
         FileNotFoundError: the directory holds no weights.
+        Refused: there is an adapter whose model is not where it says.
     """
     weights = weight_files(directory)
     if not weights:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import Refused, without_number
-from utils.files import weight_files
+from utils.files import base_of, weight_files
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """The files of a model's repository that are fetched, and must then be there."""
@@ -55,7 +55,7 @@ def local_model(name: str, revision: str | None) -> Path | None:
     """Return the directory of a model that is on this disk, named by its path or by its Hub id; None if it is not.
 
     Raises:
-        Refused: the directory exists, or the name can only be a path, and there is no model.
+        Refused: the directory exists, or the name can only be a path, and there is no model; or an adapter without one.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -64,7 +64,7 @@ def local_model(name: str, revision: str | None) -> Path | None:
         lacks = [
             what
             for what, there in (
-                ("config.json", (path / "config.json").is_file()),
+                ("config.json", (path / "config.json").is_file() or base_of(path)),
                 ("*.safetensors", weight_files(path)),
             )
             if not there

@@ -47,7 +47,11 @@ TO_THE_DATA_OR_MODEL = {
     "attn_implementation": "eager",
     "model_name": "elsewhere",
 }
-ELSEWHERE = {"output_dir", "use_liger_kernel"}  # the run's directory; tests of its own in test_liger.py
+ELSEWHERE = {
+    "output_dir",  # the run's directory
+    "use_liger_kernel",  # test_liger.py
+    *("peft", "peft_args", "merge_adapter"),  # test_adapters.py
+}
 
 
 def config(**values: Any) -> TrainingConfig:

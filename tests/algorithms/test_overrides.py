@@ -42,3 +42,14 @@ def test_grpo_counts_its_passes_and_samples_where_we_reach_in() -> None:
     parameters = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)
     assert parameters[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
     assert "self._generate_single_turn(" in source
+
+
+def test_bitsandbytes_decides_by_this_attribute_whether_it_packs_weights_anew_on_a_cpu() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    from algorithms.overrides import without_cpu_packing
+
+    layer = Linear4bit(64, 64)
+    assert "self.support_avx512bf16_for_cpu" in inspect.getsource(Linear4bit.forward)
+    without_cpu_packing(layer)
+    assert layer.support_avx512bf16_for_cpu is False

@@ -55,6 +55,18 @@ def test_set_changes_values_of_every_config_class_and_nothing_else() -> None:
             assert getattr(after["grpo"], field.name) == getattr(CONFIGS["grpo"], field.name)
 
 
+def test_one_option_of_any_mapping_is_set_by_its_name() -> None:
+    asked = ["grpo.peft=lora", "grpo.peft_args.r=8", 'grpo.peft_args.target_modules=["q_proj"]']
+    after, _ = with_values(CONFIGS, None, asked)
+    assert after["grpo"].peft == "lora"
+    assert after["grpo"].peft_args == {"r": 8, "target_modules": ["q_proj"]}
+    assert after["grpo"].trainer_args == {}
+    with pytest.raises(Refused, match=r"revision is a field of the stage: leave out `peft_args\.`"):
+        with_values(CONFIGS, None, ["grpo.peft_args.revision=x"])
+    with pytest.raises(Refused, match="there is no field 'beta'"):
+        with_values(CONFIGS, None, ["grpo.beta.x=1"])
+
+
 def test_a_stages_output_is_set_as_a_recipe_names_it() -> None:
     changed, _ = with_values(CONFIGS, None, ['grpo.model_name=StageOutput("sft")'])
     assert changed["grpo"].model_name == StageOutput("sft")
