@@ -20,6 +20,7 @@ from utils import limits
 from utils.command_line import Parser, refuse
 from utils.console import console
 from utils.errors import Refused
+from utils.limits import Limits
 from utils.quiet import quiet_libraries
 
 
@@ -124,7 +125,7 @@ class Request:
     stages: tuple[str, ...] | None = None
     from_run: str | None = None
     resume: str | None = None
-    limits: limits.Limits = NO_LIMITS
+    limits: Limits = NO_LIMITS
 
 
 def request(
