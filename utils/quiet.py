@@ -34,6 +34,9 @@ NOISE = re.compile(
     r"CUDA initialization: Found no NVIDIA driver|"
     r"cpp extensions|"
     r"kernels-community|"
+    r"latest cached (version of the dataset|dataset configuration)|"  # what an offline run is meant to use
+    r"mtime may not be reliable on this filesystem|"
+    r"torchao.*Could not load this library|"
     r"the current process just got forked",
     re.IGNORECASE | re.DOTALL,
 )
