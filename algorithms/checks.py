@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from algorithms import arguments, rewards
 from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
+from utils import processes
 from utils.errors import did_you_mean
 from utils.values import mistyped, type_problem
 
@@ -156,12 +157,14 @@ def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
     defaults = arguments.defaults("grpo")
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
     rows, passes = (int(options.get(name, defaults[name])) for name in names)
-    groups = options["num_generations"]
-    if (rows * passes) % groups == 0:
+    groups, several = options["num_generations"], processes.count()
+    if (rows * passes * several) % groups == 0:
         return []
-    above = -(-rows * passes // groups) * groups
+    above = -(-rows * passes * several // groups) * groups
+    by, these = (" × processes", f" × {several}") if several > 1 else ("", "")
     return [
-        f"per_device_train_batch_size × gradient_accumulation_steps = {rows} × {passes} = {rows * passes} completions "
+        f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
+        f"{rows * passes * several} completions "
         f"a step: must be a multiple of num_generations = {groups}, such as {above}"
     ]
 

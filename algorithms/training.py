@@ -9,7 +9,7 @@ from algorithms import arguments, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
-from utils import runtime, trackers
+from utils import processes, runtime, trackers
 from utils.console import console, warn
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
@@ -154,7 +154,10 @@ def _judge_gradients(history: History) -> None:
 
 def _save(trainer: Any, stage_dir: Path) -> None:
     """Save the model as it is to be used: generating with a cache, and without the pickle that the Trainer adds."""
+    sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if not processes.is_first():
+        return
     trainer.model.config.use_cache = True  # training turns it off
-    trainer.model.save_pretrained(stage_dir)
+    trainer.model.save_pretrained(stage_dir, state_dict=sharded)
     trainer.processing_class.save_pretrained(stage_dir)
     (stage_dir / "README.md").unlink(missing_ok=True)  # TRL's model card, written with each checkpoint

@@ -12,6 +12,7 @@ from typing import Any
 from utils.console import warn
 from utils.errors import Refused, did_you_mean
 from utils.files import jsonable
+from utils.processes import is_first
 
 PACKAGE_OF = {
     "tensorboard": "tensorboard", "wandb": "wandb", "neptune": "neptune", "mlflow": "mlflow", "comet_ml": "comet_ml",
@@ -38,8 +39,11 @@ def requested() -> list[str]:
 
 
 def report_to() -> list[str]:
-    """Return what a trainer's `report_to` should be: the requested trackers that are installed; says which are not."""
-    names = requested()
+    """Return what a trainer's `report_to` should be: the requested trackers that are installed; says which are not.
+
+    Of several processes the first reports.
+    """
+    names = requested() if is_first() else []
     missing = [name for name in names if find_spec(PACKAGE_OF[name]) is None]
     for name in missing:
         warn(f"the tracker {name} is not installed, so it records nothing: pip install {PACKAGE_OF[name]}")
