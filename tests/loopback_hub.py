@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 """The one commit of every repository, which `main` names."""
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+ACCESS = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/auth-check")
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -25,8 +26,13 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
-        self.refused: dict[str, tuple[int, str]] = {}
-        """Status and X-Error-Code with which a repository is refused, by its name."""
+        self.gated: set[str] = set()
+        """Repositories that are described to everyone, and whose files nobody gets."""
+        self.broken: set[str] = set()
+        """Repositories of which every request fails with status 500."""
+        self.silent: set[str] = set()
+        """Repositories about which nothing is answered."""
+        self.closing = Event()
         self.asked: list[str] = []
         """The paths asked for, in order."""
 
@@ -44,6 +50,7 @@ def serving(root: Path) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         hub.shutdown()
         hub.server_close()
 
@@ -68,14 +75,19 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append(path)
-        if path == "/":
+        if any(f"/{name}" in path for name in self.server.silent):
+            self.server.closing.wait()
+        elif path == "/":
             self._send(b"")
+        elif found := ACCESS.fullmatch(path):
+            if self._repository(found[1], found[2], None, files=True):
+                self._send(b"")
         elif found := API.fullmatch(path):
             kind, name, route, revision, rest = found.groups()
             if repository := self._repository(kind, name, revision):
                 self._describe(repository, name, route, rest or "", sent)
         elif found := FILE.fullmatch(path):
-            repository = self._repository("datasets" if found[1] else "models", found[2], found[3])
+            repository = self._repository("datasets" if found[1] else "models", found[2], found[3], files=True)
             if repository and (file := repository / found[4]).is_file():
                 content = file.read_bytes()
                 self._send(content, ETag=f'"{sha1(content).hexdigest()}"', X_Repo_Commit=COMMIT)
@@ -84,12 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(b"", 404)
 
-    def _repository(self, kind: str, name: str, revision: str | None) -> Path | None:
+    def _repository(self, kind: str, name: str, revision: str | None, *, files: bool = False) -> Path | None:
         """Return the directory of a repository; otherwise answer as the Hub does, and return None."""
         directory = self.server.root / kind / name
-        if name in self.server.refused:
-            status, code = self.server.refused[name]
-            self._send(b"", status, X_Error_Code=code)
+        if name in self.server.broken:
+            self._send(b"", 500)
+        elif name in self.server.gated and files:
+            self._send(b"", 403, X_Error_Code="GatedRepo")
         elif not directory.is_dir():
             self._send(b"", 401, X_Error_Code="RepoNotFound")  # to who is not logged in, what is private is not there
         elif revision not in (None, "main", COMMIT):
@@ -102,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         files = sorted(path for path in repository.rglob("*") if path.is_file())
         if route in (None, "revision"):
             siblings = [{"rfilename": str(file.relative_to(repository))} for file in files]
-            self._send_json({"id": name, "sha": COMMIT, "private": False, "siblings": siblings})
+            gated = "manual" if name in self.server.gated else False
+            self._send_json({"id": name, "sha": COMMIT, "private": False, "gated": gated, "siblings": siblings})
             return
         if route == "paths-info":
             wanted = [repository / path for path in json.loads(sent)["paths"]]
