@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -73,7 +74,7 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
         problems += rewards.problems(extra)
     if not problems and extra:
-        problems = _groups(config, extra)
+        problems = [*_groups(config, extra), *_vllm(config)]
     if not problems:
         problems = _refused_by_trl(kind, config, extra)
     return [f"{kind}: {problem}" for problem in problems]
@@ -166,6 +167,15 @@ def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
         f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
         f"{rows * passes * several} completions "
         f"a step: must be a multiple of num_generations = {groups}, such as {above}"
+    ]
+
+
+def _vllm(config: TrainingConfig) -> list[str]:
+    if not config.trainer_args.get("use_vllm") or find_spec("vllm") is not None:
+        return []
+    return [
+        "trainer_args: use_vllm = True needs vLLM, which is not installed: pip install 'trl[vllm]' (Linux, an NVIDIA"
+        " GPU), or leave use_vllm out, and transformers generates"
     ]
 
 
