@@ -121,18 +121,28 @@ def download_model(name: str, revision: str | None) -> Path:
         Refused: there is no such model, or it may not be read.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     names = [file.rfilename for file in model_on_hub(name, revision).siblings or ()]
     older = not any(file.endswith(".safetensors") for file in names)
     patterns = [*PATTERNS, "pytorch_model*.bin"] if older else PATTERNS
-    with _said_plainly("model", name, revision):
-        if sys.stderr.isatty():
-            enable_progress_bars()
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-        finally:
-            disable_progress_bars()
+    with _said_plainly("model", name, revision), bars():
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+
+
+@contextmanager
+def bars() -> Iterator[None]:
+    """Let downloads show their progress on a terminal, of which pipes and files get nothing."""
+    import datasets.utils
+    import huggingface_hub.utils
+
+    libraries: tuple[Any, ...] = (huggingface_hub.utils, datasets.utils)
+    for library in libraries if sys.stderr.isatty() else ():
+        library.enable_progress_bars()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.disable_progress_bars()
 
 
 def dataset_on_hub(name: str, revision: str | None) -> Any:
