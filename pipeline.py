@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from chain.run_directory import RunInfo, create, find_source, usable
 from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils import gpu_memory
+from utils.agreement import by_first, first_then_all, peer_has_ended
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings
 from utils.files import weight_files, weights_sha256
 from utils.limits import Limits, hours, keep, kept, size_bytes_of
 from utils.locks import lock
+from utils.processes import first_only, in_first, is_first
 from utils.quiet import quiet_libraries
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
@@ -98,10 +101,10 @@ def run_pipeline(
             stages, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
         source = None if from_run is None else find_source(runs_dir, from_run)
         chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
-        fetched = fetch(chosen, outputs)
+        fetched = first_then_all(lambda: fetch(chosen, outputs))
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
-    run_dir = earlier.run_dir if earlier else create(runs_dir)
-    with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
+    run_dir = by_first(lambda: earlier.run_dir if earlier else create(runs_dir))
+    with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
         info = RunInfo(run_dir)
         _start_over(run_dir, [stage for stage in chosen if stage.kind in changes])
         open_record(
@@ -113,7 +116,7 @@ def run_pipeline(
             changes=changes,
             limits=allowed,
         )
-        console().print(screen.header(info.read(), run_dir))
+        by_first(lambda: console().print(screen.header(info.read(), run_dir)))
         try:
             with keep(allowed):
                 _run_stages(Run(info, chosen, fetched, outputs))
@@ -128,6 +131,8 @@ def run_pipeline(
             info.set(status="failed", finished_at=now())
             raise
         info.set(status="passed", finished_at=now())
+        if not is_first():
+            return run_dir
         records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
         console().print(*screen.results(info.read(), records), sep="\n")
         console().print(screen.model_line(info.read(), run_dir), markup=False, soft_wrap=True)
@@ -144,6 +149,7 @@ def _limits(memory_budget: int | str | None, max_hours: float | None) -> Limits:
         raise Refused(str(error)) from error
 
 
+@first_only
 def _start_over(run_dir: Path, changed: list[Stage]) -> None:
     """Set aside what a stopped stage has done when it has changed: its checkpoints would bring the old values back."""
     for stage in changed:
@@ -211,7 +217,7 @@ class Run:
 def _run_stages(run: Run) -> None:
     for stage in run.stages:
         stage_dir = run.info.run_dir / stage.config.output_dir
-        if StageLog(stage_dir).read_info().get("status") == "passed":
+        if by_first(partial(_has_passed, stage_dir)):
             console().print(f"{stage.kind} has passed, and is kept")
         else:
             if kept().left_s <= 0:
@@ -222,6 +228,10 @@ def _run_stages(run: Run) -> None:
         run.outputs[stage.kind] = stage_dir
 
 
+def _has_passed(stage_dir: Path) -> bool:
+    return bool(StageLog(stage_dir).read_info().get("status") == "passed")
+
+
 def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
     """Train and measure one stage, and record how it ended."""
     stage_dir.mkdir(exist_ok=True)
@@ -229,9 +239,9 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
     before_s = log.read_info().get("duration_s") or 0.0
     reset_peak_memory()
     with (
-        tee(stage_dir / "console_output.log"),
-        stage_environment(run.info.run_dir.name, stage.kind, stage_dir),
-        quiet_libraries(stage_dir / "training.log"),
+        in_first(lambda: tee(stage_dir / "console_output.log")),
+        in_first(lambda: stage_environment(run.info.run_dir.name, stage.kind, stage_dir)),
+        quiet_libraries(stage_dir / "training.log" if is_first() else None),
     ):
         ended: BaseException | None = None
         try:
@@ -239,7 +249,7 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
             gpu_memory.keep_within(kept().limits.memory_budget_bytes)
             _train(run, stage, stage_dir, log)
             free_memory()  # of the trainer, whose model a reference cycle keeps alive
-            _measure(run, stage, stage_dir, log)
+            by_first(lambda: _measure(run, stage, stage_dir, log))
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  _end raises it again
             ended = error
         _end(run, stage, log, round(before_s + time.monotonic() - started, 3), ended)
@@ -266,14 +276,19 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
 
 def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     """Train into `stage_dir`; if an interrupted run had finished training, what it wrote is taken as it is."""
-    done = log.read_info().get("output")
-    if done and weight_files(stage_dir) and weights_sha256(stage_dir) == done["sha256"]:
+    if by_first(lambda: _has_trained(stage_dir, log)):
         log.event("RESUME", "training had ended: evaluating what it wrote")
         return
     if device() == "cpu":  # where the model trains on a GPU, the memory it was loaded in is not needed again
         keep_freed_memory()
     checkpoint = _train_function(stage)(stage.with_paths(run.path_of), stage_dir)
-    log.info(output={"path": str(checkpoint), "sha256": weights_sha256(checkpoint)})
+    if is_first():  # others may be here before its weights are
+        log.info(output={"path": str(checkpoint), "sha256": weights_sha256(checkpoint)})
+
+
+def _has_trained(stage_dir: Path, log: StageLog) -> bool:
+    done = log.read_info().get("output")
+    return bool(done and weight_files(stage_dir) and weights_sha256(stage_dir) == done["sha256"])
 
 
 def _train_function(stage: Stage) -> Any:
@@ -325,6 +340,8 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
         log.event("STAGE_FAILED", reason)
         failed = StageFailed(f"stage {stage.kind} failed: {reason}\nIts files: {log.info_file.parent}")
         console().print_to_copies(str(failed))
+        if not (is_first() or isinstance(error, StageFailed | Refused) or peer_has_ended(error)):
+            print(f"process {os.environ['RANK']}: {failed}", file=sys.stderr)  # which the first cannot know
         raise failed from error
     if error is not None:
         log.event("STAGE_INTERRUPTED", str(error) or f"step {done['steps']} was the last that was logged")
@@ -336,6 +353,8 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
     """Return why a stage failed. What was not foreseen does not explain itself: its traceback goes to training.log."""
     if isinstance(error, StageFailed | Refused):
         return str(error)
+    if peer_has_ended(error):
+        return "another process of the run has ended; what it or the launcher says tells why. Go on with --resume"
     training_log = log.info_file.parent / "training.log"
     with training_log.open("a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)

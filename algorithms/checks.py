@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from algorithms import adapter_checks, arguments, rewards
 from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
+from utils import processes
 from utils.errors import did_you_mean
 from utils.values import mistyped, type_problem
 
@@ -75,7 +77,7 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
         problems += rewards.problems(extra)
     if not problems and extra:
-        problems = _groups(config, extra)
+        problems = [*_groups(config, extra), *_vllm(config)]
     if not problems:
         problems = _refused_by_trl(kind, config, extra)
     return [f"{kind}: {problem}" for problem in problems]
@@ -159,13 +161,24 @@ def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
     defaults = arguments.defaults("grpo")
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
     rows, passes = (int(options.get(name, defaults[name])) for name in names)
-    groups = options["num_generations"]
-    if (rows * passes) % groups == 0:
+    groups, several = options["num_generations"], processes.count()
+    if (rows * passes * several) % groups == 0:
         return []
-    above = -(-rows * passes // groups) * groups
+    above = -(-rows * passes * several // groups) * groups
+    by, these = (" × processes", f" × {several}") if several > 1 else ("", "")
     return [
-        f"per_device_train_batch_size × gradient_accumulation_steps = {rows} × {passes} = {rows * passes} completions "
+        f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
+        f"{rows * passes * several} completions "
         f"a step: must be a multiple of num_generations = {groups}, such as {above}"
+    ]
+
+
+def _vllm(config: TrainingConfig) -> list[str]:
+    if not config.trainer_args.get("use_vllm") or find_spec("vllm") is not None:
+        return []
+    return [
+        "trainer_args: use_vllm = True needs vLLM, which is not installed: pip install 'trl[vllm]' (Linux, an NVIDIA"
+        " GPU), or leave use_vllm out, and transformers generates"
     ]
 
 

@@ -9,7 +9,7 @@ from algorithms import adapters, arguments, merging, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
-from utils import runtime, trackers
+from utils import processes, runtime, trackers
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
 from utils.out_of_memory import record_out_of_memory, told_with_step
@@ -182,13 +182,16 @@ def _judge_gradients(history: History) -> None:
 
 def _save(trainer: Any, config: TrainingConfig, data: StageData, stage_dir: Path) -> None:
     """Save the model as it is to be used: generating with a cache, and without the pickle that the Trainer adds."""
+    sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if not processes.is_first():
+        return
     trainer.model.config.use_cache = True  # training turns it off
     if config.peft is None:
-        trainer.model.save_pretrained(stage_dir)
+        trainer.model.save_pretrained(stage_dir, state_dict=sharded)
     elif config.merge_adapter:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # of autocast, too
         merging.save_merged(model, config, trainer.processing_class, data, stage_dir)
     else:
-        trainer.model.save_pretrained(stage_dir, selected_adapters=["default"])
+        trainer.model.save_pretrained(stage_dir, state_dict=sharded, selected_adapters=["default"])
     trainer.processing_class.save_pretrained(stage_dir)
     (stage_dir / "README.md").unlink(missing_ok=True)  # TRL's model card, written with each checkpoint

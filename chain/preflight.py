@@ -1,6 +1,8 @@
 """What is settled before a run starts: can its models and data be had, and do they fit together."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +13,7 @@ import pretrain
 from algorithms.config import StageOutput
 from chain.stages import Stage, is_reward_model, reference
 from utils import hub
+from utils.command_line import this_command
 from utils.console import console
 from utils.errors import Refused, refusal
 from utils.files import base_of, refuse_pointer, tensor_shapes, weight_files
@@ -37,13 +40,27 @@ def missing(stages: Sequence[Stage]) -> list[str]:
             absent[f"data set {_revised(name, revision)}"] = partial(hub.dataset_on_hub, name, revision)
     reason = hub.unreachable() if absent else None
     if reason:
-        return [*problems, f"{reason}, and these are not on this machine: {', '.join(absent)}. {hub.GET_IT}"]
-    for look_up in absent.values():
-        try:
-            look_up()
-        except Refused as error:
-            problems.append(str(error))
+        return [*problems, f"{reason}, and these are not on this machine: {', '.join(absent)}. {_get_it()}"]
+    with ThreadPoolExecutor() as pool:  # all at once: a Hub that does not answer costs the time of one
+        problems += filter(None, pool.map(_problem, absent.values()))
     return list(dict.fromkeys(problems))
+
+
+def _problem(look_up: Callable[[], Any]) -> str | None:
+    try:
+        look_up()
+    except Refused as error:
+        return str(error)
+    return None
+
+
+def _get_it() -> str:
+    """Say how to get what is missing, by the command that was given where there is one."""
+    if not hasattr(sys.modules["__main__"], "__file__"):  # a notebook or a prompt
+        return hub.GET_IT
+    words = [word for word in sys.argv[1:] if word not in ("--plan", "--check-data", "--download", "--force")]
+    fetch_it = this_command(*words, "--download")
+    return f"Where there is a network, fetch them once:\n  {fetch_it}\nWithout one, name local directories and files."
 
 
 def _revised(name: str, revision: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from utils.errors import Refused, did_you_mean
 from utils.files import read_json, write_json
 from utils.locks import is_live
+from utils.processes import first_only
 
 ALPHABET = string.ascii_lowercase + string.digits
 RUN_ID = re.compile(r"\d{8}_\d{6}_[a-z0-9]{4}")
@@ -53,7 +54,7 @@ def usable(runs_dir: Path | str) -> Path:
 
 
 class RunInfo:
-    """run_info.json of a run: read and rewritten atomically at each change."""
+    """run_info.json of a run: read, and rewritten atomically at each change, of several processes by the first."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -70,10 +71,12 @@ class RunInfo:
             raise Refused(f"{self.file} is no record of a run: it has no status and stages")
         return record
 
+    @first_only
     def set(self, **fields: Any) -> None:
         """Set these fields; the others stay."""
         write_json(self.file, (self.read() if self.file.exists() else {}) | fields)
 
+    @first_only
     def set_stage(self, name: str, **fields: Any) -> None:
         """Set these fields of one stage's entry."""
         stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]

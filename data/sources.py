@@ -251,7 +251,8 @@ def _from_hub(name: str, split: str, config_name: str | None, revision: str | No
 
     unreachable = hub.unreachable()
     try:
-        rows = load_dataset(name, config_name, split=split, revision=revision)
+        with hub.bars():
+            rows = load_dataset(name, config_name, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         asked = f"split {split!r}, configuration {config_name!r}, revision {revision!r}"

@@ -1,7 +1,6 @@
 """The command line of pretraining: `python -m pretrain`, alone or under `accelerate launch -m` and `torchrun -m`."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from utils.console import console, panel, tee
 from utils.errors import Interrupted, Refused, StageFailed, report
 from utils.files import weights_sha256
 from utils.locks import is_live, lock
+from utils.processes import count, is_first
 from utils.quiet import quiet_libraries
 from utils.runtime import hardware, keep_freed_memory, versions
 from utils.stage_log import StageLog
@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         serve(parser().parse_args(argv))
     except (Refused, StageFailed, KeyboardInterrupt) as error:
-        # Every process refuses for the same reason; one says so.
-        said_elsewhere = isinstance(error, Refused) and os.environ.get("RANK", "0") != "0"
-        return 2 if said_elsewhere else report(error)
+        return report(error)
     return 0
 
 
@@ -112,17 +110,13 @@ def asked(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
 
 
 def _new_directory(out: str | None, preset_name: str) -> Path:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and out is None:
+    if count() > 1 and out is None:
         raise Refused("--out names the directory that several processes share: add it.")
     path = Path(out or f"runs/{preset_name}-{datetime.now():%Y%m%d_%H%M%S}")
-    if _is_main() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+    if is_first() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         what = "a file" if path.is_file() else "in use"
         raise Refused(f"--out {path} is {what}: name a new directory, or go on: {this_command('--resume', str(path))}")
     return path
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def stopped(directory: str) -> tuple[Path, PretrainConfig]:
@@ -156,15 +150,14 @@ def train(config: PretrainConfig, out: Path) -> None:
         from pretrain.loop import pretrain
 
         pretrain(config, out)
-    if _is_main():
+    if is_first():
         _show_result(log.read_info(), out)
 
 
 @contextmanager
 def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
     """Record a run as a stage is recorded, in the first process; the others print nothing."""
-    if not _is_main():
-        console().quiet = True
+    if not is_first():
         with quiet_libraries(None):
             yield StageLog(out)
         return

@@ -23,6 +23,7 @@ from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
 from pretrain.record import Record, recording
+from utils.agreement import peer_has_ended
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
@@ -294,12 +295,9 @@ def _others_alive(accelerator: "Accelerator") -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if accelerator.num_processes > 1 and any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PEER):
+        if peer_has_ended(error):
             raise StageFailed(
                 f"process {accelerator.process_index}: another process of this run has ended; its own message, or the "
                 "launcher's, says why. Start again with --resume."
             ) from error
         raise
-
-
-SIGNS_OF_A_DEAD_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")

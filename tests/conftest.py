@@ -3,6 +3,8 @@
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -45,3 +47,26 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<pad>")
     tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face cache, as `--download` fills it from a Hub on this machine that has what the recipes name."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the tokenizers in {SHARED}")
+    from tests import hub_repositories, loopback_hub
+
+    root = tmp_path_factory.mktemp("hub")
+    hub_repositories.write(root / "repositories", SHARED / "fixtures/tokenizers")
+    code = "import sys, run_all; sys.exit(max(run_all.main(['--recipe', name, '--download']) for name in sys.argv[1:]))"
+    with loopback_hub.serving(root / "repositories") as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *hub_repositories.RECIPES],
+            cwd=root,
+            env=hub_repositories.environment(root / "home", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
+            | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root / "home"

@@ -38,6 +38,9 @@ OTHER_FLAGS = {
     "--seeds",
     "--help",
     "--nproc-per-node",
+    "--multi",
+    "--num",
+    "--cpu",
     "--config",
 }  # of the other commands that the README shows
 FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
@@ -244,8 +247,11 @@ def test_a_command_of_the_readme_runs(
         case ["python", "-m", "pretrain", *argv]:
             call_pretrain(argv, work, monkeypatch)
         case ["torchrun" | "accelerate" as launcher, *launched]:
-            place = launched.index("-m")
             assert entry_points(group="console_scripts", name=launcher)
+            if "run_all.py" in launched:
+                call_run_all(launched[launched.index("run_all.py") + 1 :], capsys)
+                return
+            place = launched.index("-m")
             assert launched[place + 1] == "pretrain"
             assert all((ROOT / word).exists() for word in launched[:place] if word.endswith(".yaml"))
             call_pretrain(launched[place + 2 :], work, monkeypatch)

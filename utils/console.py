@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from utils.pace import Pace
+from utils.processes import is_first
 from utils.runtime import memory_bytes
 
 WIDTH = 120  # columns of files and pipes, which have no width of their own
@@ -47,10 +48,10 @@ _live: Progress | None = None
 
 
 def console() -> SharedConsole:
-    """Return the console that the whole process shares."""
+    """Return the console that the whole process shares; of several processes the first speaks."""
     global _console
     if _console is None:
-        _console = SharedConsole(width=None if sys.stdout.isatty() else WIDTH)
+        _console = SharedConsole(width=None if sys.stdout.isatty() else WIDTH, quiet=not is_first())
     return _console
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import TracebackType
 
+from utils.processes import is_first
+
 
 class Refused(ValueError):
     """A request that cannot be served. The message says what is wrong, what was given, what is allowed, what next.
@@ -50,8 +52,9 @@ def exit_code(error: BaseException) -> int:
 
 
 def report(error: BaseException) -> int:
-    """Print the message of an error of this module, and return its exit code."""
-    print(str(error) or "interrupted", file=sys.stderr)
+    """Print the message of an error of this module, and return its exit code. Of several processes one says it."""
+    if is_first():
+        print(str(error) or "interrupted", file=sys.stderr)
     return exit_code(error)
 
 

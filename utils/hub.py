@@ -15,7 +15,8 @@ PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """The files of a model's repository that are fetched, and must then be there."""
 DATASET_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
-TIMEOUT_S = 5.0
+TIMEOUT_S = 3.0
+"""What cannot be had is said within ten seconds: the libraries' import, one wait for the Hub, one for its answers."""
 GET_IT = "With a network, fetch once with --download; without one, name a local directory or file."
 
 
@@ -107,7 +108,10 @@ def model_on_hub(name: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
 
     with _said_plainly("model", name, revision):
-        return HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
+        found = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
+        if found.gated:
+            _refuse_without_access("models", name)
+        return found
 
 
 def download_model(name: str, revision: str | None) -> Path:
@@ -117,18 +121,28 @@ def download_model(name: str, revision: str | None) -> Path:
         Refused: there is no such model, or it may not be read.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     names = [file.rfilename for file in model_on_hub(name, revision).siblings or ()]
     older = not any(file.endswith(".safetensors") for file in names)
     patterns = [*PATTERNS, "pytorch_model*.bin"] if older else PATTERNS
-    with _said_plainly("model", name, revision):
-        if sys.stderr.isatty():
-            enable_progress_bars()
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-        finally:
-            disable_progress_bars()
+    with _said_plainly("model", name, revision), bars():
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+
+
+@contextmanager
+def bars() -> Iterator[None]:
+    """Let downloads show their progress on a terminal, of which pipes and files get nothing."""
+    import datasets.utils
+    import huggingface_hub.utils
+
+    libraries: tuple[Any, ...] = (huggingface_hub.utils, datasets.utils)
+    for library in libraries if sys.stderr.isatty() else ():
+        library.enable_progress_bars()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.disable_progress_bars()
 
 
 def dataset_on_hub(name: str, revision: str | None) -> Any:
@@ -140,7 +154,19 @@ def dataset_on_hub(name: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
 
     with _said_plainly("data set", name, revision):
-        return HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S)
+        found = HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S)
+        if found.gated:
+            _refuse_without_access("datasets", name)
+        return found
+
+
+def _refuse_without_access(kind: str, name: str) -> None:
+    """Raise what the Hub would raise at the first file: it describes a gated repository to everyone."""
+    from huggingface_hub import constants, get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers
+
+    url = f"{constants.ENDPOINT}/api/{kind}/{name}/auth-check"  # as HfApi.auth_check, which would wait for ever
+    hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_S))
 
 
 def is_dataset_id(name: str) -> bool:
@@ -183,13 +209,14 @@ def split_sizes(name: str, config_name: str | None, revision: str | None) -> dic
 @contextmanager
 def _said_plainly(what: str, name: str, revision: str | None) -> Iterator[None]:
     """Turn the Hub's errors into refusals that say what to do."""
+    import httpx2
     from huggingface_hub import errors
 
     subject = f"{what} {name!r}"
     try:
         yield
     except errors.GatedRepoError as error:
-        page = f"https://huggingface.co/{name}"
+        page = f"https://huggingface.co/{'' if what == 'model' else 'datasets/'}{name}"
         raise Refused(f"{subject} is gated: accept its terms at {page} and set HF_TOKEN (see .env.example)") from error
     except errors.RevisionNotFoundError as error:
         raise Refused(f"{subject} has no revision {revision!r}") from error
@@ -197,5 +224,5 @@ def _said_plainly(what: str, name: str, revision: str | None) -> Iterator[None]:
         raise Refused(
             f"{subject} is not on the Hub, or private: check its spelling{if_bare(name)}; a private one needs HF_TOKEN"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise Refused(f"{subject} cannot be had from the Hub: {without_number(error)}. {GET_IT}") from error

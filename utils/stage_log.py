@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from utils.console import warn
 from utils.files import jsonable, read_json, replace_text, write_json
+from utils.processes import first_only
 from utils.runtime import now
 
 EventKind = Literal[
@@ -22,7 +23,10 @@ NOT_YET: dict[str, Any] = {
 
 
 class StageLog:
-    """The record of the stage in `stage_dir`. Holds no state: each call opens, writes and closes its file."""
+    """The record of the stage in `stage_dir`. Holds no state: each call opens, writes and closes its file.
+
+    Of several processes the first writes it.
+    """
 
     INFO = "stage_info.json"
 
@@ -31,17 +35,20 @@ class StageLog:
         self.metrics_file = stage_dir / "training_metrics.jsonl"
         self.info_file = stage_dir / self.INFO
 
+    @first_only
     def open(self, **fields: Any) -> None:
         """Begin the record, or take it up again: these fields are set, and every other file and field exists."""
         for file in (self.events_file, self.metrics_file, self.info_file.parent / "training.log"):
             file.touch()
         write_json(self.info_file, NOT_YET | self.read_info() | fields)
 
+    @first_only
     def event(self, kind: EventKind, text: str) -> None:
         """Append one line `<time> | KIND | text`; line breaks in `text` become spaces."""
         with self.events_file.open("a", encoding="utf-8") as file:
             file.write(f"{now()} | {kind} | {' '.join(text.split())}\n")
 
+    @first_only
     def metrics(self, step: int, epoch: float | None, values: Mapping[str, Any]) -> None:
         """Append one JSON object: step, epoch, timestamp and the trainer's metrics. A NaN is null."""
         line = jsonable({"step": step, "epoch": epoch, "timestamp": now()} | dict(values))
@@ -54,6 +61,7 @@ class StageLog:
         last: dict[str, Any] = next((json.loads(line) for line in reversed(lines) if _step_of(line) is not None), {})
         return {"steps": last.get("step", 0), "tokens": int(last.get("num_tokens") or 0)}
 
+    @first_only
     def cut_back(self, step: int) -> None:
         """Drop the metrics and alarms of later steps than `step`, and a last line that a crash left incomplete.
 
@@ -66,6 +74,7 @@ class StageLog:
         if alarms := self.read_info().get("alarms"):
             self.info(alarms=[alarm for alarm in alarms if alarm["step"] <= max(step, 0)])
 
+    @first_only
     def alarm(self, step: int, name: str, message: str) -> None:
         """Record an alarm as an event and in stage_info.json, there once however often it is raised; tell the user."""
         self.event("ALARM", f"step {step}: {name}: {message}")
@@ -73,6 +82,7 @@ class StageLog:
         self.info(alarms=[*others, {"step": step, "name": name, "message": message}])
         warn(f"step {step}: {name}: {message}")
 
+    @first_only
     def info(self, **fields: Any) -> None:
         """Set these fields of stage_info.json; the others stay as they are."""
         write_json(self.info_file, self.read_info() | fields)

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from utils.console import warn
 from utils.errors import Refused, did_you_mean
 from utils.files import jsonable
+from utils.processes import is_first
 
 PACKAGE_OF = {
     "tensorboard": "tensorboard", "wandb": "wandb", "neptune": "neptune", "mlflow": "mlflow", "comet_ml": "comet_ml",
@@ -38,29 +41,47 @@ def requested() -> list[str]:
 
 
 def report_to() -> list[str]:
-    """Return what a trainer's `report_to` should be: the requested trackers that are installed; says which are not."""
-    names = requested()
-    missing = [name for name in names if find_spec(PACKAGE_OF[name]) is None]
-    for name in missing:
-        warn(f"the tracker {name} is not installed, so it records nothing: pip install {PACKAGE_OF[name]}")
-    return [name for name in names if name not in missing]
+    """Return what a trainer's `report_to` should be: the requested trackers that are installed; says which are not.
+
+    Of several processes the first reports.
+    """
+    names = requested() if is_first() else []
+    for name in names:
+        if not _installed(name):
+            warn(f"the tracker {name} is not installed, so it records nothing: pip install {PACKAGE_OF[name]}")
+    return [name for name in names if _installed(name) and name != "neptune"]  # which is `_ours`
+
+
+def _installed(name: str) -> bool:
+    return find_spec(PACKAGE_OF[name]) is not None
+
+
+def _ours() -> list[Any]:
+    """Return the requested trackers that are not transformers' own."""
+    if "neptune" not in requested() or not is_first() or not _installed("neptune"):
+        return []
+    from utils.neptune_run import NeptuneRun
+
+    return [_shielded(NeptuneRun())]
 
 
 def shield(trainer: Any) -> None:
-    """Make a Hugging Face trainer's trackers harmless: one that raises is reported once, and then left alone."""
+    """Make a Hugging Face trainer's trackers harmless: one that raises or hangs is told once, and then left alone."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     handler = trainer.callback_handler
     trackers = tuple(INTEGRATION_TO_CALLBACK.values())
     handler.callbacks = [_shielded(item) if isinstance(item, trackers) else item for item in handler.callbacks]
+    handler.callbacks += _ours()
 
 
 def _shielded(tracker: Any) -> Any:
-    """Return `tracker` with every `on_...` method guarded. The instance is changed, so its class stays recognisable."""
-    name = type(tracker).__name__.removesuffix("Callback")
-    guard = _Guard(name)
+    """Return `tracker` with its `on_...` methods guarded. The instance is changed, so its class stays recognisable."""
+    from transformers import TrainerCallback
+
+    guard = _Guard(type(tracker).__name__.removesuffix("Callback"))
     for method in dir(tracker):
-        if method.startswith("on_"):
+        if method.startswith("on_") and getattr(type(tracker), method) is not getattr(TrainerCallback, method, None):
             setattr(tracker, method, guard(getattr(tracker, method)))
     return tracker
 
@@ -85,7 +106,7 @@ def recording(stage_dir: Path, config: Any, model: Any) -> Iterator[Callable[[in
     arguments = Arguments(str(stage_dir), report_to=[])
     state, control = TrainerState(), TrainerControl()
     made = [_Guard(kind.__name__)(kind)() for kind in get_reporting_integration_callbacks(report_to())]
-    trackers = [_shielded(tracker) for tracker in made if tracker is not None]
+    trackers = [_shielded(tracker) for tracker in made if tracker is not None] + _ours()
 
     def tell(event: str, **what: Any) -> None:
         for tracker in trackers:
@@ -113,7 +134,7 @@ class _Guard:
             if self.broken:
                 return None
             try:
-                return method(*arguments, **options)
+                return bounded(lambda: method(*arguments, **options))
             except (Exception, SystemExit) as error:  # noqa: BLE001  a tracker must never stop training
                 self.broken = True
                 warn(f"the tracker {self.name} failed and records nothing more; training goes on: {error}")
@@ -122,12 +143,43 @@ class _Guard:
         return call
 
 
+LONGEST_CALL_S = 60.0
+"""How long a tracker may keep training waiting, once; then it is left behind."""
+
+
+def bounded(function: Callable[[], Any], longest_s: float | None = None) -> Any:
+    """Return what `function` returns, or raise what it raises, within `longest_s` seconds or `LONGEST_CALL_S`.
+
+    It runs in a thread of its own, in which it may hang on: no client of a tracker can be made to give up.
+
+    Raises:
+        TimeoutError: it has not returned.
+    """
+    limit_s = LONGEST_CALL_S if longest_s is None else longest_s
+    outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            outcome.put((function(), None))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  raised below
+            outcome.put((None, error))
+
+    Thread(target=work, daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=limit_s)
+    except Empty:
+        raise TimeoutError(f"no answer within {limit_s:g} s") from None
+    if error is not None:
+        raise error
+    return result
+
+
 @contextmanager
 def stage_environment(run_id: str, stage: str, stage_dir: Path) -> Iterator[None]:
     """Give the trackers of one stage their names and places by environment variables, and close them afterwards.
 
-    TensorBoard writes to `stage_dir/logs`. Weights & Biases gets one run a stage, in the group of the run, and works
-    offline when it has no key, since asking for one would block the run.
+    TensorBoard writes to `stage_dir/logs`. Weights & Biases and Neptune get one run a stage, in the group of the run,
+    and work offline when there is no key, since asking for one would block the run, or no service, as Neptune's.
     """
     wanted = {
         "TENSORBOARD_LOGGING_DIR": str(stage_dir / "logs"),
@@ -135,12 +187,18 @@ def stage_environment(run_id: str, stage: str, stage_dir: Path) -> Iterator[None
         "WANDB_RUN_GROUP": run_id,
         "WANDB_DIR": str(stage_dir / "logs"),
         "WANDB_SILENT": "true",
+        "WANDB_INIT_TIMEOUT": os.environ.get("WANDB_INIT_TIMEOUT", "20"),  # seconds; its own default is 90
+        "NEPTUNE_CUSTOM_RUN_ID": f"{run_id}-{stage}",
+        "NEPTUNE_DATA_DIRECTORY": str(stage_dir / "logs/neptune"),
     }
     if "WANDB_PROJECT" not in os.environ:
         wanted["WANDB_PROJECT"] = "sixgig"
     if "wandb" in requested() and "WANDB_MODE" not in os.environ and not _wandb_key():
         wanted["WANDB_MODE"] = "offline"
         warn("Weights & Biases has no key (WANDB_API_KEY), so it records offline; `wandb sync` sends it later")
+    if "neptune" in requested() and "NEPTUNE_MODE" not in os.environ:
+        wanted["NEPTUNE_MODE"] = "offline"
+        warn("Neptune's service has closed, so it records offline; NEPTUNE_MODE=async sends to a server of your own")
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     (stage_dir / "logs").mkdir(exist_ok=True)
@@ -165,10 +223,13 @@ def _wandb_key() -> bool:
 
 
 def _close() -> None:
-    """End the Weights & Biases run, which would otherwise also take the next stage's metrics."""
+    """End the Weights & Biases run, and its client, which else keeps the first stage's name, group and directory."""
     wandb = sys.modules.get("wandb")
+    if wandb is None or not hasattr(wandb, "teardown"):
+        return
     try:
-        if wandb is not None and getattr(wandb, "run", None) is not None:
-            wandb.finish()
+        if getattr(wandb, "run", None) is not None:
+            bounded(wandb.finish)
+        bounded(wandb.teardown)
     except Exception as error:  # noqa: BLE001  a tracker must never stop training
         warn(f"Weights & Biases did not close: {error}")

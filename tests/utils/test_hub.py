@@ -1,6 +1,7 @@
 """Models and data of the Hub, without a network."""
 
 import re
+import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -180,3 +181,17 @@ def test_what_the_hub_refuses_is_said_plainly(error: type[errors.HfHubHTTPError]
     response = httpx2.Response(404, request=httpx2.Request("GET", "http://127.0.0.1"))
     with pytest.raises(Refused, match=re.escape(said)), hub._said_plainly("model", "a/b", "v2"):
         raise error("no", response=response)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_downloads_show_their_progress_on_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.utils
+    import huggingface_hub.utils
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    libraries = (huggingface_hub.utils, datasets.utils)
+    for library in libraries:
+        library.disable_progress_bars()
+    with hub.bars():
+        assert [library.are_progress_bars_disabled() for library in libraries] == [not terminal] * 2
+    assert [library.are_progress_bars_disabled() for library in libraries] == [True] * 2

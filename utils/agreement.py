@@ -1,0 +1,67 @@
+"""What the processes of a run do together: one decides or measures, the others wait and get what came of it."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from utils.errors import Interrupted, Refused, StageFailed
+from utils.processes import count, is_first
+from utils.runtime import device
+
+T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(days=30)
+"""What one process does alone, such as measuring a model, may take longer than the half hour of torch's own limit."""
+SIGNS_OF_A_DEAD_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+
+
+def by_first(make: Callable[[], T]) -> T:
+    """Return, in every process, what `make` returns in the first one, and raise what it refuses or fails of there.
+
+    No process goes on before all have come here.
+    """
+    if count() == 1:
+        return make()
+    import torch.distributed as dist
+
+    told: list[Any] = [None, None]
+    if is_first():
+        try:
+            told[0] = make()
+        except (Refused, StageFailed, Interrupted) as error:
+            told[1] = error
+    dist.broadcast_object_list(told, group=_group())
+    dist.barrier(group=_group())
+    if told[1] is not None:
+        raise told[1]
+    result: T = told[0]
+    return result
+
+
+def first_then_all(make: Callable[[], T]) -> T:
+    """Return what `make` returns here, after it has returned in the first process: the others find what it fetched."""
+    if count() == 1:
+        return make()
+    made: list[T] = []
+    by_first(lambda: made.append(make()))
+    return made[0] if is_first() else make()
+
+
+def peer_has_ended(error: BaseException) -> bool:
+    """Tell whether an error says no more than that another process of the run has ended."""
+    return count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PEER)
+
+
+_own_group: Any = None
+
+
+def _group() -> Any:
+    """Return a group of all processes that waits on the CPU, and as long as it takes."""
+    global _own_group
+    if _own_group is None:
+        import torch.distributed as dist
+        from accelerate import PartialState
+
+        PartialState(cpu=device() == "cpu")  # connects the processes as the trainers do, which then use it
+        _own_group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return _own_group
