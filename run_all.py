@@ -74,7 +74,8 @@ def serve(args: argparse.Namespace) -> None:
     elif args.test or args.prod or args.recipe is not None:
         act(args, request(args, TEST if args.test else PROD if args.prod else args.recipe))
     else:
-        serve_both(args, request(args, TEST), request(args, PROD))
+        both = request(args, TEST), request(args, PROD)
+        [act(args, one) for one in both] if args.plan else serve_both(args, *both)
 
 
 def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:
@@ -99,7 +100,7 @@ def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:
 def request(args: argparse.Namespace, name_or_file: str) -> Request:
     """Return what the arguments ask for, of this recipe."""
     recipe = recipes.load(name_or_file)
-    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra)
+    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra, recipe.sizes)
 
 
 def recipe_of(runs_dir: str, run_id: str) -> str:
