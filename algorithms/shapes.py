@@ -1,5 +1,6 @@
 """The shapes of a model's weights, from its configuration alone: transformers builds it without a weight."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -57,9 +58,12 @@ def shapes_of(config: Any, *, scores: bool = False) -> Shapes:
     import transformers
 
     auto: Any = transformers.AutoModelForSequenceClassification if scores else transformers.AutoModelForCausalLM
+    config = copy.deepcopy(config)
+    if scores:
+        config.num_labels = 1
     text = config.get_text_config()
     with torch.device("meta"):
-        model = auto.from_config(config, **({"num_labels": 1} if scores else {}))
+        model = auto.from_config(config)
     heads, width = getattr(text, "num_attention_heads", None), getattr(text, "hidden_size", None)
     inner, layers = getattr(text, "intermediate_size", None), getattr(text, "num_hidden_layers", None)
     if not (isinstance(heads, int) and isinstance(width, int) and isinstance(inner, int) and isinstance(layers, int)):

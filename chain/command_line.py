@@ -17,10 +17,10 @@ from chain.run_directory import find, find_source
 from chain.screen import resume_command
 from chain.set_values import seeds, with_values
 from chain.stages import Stage
-from utils.limits import Limits, hours, size_bytes_of
 from utils.command_line import Parser, refuse
 from utils.console import console
 from utils.errors import Refused
+from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
 from utils.runtime import card_bytes
 

@@ -83,9 +83,9 @@ class Models:
         dtype = None
         while isinstance(model, StageOutput) and model.name in self.stages:
             stage = self.stages[model.name]
-            dtype = dtype or stage.config.dtype or "float32"
             if stage.model is None:
-                raise ValueError("the model is made by this run's pretraining")
+                return Model(shapes_of(_of_pretraining(stage.config), scores=scores), dtype or "float32", "the recipe")
+            dtype = dtype or stage.config.dtype or "float32"
             model, revision = stage.model, stage.config.revision
         key = (model, revision, scores)
         if key not in self._known:
@@ -110,6 +110,21 @@ class Models:
             return AutoConfig.from_pretrained(hub.model_config(model, revision), trust_remote_code=False), "the Hub"
         except Refused as error:
             raise ValueError(str(error)) from error
+
+
+def _of_pretraining(config: Any) -> Any:
+    """Return the configuration of the model that a pretraining stage makes; its tokenizer may give fewer pieces."""
+    from transformers import AutoConfig
+
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "tie_word_embeddings")
+    heads = config.num_attention_heads
+    return AutoConfig.for_model(
+        "qwen3",
+        vocab_size=config.vocab_size,
+        num_key_value_heads=heads,
+        head_dim=config.hidden_size // heads,
+        **{name: getattr(config, name) for name in names},
+    )
 
 
 def trainer_args(stage: Stage) -> Any:

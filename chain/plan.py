@@ -43,6 +43,8 @@ class Needs:
     """Its peak on a GPU: with the micro-batch that fits the budget, or the recipe's where none does."""
     tokens: int | None = None
     """Of a step at most, padding included."""
+    stated: Sequence[tuple[str, str]] = ()
+    """The model or data that are not on this machine, each with who states its size: the recipe or the Hub."""
     notes: Sequence[str] = field(default_factory=list)
     """What there is to say of it: a changed micro-batch, what would make it fit, why something is not known."""
 
@@ -83,8 +85,9 @@ def plan(
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
             continue
-        if known:
-            notes.append(f"{stage.kind}: its rows are those that {known} states")
+        stated = [(stage.config.dataset_name, known)] if known else []
+        if peak is not None and isinstance(stage.model, str) and models.of(stage).source != "this machine":
+            stated.append((stage.model, models.of(stage).source))
         steps = _steps(stage, train_rows)
         disk_bytes = _disk_bytes(stage, steps, number, models if shapes else None)
         needs.append(
@@ -98,8 +101,9 @@ def plan(
                 download_bytes,
                 memory=peak,
                 tokens=_tokens(stage, models),
+                stated=stated,
                 notes=notes,
-            )  # fmt: skip
+            )
         )
     if problems:
         raise refusal(problems)
@@ -111,13 +115,11 @@ def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[For
     if stage.model is None:
         return None, ["pretrain: its memory is not forecast; python -m pretrain --help tells what the presets take"]
     try:
-        source = f"{stage.kind}: the shapes are those of {models.of(stage).source}"
-        notes = [] if models.of(stage).source == "this machine" else [source]
         fitting = forecast.fit(stage, models, budget_bytes)
         if fitting is None:
             assert budget_bytes is not None, "without a budget every stage fits"
-            return forecast.forecast(stage, models), [*notes, forecast.refusal_of(stage, models, budget_bytes)]
-        return fitting[1], [*notes, *forecast.changes(stage, fitting[1])]
+            return forecast.forecast(stage, models), [forecast.refusal_of(stage, models, budget_bytes)]
+        return fitting[1], forecast.changes(stage, fitting[1])
     except ValueError as error:
         return None, [f"{stage.kind}: its memory cannot be forecast: {error}"]
 
@@ -155,7 +157,10 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
         yield table
     for need in needs:
         yield from need.notes
-    yield "Time: not measured (a forecast would be invented: it depends on the card)."
+    for source in dict.fromkeys(source for need in needs for _, source in need.stated):
+        names = dict.fromkeys(name for need in needs for name, its in need.stated if its == source)
+        yield f"Not on this machine, so as {source} states: {', '.join(names)}"
+    yield "Time: not measured"
 
 
 def _mib(size_bytes: int) -> str:
