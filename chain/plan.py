@@ -80,8 +80,8 @@ def plan(
             train_rows, eval_rows, known = _rows(stage, check_data, bool(unreachable), models.sizes)
             peak, notes = _memory(stage, models, budget_bytes)
             shapes = None if peak is None else models.of(stage).shapes
-            number = shapes.parameters if shapes else _parameters(stage, parameters, outputs, bool(unreachable))
-            parameters[stage.kind] = number
+            number = _parameters(stage, parameters, outputs, bool(unreachable))
+            number = parameters[stage.kind] = shapes.parameters if number is None and shapes else number
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
             continue
