@@ -67,7 +67,7 @@ def plan(
         Refused: with everything that cannot be had or cannot be read.
     """
     problems = missing(stages)
-    unreachable = hub.unreachable() if problems else None
+    unreachable = hub.unreachable() if problems and not check_data else None
     if unreachable:  # then what the recipe records has to do
         problems = [problem for problem in problems if not problem.startswith(unreachable)]
     models = Models(stages, outputs, sizes)
