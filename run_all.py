@@ -74,8 +74,12 @@ def serve(args: argparse.Namespace) -> None:
     elif args.test or args.prod or args.recipe is not None:
         act(args, request(args, TEST if args.test else PROD if args.prod else args.recipe))
     else:
-        both = request(args, TEST), request(args, PROD)
-        [act(args, one) for one in both] if args.plan else serve_both(args, *both)
+        test, prod = request(args, TEST), request(args, PROD)
+        if args.plan:  # which starts nothing, and says by itself what cannot be had
+            act(args, test)
+            act(args, prod)
+        else:
+            serve_both(args, test, prod)
 
 
 def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms.memory import COMPONENTS
 from chain import forecast
 from chain.fitting import fit_all
 from chain.forecast import Models
@@ -122,7 +123,7 @@ def test_a_stage_that_was_stopped_keeps_its_micro_batch(monkeypatch: pytest.Monk
     assert fitting.record is not None
     assert (fitting.record["per_device_train_batch_size"], fitting.record["gradient_accumulation_steps"]) == (2, 8)
     assert fitting.record["budget_bytes"] == 64 * GIB
-    assert fitting.record["peak_bytes"] == sum(fitting.record[name] for name in forecast.memory.COMPONENTS)
+    assert fitting.record["peak_bytes"] == sum(fitting.record[name] for name in COMPONENTS)
     assert fitting.said == [
         "sft: 2 × 8 instead of 8 × 2 (per_device_train_batch_size × gradient_accumulation_steps) keeps to the memory"
         " budget; a step is the same"
