@@ -16,6 +16,7 @@ from typing import Any
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from algorithms.config import GRPOExtraConfig, StageOutput
 from chain import command_line, screen
+from chain.fitting import Fitting, fit_all
 from chain.preflight import Fetched, fetch
 from chain.record import (
     changes_since,
@@ -87,7 +88,9 @@ def run_pipeline(
             memory_budget=allowed.memory_budget_bytes,
             max_hours=allowed.max_hours,
         )
-        made = command_line.serve(args, command_line.request(args, script, configs, grpo_extra), run_pipeline)
+        sizes = getattr(sys.modules["__main__"], "SIZES", None)
+        asked = command_line.request(args, script, configs, grpo_extra, sizes)
+        made = command_line.serve(args, asked, run_pipeline)
         return made or sys.exit(0)
     if recipe is None:
         command_line.refuse_flags()
@@ -103,6 +106,8 @@ def run_pipeline(
         chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
         fetched = first_then_all(lambda: fetch(chosen, outputs))
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
+        begun = {} if earlier is None else _begun(earlier.run_dir, [one for one in chosen if one.kind not in changes])
+        fitting = fit_all(chosen, outputs, allowed.memory_budget_bytes, begun)
     run_dir = by_first(lambda: earlier.run_dir if earlier else create(runs_dir))
     with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
         info = RunInfo(run_dir)
@@ -119,7 +124,7 @@ def run_pipeline(
         by_first(lambda: console().print(screen.header(info.read(), run_dir)))
         try:
             with keep(allowed):
-                _run_stages(Run(info, chosen, fetched, outputs))
+                _run_stages(Run(info, chosen, fetched, outputs, fitting))
         except KeyboardInterrupt as error:
             info.set(status="interrupted", finished_at=now())
             stopped = Interrupted(
@@ -137,6 +142,13 @@ def run_pipeline(
         console().print(*screen.results(info.read(), records), sep="\n")
         console().print(screen.model_line(info.read(), run_dir), markup=False, soft_wrap=True)
     return run_dir
+
+
+def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
+    """Return the micro-batch of each stage that was stopped: it goes on with that."""
+    records = {stage.kind: StageLog(run_dir / stage.config.output_dir).read_info() for stage in stages}
+    forecasts = {kind: record.get("forecast") for kind, record in records.items() if record.get("status") != "passed"}
+    return {kind: one["per_device_train_batch_size"] for kind, one in forecasts.items() if one}
 
 
 def _limits(memory_budget: int | str | None, max_hours: float | None) -> Limits:
@@ -204,8 +216,15 @@ def _terminable() -> Iterator[None]:
 class Run:
     """A run under way: its record, its stages, and where each model that they name lies."""
 
-    def __init__(self, info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path]) -> None:
-        self.info, self.stages, self.fetched = info, stages, fetched
+    def __init__(
+        self,
+        info: RunInfo,
+        stages: list[Stage],
+        fetched: Fetched,
+        outputs: Mapping[str, Path],
+        fitting: Mapping[str, Fitting],
+    ) -> None:
+        self.info, self.stages, self.fetched, self.fitting = info, stages, fetched, fitting
         self.outputs = dict(outputs)  # grows as stages finish
         self.tasks = _tasks(stages)
 
@@ -272,6 +291,10 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
     run.info.set_stage(stage.kind, status="running", started_at=now(), input=source)
     log.event("STAGE_START", f"{stage.kind} from {shown(stage.model)}")
     console().print(screen.stage(stage, data))
+    if stage.kind in run.fitting:
+        fitting = run.fitting[stage.kind]
+        log.info(forecast=fitting.record)
+        console().print(*fitting.said, sep="\n", markup=False, soft_wrap=True, end="\n" if fitting.said else "")
 
 
 def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
@@ -281,7 +304,8 @@ def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         return
     if device() == "cpu":  # where the model trains on a GPU, the memory it was loaded in is not needed again
         keep_freed_memory()
-    checkpoint = _train_function(stage)(stage.with_paths(run.path_of), stage_dir)
+    fitted = run.fitting[stage.kind].stage if stage.kind in run.fitting else stage
+    checkpoint = _train_function(stage)(fitted.with_paths(run.path_of), stage_dir)
     if is_first():  # others may be here before its weights are
         log.info(output={"path": str(checkpoint), "sha256": weights_sha256(checkpoint)})
 

@@ -74,7 +74,12 @@ def serve(args: argparse.Namespace) -> None:
     elif args.test or args.prod or args.recipe is not None:
         act(args, request(args, TEST if args.test else PROD if args.prod else args.recipe))
     else:
-        serve_both(args, request(args, TEST), request(args, PROD))
+        test, prod = request(args, TEST), request(args, PROD)
+        if args.plan:  # which starts nothing, and says by itself what cannot be had
+            act(args, test)
+            act(args, prod)
+        else:
+            serve_both(args, test, prod)
 
 
 def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:
@@ -99,7 +104,7 @@ def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:
 def request(args: argparse.Namespace, name_or_file: str) -> Request:
     """Return what the arguments ask for, of this recipe."""
     recipe = recipes.load(name_or_file)
-    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra)
+    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra, recipe.sizes)
 
 
 def recipe_of(runs_dir: str, run_id: str) -> str:

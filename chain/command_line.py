@@ -3,25 +3,26 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from algorithms.checks import RULES
 from algorithms.config import GRPOExtraConfig
-from chain.plan import plan, plan_lines
+from chain.forecast import Sizes
+from chain.plan import memory_lines, plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.run_directory import find, find_source
 from chain.screen import resume_command
 from chain.set_values import seeds, with_values
 from chain.stages import Stage
-from utils import limits
 from utils.command_line import Parser, refuse
 from utils.console import console
 from utils.errors import Refused
-from utils.limits import Limits
+from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
+from utils.runtime import card_bytes
 
 
 def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
@@ -32,7 +33,7 @@ def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
     value: dict[str, Any] = {"dest": "values", "action": "append", "default": [], "metavar": "STAGE.FIELD=VALUE"}
     made.add_argument("--set", **value, help="change a value; repeatable")
     made.add_argument("--seed", type=_seed, metavar="N", help="the seed of every stage")
-    made.add_argument("--plan", action="store_true", help="inputs, rows, steps, parameters, disk; starts nothing")
+    made.add_argument("--plan", action="store_true", help="inputs, rows, steps, memory, disk; starts nothing")
     made.add_argument("--check-data", action="store_true", help="with --plan: read every row, of data on the Hub too")
     made.add_argument("--download", action="store_true", help="fetch what the recipe needs, and stop")
     made.add_argument(
@@ -40,10 +41,8 @@ def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
         action="store_true",
         help="with --resume: accept changes, on the record; what was stopped starts over",
     )
-    made.add_argument(
-        "--memory-budget", type=_limit(limits.size_bytes_of), metavar="SIZE", help="of the GPU, such as 6GiB"
-    )
-    made.add_argument("--max-hours", type=_limit(limits.hours), metavar="H", help="stop before it takes longer")
+    made.add_argument("--memory-budget", type=_limit(size_bytes_of), metavar="SIZE", help="of the GPU, such as 6GiB")
+    made.add_argument("--max-hours", type=_limit(hours), metavar="H", help="stop before it takes longer")
     made.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are kept (runs)")
 
 
@@ -109,7 +108,7 @@ def refuse_combinations(args: argparse.Namespace) -> None:
     refuse((not str(args.runs_dir), "--runs-dir is empty: name a directory, or leave it out"))
 
 
-NO_LIMITS = limits.Limits()
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -126,14 +125,20 @@ class Request:
     from_run: str | None = None
     resume: str | None = None
     limits: Limits = NO_LIMITS
+    sizes: Sizes = field(default_factory=dict)
+    """What the recipe records of the models and data that it names."""
 
 
 def request(
-    args: argparse.Namespace, recipe: str, configs: Mapping[str, Any], grpo_extra: GRPOExtraConfig | None
+    args: argparse.Namespace,
+    recipe: str,
+    configs: Mapping[str, Any],
+    grpo_extra: GRPOExtraConfig | None,
+    sizes: Sizes | None = None,
 ) -> Request:
     """Return what the arguments ask for of a recipe; with `--resume`, also what the run was asked for before."""
     asked: dict[str, Any] = {"stages": args.stages, "from_run": args.from_run}
-    allowed = limits.Limits(memory_budget_bytes=args.memory_budget, max_hours=args.max_hours)
+    allowed = Limits(memory_budget_bytes=args.memory_budget, max_hours=args.max_hours)
     values = [*args.values, *(() if args.seed is None else seeds(configs, args.seed))]
     if args.resume is not None:
         info = resumable(Path(args.runs_dir), args.resume)
@@ -145,7 +150,8 @@ def request(
         names = tuple(entry["name"] for entry in record["stages"])
         asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
     configs, grpo_extra = with_values(configs, grpo_extra, values)
-    return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), limits=allowed, **asked)
+    asked |= {"limits": allowed, "sizes": sizes or {}}
+    return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
 
 
 def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., Path]) -> Path | None:
@@ -181,11 +187,12 @@ def show_plan(asked: Request, check_data: bool) -> None:
         chosen, outputs = stages(asked)
         passed = finished_outputs(find(asked.runs_dir, asked.resume)) if asked.resume else {}
         left = [stage for stage in chosen if stage.kind not in passed]
-        needs = plan(left, outputs | passed, check_data=check_data)
+        budget_bytes = asked.limits.memory_budget_bytes or card_bytes()
+        needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
     title = f"Plan of {asked.recipe}"
     if passed:
         title += f": what is left of run {asked.resume}, in which {', '.join(passed)} passed"
-    for line in plan_lines(title, needs, asked.runs_dir):
+    for line in [*plan_lines(title, needs, asked.runs_dir), *memory_lines(needs, budget_bytes)]:
         console().print(line, soft_wrap=isinstance(line, str), markup=False)
 
 

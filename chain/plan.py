@@ -1,16 +1,19 @@
-"""What a recipe needs, stage by stage: its input, rows, steps, parameters and disk. Trains nothing, writes no file."""
+"""What a recipe needs, stage by stage: input, rows, steps, memory, disk. Trains nothing, writes no file."""
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from algorithms import memory
 from algorithms.config import StageOutput
+from chain import forecast
+from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
 from chain.preflight import load_data, missing
 from chain.run_directory import usable
 from chain.stages import Stage, shown
@@ -36,34 +39,132 @@ class Needs:
     """Its output and checkpoints."""
     download_bytes: int | None
     """Of the models and data that are not on this machine, those that no earlier stage has needed."""
+    memory: Forecast | None = None
+    """Its peak on a GPU: with the micro-batch that fits the budget, or the recipe's where none does."""
+    tokens: int | None = None
+    """Of a step at most, padding included."""
+    stated: Sequence[tuple[str, str]] = ()
+    """The model or data that are not on this machine, each with who states its size: the recipe or the Hub."""
+    notes: Sequence[str] = field(default_factory=list)
+    """What there is to say of it: a changed micro-batch, what would make it fit, why something is not known."""
 
 
-def plan(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bool = False) -> list[Needs]:
+def plan(
+    stages: Sequence[Stage],
+    outputs: Mapping[str, Path],
+    *,
+    check_data: bool = False,
+    budget_bytes: int | None = None,
+    sizes: Sizes | None = None,
+) -> list[Needs]:
     """Return what each stage needs. `outputs` are directories of an earlier run's stages.
 
-    Data on the Hub are not downloaded, only asked for their size, unless `check_data`: then every row is read.
+    Data on the Hub are not downloaded, only asked for their size, unless `check_data`: then every row is read. Of a
+    model that is not here the configuration alone is fetched. `sizes` are what the recipe records of both, for where
+    the Hub cannot be asked. `budget_bytes` is what there is of GPU memory.
 
     Raises:
         Refused: with everything that cannot be had or cannot be read.
     """
     problems = missing(stages)
+    unreachable = hub.unreachable() if problems and not check_data else None
+    if unreachable:  # then what the recipe records has to do
+        problems = [problem for problem in problems if not problem.startswith(unreachable)]
+    models = Models(stages, outputs, sizes)
     needs: list[Needs] = []
     parameters: dict[str, int | None] = {}
     downloads: set[tuple[str, str | None]] = set()
     for stage in stages if not problems else ():
         try:
-            download_bytes = _download_bytes(stage, downloads)
-            train_rows, eval_rows = _rows(stage, check_data)
-            number = parameters[stage.kind] = _parameters(stage, parameters, outputs)
+            download_bytes = None if unreachable else _download_bytes(stage, downloads)
+            train_rows, eval_rows, known = _rows(stage, check_data, bool(unreachable), models.sizes)
+            peak, notes = _memory(stage, models, budget_bytes)
+            shapes = None if peak is None else models.of(stage).shapes
+            number = _parameters(stage, parameters, outputs, bool(unreachable))
+            number = parameters[stage.kind] = shapes.parameters if number is None and shapes else number
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
             continue
+        stated = [(stage.config.dataset_name, known)] if known else []
+        if peak is not None and isinstance(stage.model, str) and models.of(stage).source != "this machine":
+            stated.append((stage.model, models.of(stage).source))
         steps = _steps(stage, train_rows)
-        disk_bytes = _disk_bytes(stage, steps, number)
-        needs.append(Needs(stage, train_rows, eval_rows, steps, number, disk_bytes, download_bytes))
+        disk_bytes = _disk_bytes(stage, steps, number, models if shapes else None)
+        needs.append(
+            Needs(
+                stage,
+                train_rows,
+                eval_rows,
+                steps,
+                number,
+                disk_bytes,
+                download_bytes,
+                memory=peak,
+                tokens=_tokens(stage, models),
+                stated=stated,
+                notes=notes,
+            )
+        )
     if problems:
         raise refusal(problems)
     return needs
+
+
+def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Forecast | None, list[str]]:
+    """Return a stage's forecast, and what there is to say of it."""
+    if stage.model is None:
+        return None, ["pretrain: its memory is not forecast; python -m pretrain --help tells what the presets take"]
+    try:
+        fitting = forecast.fit(stage, models, budget_bytes)
+        if fitting is None:
+            assert budget_bytes is not None, "without a budget every stage fits"
+            return forecast.forecast(stage, models), [forecast.refusal_of(stage, models, budget_bytes)]
+        return fitting[1], forecast.changes(stage, fitting[1])
+    except ValueError as error:
+        return None, [f"{stage.kind}: its memory cannot be forecast: {error}"]
+
+
+def _tokens(stage: Stage, models: Models) -> int | None:
+    """Return the tokens of a step at most: rows of full length, of pairs both sides."""
+    if stage.model is None:
+        return None
+    try:
+        args = trainer_args(stage)
+        of_a_pass = forecast.settings(stage, args, models.of(stage), models)
+    except ValueError:
+        return None
+    return of_a_pass.sequences * of_a_pass.tokens * args.gradient_accumulation_steps
+
+
+def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[Table | str]:
+    """Yield the table of each stage's peak by component, and what there is to say of the stages."""
+    stages = [need for need in needs if need.memory is not None]
+    if stages:
+        limit = "" if budget_bytes is None else f", of {gib(budget_bytes)}"
+        table = Table(title=f"Forecast peak of GPU memory in MiB{limit}", title_justify="left", pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for need in stages:
+            table.add_column(need.stage.kind, justify="right", no_wrap=True)
+        peaks = [need.memory for need in stages if need.memory is not None]
+        for name in memory.COMPONENTS:
+            if any(peak.components[name] for peak in peaks):
+                table.add_row(name.replace("_", " "), *(_mib(peak.components[name]) for peak in peaks))
+        table.add_section()
+        table.add_row("peak", *(_mib(peak.peak_bytes) for peak in peaks), style="bold")
+        batches = (f"{peak.per_device_train_batch_size} × {peak.gradient_accumulation_steps}" for peak in peaks)
+        table.add_row("micro-batch × accumulation", *batches)
+        table.add_row("tokens a step, at most", *(_count(need.tokens) for need in stages))
+        yield table
+    for need in needs:
+        yield from need.notes
+    for source in dict.fromkeys(source for need in needs for _, source in need.stated):
+        names = dict.fromkeys(name for need in needs for name, its in need.stated if its == source)
+        yield f"Not on this machine, so as {source} states: {', '.join(names)}"
+    yield "Time: not measured"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f}"
 
 
 def plan_lines(title: str, needs: Sequence[Needs], runs_dir: Path) -> list[Table | str]:
@@ -112,8 +213,8 @@ def _size(size_bytes: int | None) -> str:
     return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
 
 
-def _rows(stage: Stage, check_data: bool) -> tuple[int | None, int | None]:
-    """Return the rows to train on and held out; of data on the Hub, unread, what their description says."""
+def _rows(stage: Stage, check_data: bool, offline: bool, recorded: Sizes) -> tuple[int | None, int | None, str | None]:
+    """Return the rows to train on and held out, and who states them if they were not read: the Hub or the recipe."""
     from data.corpus.configured import is_here
 
     config = stage.config
@@ -125,19 +226,23 @@ def _rows(stage: Stage, check_data: bool) -> tuple[int | None, int | None]:
     )
     if check_data or here:
         info, _ = load_data(stage)
-        return info["train_rows"], info["eval_rows"]
+        return info["train_rows"], info["eval_rows"], None
     if documents:
-        return None, None
-    sizes = hub.split_sizes(config.dataset_name, config.dataset_config_name, config.dataset_revision)
+        return None, None, None
+    if offline:
+        sizes = {split: int(rows) for split, rows in recorded.get(config.dataset_name, {}).items()}
+    else:
+        sizes = hub.split_sizes(config.dataset_name, config.dataset_config_name, config.dataset_revision)
     rows = sizes.get(config.dataset_split)
     if rows is None:
-        return None, None
+        return None, None, None
     if config.eval_split is not None:
         held_out = sizes.get(config.eval_split)
     else:
         held_out = round(rows * config.eval_fraction)
         rows -= held_out
-    return min(rows, config.max_samples or rows), min(held_out or 0, config.eval_samples)
+    measured_on = None if held_out is None else min(held_out, config.eval_samples)
+    return min(rows, config.max_samples or rows), measured_on, "the recipe" if offline else "the Hub"
 
 
 def _steps(stage: Stage, rows: int | None) -> int | None:
@@ -147,7 +252,7 @@ def _steps(stage: Stage, rows: int | None) -> int | None:
     """
     if stage.model is None:
         return int(stage.config.max_steps)
-    args = _trainer_args(stage)
+    args = trainer_args(stage)
     if args.max_steps > 0:
         return int(args.max_steps)
     if rows is None:
@@ -160,13 +265,9 @@ def _steps(stage: Stage, rows: int | None) -> int | None:
     return math.ceil(args.num_train_epochs * max(math.ceil(batches / accumulation), 1))
 
 
-def _trainer_args(stage: Stage) -> Any:
-    from algorithms import arguments
-
-    return arguments.config_class(stage.kind)(**arguments.resolve(stage.config, stage.extra, Path("never-written")))
-
-
-def _parameters(stage: Stage, so_far: Mapping[str, int | None], outputs: Mapping[str, Path]) -> int | None:
+def _parameters(
+    stage: Stage, so_far: Mapping[str, int | None], outputs: Mapping[str, Path], offline: bool
+) -> int | None:
     """Return the number of weights: of the stage's input, or of the model that pretraining makes."""
     model = stage.model
     if model is None:
@@ -178,6 +279,8 @@ def _parameters(stage: Stage, so_far: Mapping[str, int | None], outputs: Mapping
     directory = hub.local_model(model, stage.config.revision)
     if directory is not None:
         return _count_weights(directory)
+    if offline:
+        return None
     described = hub.model_on_hub(model, stage.config.revision).safetensors
     return None if described is None else int(described.total)
 
@@ -229,20 +332,28 @@ def _data_bytes(stage: Stage) -> int | None:
     return info.download_size + info.dataset_size if info.download_size and info.dataset_size else None
 
 
-def _disk_bytes(stage: Stage, steps: int | None, parameters: int | None) -> int | None:
-    """Return the disk that a stage takes at most: its output, and its checkpoints with AdamW's states.
+def _disk_bytes(stage: Stage, steps: int | None, parameters: int | None, models: Models | None = None) -> int | None:
+    """Return the disk that a stage takes at most: its output, and its checkpoints with the optimizer's states.
 
-    A new checkpoint is written before the oldest is removed, so there is one more than are kept.
+    A new checkpoint is written before the oldest is removed, so there is one more than are kept. `models` are for the
+    states of a known optimizer; without, they are AdamW's.
     """
     if parameters is None or steps is None:
         return None
-    config: Any = stage.config if stage.model is None else _trainer_args(stage)
+    config: Any = stage.config if stage.model is None else trainer_args(stage)
     number = WEIGHT_BYTES.get(getattr(stage.config, "dtype", None), 4)
-    weights = number * parameters
+    output = kept = number * parameters
+    states = OPTIMIZER_STATES * number * parameters
+    if models is not None:
+        held = forecast.settings(stage, config, models.of(stage), models)
+        trained = memory.trained_weights(models.of(stage).shapes, held.adapter)
+        number = 4 if held.adapter else held.weight_bytes
+        output = held.weight_bytes * parameters
+        kept = number * sum(weight.elements for weight in trained)  # of an adapter, its own weights alone
+        states = memory.optimizer_bytes(trained, held.optim, number)
     if getattr(config, "save_strategy", "steps") == "no":
-        return weights
+        return output
     every = config.save_steps if config.save_steps >= 1 else config.save_steps * steps
     checkpoints = math.ceil(steps / every)
     most = min(checkpoints, (config.save_total_limit or checkpoints) + 1)
-    state = 1 if "8bit" in str(getattr(config, "optim", "")) else number
-    return weights + most * (weights + OPTIMIZER_STATES * state * parameters)
+    return output + most * (kept + states)

@@ -26,6 +26,8 @@ class Recipe:
     """The stages by kind, in the order of the run, as the file has them: not checked yet."""
     grpo_extra: GRPOExtraConfig | None = None
     """What GRPO needs besides."""
+    sizes: Mapping[str, Mapping[str, Any]]
+    """What the file records, as SIZES, of the models and data that it names: for a plan without a network."""
 
 
 def shipped() -> dict[str, str]:
@@ -58,7 +60,10 @@ def load(name_or_file: str) -> Recipe:
     extra = getattr(module, "grpo_extra", None)
     if not isinstance(extra, GRPOExtraConfig | None):
         raise Refused(f"{path}: grpo_extra must be a GRPOExtraConfig; given: {extra!r}")
-    return Recipe(name=name, configs=dict(configs), grpo_extra=extra)
+    sizes = getattr(module, "SIZES", {})
+    if not isinstance(sizes, Mapping) or not all(isinstance(one, Mapping) for one in sizes.values()):
+        raise Refused(f"{path}: SIZES must map the name of a model or data set to a dict; given: {sizes!r}")
+    return Recipe(name=name, configs=dict(configs), grpo_extra=extra, sizes=sizes)
 
 
 def _locate(name_or_file: str) -> tuple[Path, str]:

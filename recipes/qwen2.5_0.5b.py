@@ -79,5 +79,17 @@ grpo_extra = GRPOExtraConfig(
     max_completion_length=512,
 )
 
+# As published, for a plan without a network: rows of the splits, and what of config.json shapes the model.
+SIZES = {
+    "trl-lib/Capybara": {"train": 15_806},
+    "trl-lib/ultrafeedback_binarized": {"train": 62_135},
+    "trl-lib/DeepMath-103K": {"train": 97_870},
+    "Qwen/Qwen2.5-0.5B": {
+        "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151_936, "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    },
+}  # fmt: skip
+
 if __name__ == "__main__":
     run_pipeline(configs, grpo_extra)

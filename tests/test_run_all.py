@@ -403,3 +403,18 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run_all, "act", act)
     assert main(["--test"]) == 130
+
+
+def test_plan_of_prod_tells_memory_without_a_network_by_what_the_recipe_records(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.hub.unreachable", lambda: "the Hub cannot be reached")
+    monkeypatch.setattr("utils.hub.local_model", lambda *_: None)
+    monkeypatch.setattr("utils.hub.has_dataset", lambda *_: False)
+    assert main(["--prod", "--plan", "--memory-budget", "6GiB"]) == 0
+    said = capsys.readouterr().out
+    assert "15,016" in said  # 15,806 rows of Capybara less 5 %
+    assert "494,032,768" in said
+    assert "Forecast peak of GPU memory in MiB, of 6.00 GiB" in said
+    assert "Not on this machine, so as the recipe states: trl-lib/Capybara, Qwen/Qwen2.5-0.5B" in said
+    assert "Time: not measured" in said

@@ -114,6 +114,18 @@ def model_on_hub(name: str, revision: str | None) -> Any:
         return found
 
 
+def model_config(name: str, revision: str | None) -> Path:
+    """Return the file config.json of a model on the Hub, and download nothing else of it.
+
+    Raises:
+        Refused: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _said_plainly("model", name, revision):
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+
+
 def download_model(name: str, revision: str | None) -> Path:
     """Download a model's files into the Hugging Face cache, and return their directory.
 

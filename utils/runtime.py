@@ -93,6 +93,15 @@ def hardware() -> dict[str, Any]:
     return facts
 
 
+def card_bytes() -> int | None:
+    """Return the memory of the GPU that training uses; None without one."""
+    if device() != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
 def available_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,154 @@
+"""A stage's memory, and the micro-batch that keeps to a budget: the step stays the recipe's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms.memory import COMPONENTS
+from chain import forecast
+from chain.fitting import fit_all
+from chain.forecast import Models
+from chain.stages import Stage
+from recipes import load
+from utils.errors import Refused
+
+GIB = 2**30
+SIZES = load("qwen2.5_0.5b").sizes
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes are those that the recipe records, whatever this machine has."""
+    monkeypatch.setattr("utils.hub.local_model", lambda *_: None)
+
+
+def stage(kind: str, extra: GRPOExtraConfig | None = None, **fields: Any) -> Stage:
+    given: dict[str, Any] = {
+        "model_name": "Qwen/Qwen2.5-0.5B", "output_dir": kind, "dataset_name": "made:prompts", "dtype": "bfloat16",
+        "optim": "adamw_torch_fused", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
+    }  # fmt: skip
+    return Stage(kind, TrainingConfig(**given | fields), extra)
+
+
+def models(*stages: Stage) -> Models:
+    return Models(stages, {}, SIZES)
+
+
+def test_the_largest_micro_batch_that_fits_is_chosen_and_the_step_stays() -> None:
+    sft = stage("sft", max_length=2048, gradient_checkpointing=False)
+    peaks = {}
+    for candidate in forecast.micro_batches(sft):
+        config = candidate.config
+        assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 16
+        peaks[config.per_device_train_batch_size] = forecast.forecast(candidate, models(sft)).peak_bytes
+    assert list(peaks) == [8, 4, 2, 1]
+    assert peaks[8] > peaks[4] > peaks[2] > peaks[1]
+    for rows, peak in peaks.items():
+        chosen = forecast.fit(sft, models(sft), peak)
+        assert chosen is not None
+        assert chosen[0].config.per_device_train_batch_size == rows
+    assert forecast.fit(sft, models(sft), peaks[1] - 1) is None
+
+
+def test_without_a_budget_the_recipe_stays_as_it_is() -> None:
+    sft = stage("sft")
+    chosen = forecast.fit(sft, models(sft), None)
+    assert chosen is not None
+    assert chosen[0] is sft
+
+
+def test_grpo_samples_as_many_completions_at_once_with_a_smaller_micro_batch() -> None:
+    for options in ({}, {"steps_per_generation": 2}, {"generation_batch_size": 16}):
+        grpo = stage("grpo", GRPOExtraConfig(num_generations=4), trainer_args=options)
+        made = [forecast.trainer_args(candidate) for candidate in forecast.micro_batches(grpo)]
+        assert [args.per_device_train_batch_size for args in made] == [8, 4, 2, 1]
+        assert {args.generation_batch_size for args in made} == {16}
+
+
+def test_evaluation_takes_no_more_rows_than_training() -> None:
+    sft = stage("sft", trainer_args={"per_device_eval_batch_size": 8})
+    assert [forecast.trainer_args(one).per_device_eval_batch_size for one in forecast.micro_batches(sft)] == [
+        8,
+        4,
+        2,
+        1,
+    ]
+
+
+def test_pairs_have_two_rows_and_a_reference_its_own_weights() -> None:
+    alone = stage("dpo", trainer_args={"precompute_ref_log_probs": True})
+    beside = stage("dpo")
+    assert forecast.forecast(alone, models()).components["reference"] == 0
+    assert forecast.forecast(beside, models()).components["reference"] == 494_032_768 * 2
+    sft = forecast.forecast(stage("sft", per_device_train_batch_size=16), models()).components
+    assert forecast.forecast(alone, models()).components["activations"] == sft["activations"]
+
+
+def test_a_reward_model_of_the_run_is_counted_in_grpo() -> None:
+    reward = stage("reward", dtype="float32")
+    extra = GRPOExtraConfig(reward_func=["accuracy", StageOutput("reward")])
+    assert forecast.forecast(stage("grpo", extra), models(reward)).components["reward_models"] == 494_033_664 * 4
+
+
+def test_an_adapter_of_the_attention_alone_leaves_the_optimizer_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = models().described("Qwen/Qwen2.5-0.5B", None, scores=False).shapes
+    config: Any = type("WithPeft", (), {"peft": "qlora", "peft_args": {"r": 8, "target_modules": ["q_proj", "v_proj"]}})
+    adapter = forecast._adapter(config, shapes)
+    assert adapter is not None
+    assert (adapter.r, adapter.quantised, len(adapter.targets)) == (8, True, 48)
+
+
+def test_what_does_not_fit_is_refused_with_what_would_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sft = stage("sft", dtype="float32", max_length=1024)
+    monkeypatch.setattr("chain.fitting.Models", lambda *_: models(sft))
+    with pytest.raises(Refused) as refused:
+        fit_all([sft], {}, 6 * GIB, {})
+    said = str(refused.value)
+    assert "sft does not fit in 6.00 GiB: with one row at a time its forecast is" in said
+    assert "--set sft.dtype=bfloat16 --set sft.optim=adamw_torch_8bit" in said
+    _, _, change = said.partition("It fits with ")
+    from chain.set_values import with_values
+
+    values = change.replace("--set ", "").split()
+    configs, _ = with_values({"sft": sft.config}, None, values)
+    assert forecast.fit(Stage("sft", configs["sft"]), models(), 6 * GIB) is not None
+
+
+def test_a_stage_that_was_stopped_keeps_its_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sft = stage("sft")
+    monkeypatch.setattr("chain.fitting.Models", lambda *_: models(sft))
+    fitting = fit_all([sft], {}, 64 * GIB, {"sft": 2})["sft"]
+    assert fitting.record is not None
+    assert (fitting.record["per_device_train_batch_size"], fitting.record["gradient_accumulation_steps"]) == (2, 8)
+    assert fitting.record["budget_bytes"] == 64 * GIB
+    assert fitting.record["peak_bytes"] == sum(fitting.record[name] for name in COMPONENTS)
+    assert fitting.said == [
+        "sft: 2 × 8 instead of 8 × 2 (per_device_train_batch_size × gradient_accumulation_steps) keeps to the memory"
+        " budget; a step is the same"
+    ]
+
+
+def test_without_a_gpu_and_a_budget_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chain.fitting.card_bytes", lambda: None)
+    assert fit_all([stage("sft")], {}, None, {}) == {}
+
+
+def test_an_unknown_optimizer_is_said_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sft = stage("sft", optim="adafactor")
+    monkeypatch.setattr("chain.fitting.Models", lambda *_: models(sft))
+    fitting = fit_all([sft], {}, 6 * GIB, {})["sft"]
+    assert (fitting.stage, fitting.record) == (sft, None)
+    assert fitting.said == ["sft: its memory cannot be forecast: the states of optim = 'adafactor' are not known"]
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "grpo"])
+def test_every_stage_of_the_shipped_recipe_is_forecast_without_weights(kind: str) -> None:
+    recipe = load("qwen2.5_0.5b")
+    every = [
+        Stage(name, config, recipe.grpo_extra if name == "grpo" else None) for name, config in recipe.configs.items()
+    ]
+    one = next(one for one in every if one.kind == kind)
+    assert 2 * GIB < forecast.forecast(one, models(*every)).peak_bytes < 16 * GIB
+    assert Path("never-written").exists() is False
