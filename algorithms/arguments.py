@@ -75,6 +75,8 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
         options["use_cpu"] = True
     if "bf16" not in options and not options.get("fp16") and not computes_in_bf16(target):
         options["bf16"] = False
+        if target == "cuda":  # before Ampere; the gradient scaler takes no weights in float16, but adapters in float32
+            options.setdefault("fp16", config.dtype != "float16" or config.peft is not None)
     batch_size = options.get("per_device_train_batch_size")
     if batch_size is not None and batch_size % (extra.num_generations if extra else 1) == 0:
         options.setdefault("per_device_eval_batch_size", batch_size)  # evaluation must not need more than training
@@ -92,7 +94,7 @@ def training_device(options: dict[str, Any]) -> str:
 
 def has_bf16_weights(config: TrainingConfig) -> bool:
     """Tell whether the weights that a stage trains are bfloat16: all of them, since adapters are kept in float32."""
-    return config.dtype == "bfloat16" and getattr(config, "peft", None) is None
+    return config.dtype == "bfloat16" and config.peft is None
 
 
 def rounding_problem(kind: str, config: TrainingConfig, options: dict[str, Any]) -> str | None:

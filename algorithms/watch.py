@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from utils.agreement import any_says
 from utils.console import Bar, progress
 from utils.errors import StageFailed
 from utils.limits import kept
@@ -106,10 +107,11 @@ class Watch(TrainerCallback):
         self.steps.begin()
 
     def _reason_to_stop(self, state: Any) -> str | None:
+        """Return why all processes stop after this step, one of which may have been asked to; None if they go on."""
         if self.asked_to_stop():
-            return f"stopped after step {state.global_step} of {state.max_steps}, with a checkpoint"
+            return any_says(f"stopped after step {state.global_step} of {state.max_steps}, with a checkpoint")
         assert self.bar is not None
-        return kept().out_of_time(self.bar.pace, state.max_steps)
+        return any_says(kept().out_of_time(self.bar.pace, state.max_steps))
 
     def _watch_gradient(self, norm: float) -> None:
         self.zero_gradients = self.zero_gradients + 1 if norm == 0 else 0

@@ -43,14 +43,13 @@ CAP = "6GiB"
 
 def savings(kind: str, config: TrainingConfig, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each saving that a stage makes, and the values that switch it off."""
-    peft = getattr(config, "peft", None)
-    if config.dtype == "bfloat16" and peft is None:
+    if config.dtype == "bfloat16" and config.peft is None:
         yield "bfloat16 weights", {"dtype": "float32"}
     if config.optim == "adamw_torch_8bit":
         yield "8-bit optimizer states", {"optim": "adamw_torch_fused"}
-    if peft == "qlora":
+    if config.peft == "qlora":
         yield "4-bit weights", {"peft": "lora"}
-    if peft is not None:
+    if config.peft is not None:
         yield "an adapter", {"peft": None, "peft_args": {}}
     if config.gradient_checkpointing is not False:
         yield "activations computed again", {"gradient_checkpointing": False}
@@ -200,7 +199,7 @@ def main() -> None:
         for kind, config in recipes.load(recipe).configs.items():
             if args.stages is not None and kind not in args.stages:
                 continue
-            quantised = getattr(config, "peft", None) == "qlora"
+            quantised = config.peft == "qlora"
             found = of_sides(args, recipe, kind, ["ours"] if quantised else list(SIDES))
             sides += side_rows(recipe, kind, found, forecast.get(kind))
             off = {} if args.no_savings else dict(savings(kind, config, args.device))

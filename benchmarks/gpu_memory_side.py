@@ -154,12 +154,12 @@ def _train(stage: Stage, options: dict[str, Any]) -> None:
         "train_dataset": load_dataset("json", data_files=f"{config.dataset_name}/train.jsonl", split="train"),
         "processing_class": tokenizer,
     }
-    if peft := getattr(config, "peft", None):
+    if config.peft:
         from peft import LoraConfig
 
-        assert peft == "lora", "TRL's side of QLoRA would need its quantised loading: it is not measured"
+        assert config.peft == "lora", "TRL's side of QLoRA would need its quantised loading: it is not measured"
         task = "SEQ_CLS" if stage.kind == "reward" else "CAUSAL_LM"
-        given["peft_config"] = LoraConfig(task_type=task, **getattr(config, "peft_args", {}))
+        given["peft_config"] = LoraConfig(task_type=task, **config.peft_args)
     if stage.extra is not None:
         given["reward_funcs"] = list(stage.extra.rewards)
     trainer = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "grpo": "GRPOTrainer"}[stage.kind]

@@ -34,6 +34,7 @@ SHAPE = {
     "max_position_embeddings": 256,  # documents are measured up to here: the longest row that either side may train on
 }  # fmt: skip
 VOCAB_SIZE, DEFAULT_VOCAB_SIZE = 2048, 1024
+ROWS = {"max_length": 128, "per_device_train_batch_size": 16}
 QUICK_SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 QUICK_VOCAB_SIZE = 512
 
@@ -50,18 +51,8 @@ CALIBRATION_STEPS = 40
 
 Search = Mapping[str, Sequence[Any]]
 SEARCH: Mapping[str, Search] = {
-    "ours": {
-        "muon_learning_rate": (0.02, 0.01, 0.03, 0.05),
-        "per_device_train_batch_size": (16, 8, 32),
-        "max_length": (128, 256),
-        "dropout": (0.0, 0.1),
-    },
-    "trainer": {
-        "learning_rate": (2e-3, 1e-3, 4e-3, 8e-3),
-        "per_device_train_batch_size": (16, 8, 32),
-        "max_length": (128, 256),
-        "attention_dropout": (0.0, 0.1),
-    },
+    "ours": {"muon_learning_rate": (0.02, 0.01, 0.03), "dropout": (0.0, 0.1)},
+    "trainer": {"learning_rate": (2e-3, 1e-3, 4e-3), "attention_dropout": (0.0, 0.1)},
 }
 """What `quality` tries, one setting after the other; each side starts from the first values and has as many trials."""
 
@@ -153,10 +144,9 @@ def throughput(bench: Bench) -> str:
     and keeps them apart by a mask; the Trainer's are one stream, cut into blocks. Padding does not count.
     """
     args = bench.args
-    rows = {"max_length": 128, "per_device_train_batch_size": 16}
     alike = {"attn_implementation": "eager" if device() == "cpu" else "sdpa", "torch_compile": False}
-    equal = {**rows, **SILENT, **alike, "max_steps": args.warmup + args.steps}
-    default = {**rows, "max_steps": args.warmup + args.default_steps}
+    equal = {**ROWS, **SILENT, **alike, "max_steps": args.warmup + args.steps}
+    default = {**ROWS, "max_steps": args.warmup + args.default_steps}
     equal_trainer = {"arguments": {**SILENT_TRAINER, **half_precision()}}
     default_trainer = {"optimizer": "adamw", "keep_memory": False}
     modes: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -231,9 +221,7 @@ def tuned(bench: Bench, side: str, search: Search) -> tuple[dict[str, Any], list
     for name, values in search.items():
         for value in values if name == next(iter(search)) else values[1:]:
             trial = best | {name: value}
-            # Rows and batch change the speed; a rate or a dropout does not, or hardly.
-            seen = [calibration(bench, side, trial)] if name in ("max_length", "per_device_train_batch_size") else cost
-            steps = affordable(bench.args.tuning_seconds, seen)
+            steps = affordable(bench.args.tuning_seconds, cost)  # a rate or a dropout hardly changes the speed
             shown = ", ".join(f"{key} {each:g}" for key, each in trial.items())
             result = bench.run(f"{side}, {shown}, {steps} steps", run_of(bench, side, trial, TUNING_SEED, steps))
             if result["validation_bits_per_byte"] < lowest:
@@ -264,9 +252,8 @@ def run_of(bench: Bench, side: str, settings: Mapping[str, Any], seed: int, step
     given: dict[str, Any] = {"seed": seed, "max_steps": steps}
     cadence: dict[str, Any] = {"eval_steps": every, "save_steps": every, "save_total_limit": 1}
     if side == "ours":
-        given |= {"weight_decay": 0.01, "eval_samples": NEVER, **cadence, **settings}
+        given |= {"weight_decay": 0.01, "eval_samples": NEVER, **ROWS, **cadence, **settings}
         return bench.job("ours", given, score=True)
-    rows = {name: settings[name] for name in ("per_device_train_batch_size", "max_length")}
     arguments = {
         "learning_rate": settings["learning_rate"],
         "lr_scheduler_type": "cosine",
@@ -276,12 +263,12 @@ def run_of(bench: Bench, side: str, settings: Mapping[str, Any], seed: int, step
         "eval_strategy": "steps",
         "save_strategy": "steps",
         "load_best_model_at_end": True,
-        "per_device_eval_batch_size": settings["per_device_train_batch_size"],
+        "per_device_eval_batch_size": ROWS["per_device_train_batch_size"],
         "logging_steps": 10,  # as ours
     }
     return bench.job(
         "trainer",
-        given | rows | {"attn_implementation": "sdpa"},
+        given | ROWS | {"attn_implementation": "sdpa"},
         arguments=arguments | cadence | half_precision(),
         optimizer="adamw",
         own_start=True,

@@ -189,7 +189,7 @@ def _number_bytes(stage: Stage, args: Any, model: Model) -> tuple[int, int]:
     from algorithms import arguments
     from utils.runtime import device
 
-    chosen = stage.config.dtype or ("bfloat16" if getattr(stage.config, "peft", None) == "qlora" else "float32")
+    chosen = stage.config.dtype or ("bfloat16" if stage.config.peft == "qlora" else "float32")
     weight = NUMBER_BYTES.get(model.dtype or "float32" if chosen == "auto" else chosen, 4)
     given = arguments.given(stage.config, stage.extra)
     # without a GPU here, the resolved value tells of this CPU, not of the card that the plan is for
@@ -198,16 +198,15 @@ def _number_bytes(stage: Stage, args: Any, model: Model) -> tuple[int, int]:
 
 
 def _adapter(config: TrainingConfig, shapes: Shapes) -> Adapter | None:
-    peft = getattr(config, "peft", None)
-    if peft is None:
+    if config.peft is None:
         return None
-    options = dict(getattr(config, "peft_args", {}))
+    options = dict(config.peft_args)
     modules = options.get("target_modules", "all-linear")
     linear = [weight.name for weight in shapes.weights if weight.role == "linear"]
     if modules != "all-linear":
         wanted = (modules,) if isinstance(modules, str) else tuple(modules)
         linear = [name for name in linear if name.removesuffix(".weight").endswith(wanted)]
-    return Adapter(r=int(options.get("r", 16)), targets=tuple(linear), quantised=peft == "qlora")
+    return Adapter(r=int(options.get("r", 16)), targets=tuple(linear), quantised=config.peft == "qlora")
 
 
 def _judge_bytes(reward_model: str | StageOutput, models: Models) -> int:
@@ -309,11 +308,10 @@ def _remedies(stage: Stage) -> Iterator[dict[str, Any]]:
     in_16_bits: dict[str, Any] = {"dtype": "bfloat16", "optim": "adamw_torch_8bit"}
     rounding = {"optim_args": "bf16_stochastic_round=True"}  # plain bfloat16 rounds small steps away
     ways: list[dict[str, Any]] = [checkpointing]
-    if lacks_bf16() is False and getattr(stage.config, "peft", None) is None:
+    if not lacks_bf16() and stage.config.peft is None:
         ways.append(checkpointing | in_16_bits | rounding)
-    if hasattr(stage.config, "peft"):
-        ways += [checkpointing | {"dtype": "bfloat16" if not lacks_bf16() else "float32", "peft": "lora"}]
-        ways += [checkpointing | {"peft": "qlora"}]
+    ways += [checkpointing | {"dtype": "float32" if lacks_bf16() else "bfloat16", "peft": "lora"}]
+    ways += [checkpointing | {"peft": "qlora"}]
     yield from ways[1:]
     name, tokens = (
         (_COMPLETION, args.max_completion_length) if stage.kind == "grpo" else ("max_length", args.max_length)

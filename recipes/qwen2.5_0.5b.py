@@ -20,7 +20,7 @@ from pipeline import run_pipeline
 # 1,792 bytes a token and layer, and the rest computed again in the backward pass, for a quarter of the time.
 # Gradients are clipped at 1, TRL's default. One checkpoint is kept: a resume needs one, and each is 2 GB.
 FULL: dict[str, Any] = {
-    "dtype": "bfloat16", "optim": "adamw_torch_8bit", "bf16": True, "attn_implementation": "sdpa",
+    "dtype": "bfloat16", "optim": "adamw_torch_8bit", "attn_implementation": "sdpa",
     "gradient_checkpointing": True, "weight_decay": 0.0, "save_total_limit": 1, "dataloader_num_workers": 2,
 }  # fmt: skip
 EIGHT_BIT: dict[str, Any] = {"optim_args": "bf16_stochastic_round=True"}

@@ -19,7 +19,7 @@ from pipeline import run_pipeline
 # weights after each stage, so that what comes out is an ordinary model, and DPO starts from it with a fresh adapter:
 # its reference is the model without that adapter, which costs no memory.
 LORA: dict[str, Any] = {
-    "dtype": "bfloat16", "peft": "lora", "merge_adapter": True, "optim": "adamw_torch_fused", "bf16": True,
+    "dtype": "bfloat16", "peft": "lora", "merge_adapter": True, "optim": "adamw_torch_fused",
     "peft_args": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"},
     "attn_implementation": "sdpa", "gradient_checkpointing": True, "weight_decay": 0.0, "save_steps": 100,
     "save_total_limit": 1, "dataloader_num_workers": 2,

@@ -17,7 +17,7 @@ from pipeline import run_pipeline
 # See qwen2.5_1.5b_lora for the adapter. It is merged at 16 bits after each stage, and the result is measured as it is
 # saved: the 4-bit weights are for training alone.
 QLORA: dict[str, Any] = {
-    "dtype": "bfloat16", "peft": "qlora", "merge_adapter": True, "optim": "adamw_torch_fused", "bf16": True,
+    "dtype": "bfloat16", "peft": "qlora", "merge_adapter": True, "optim": "adamw_torch_fused",
     "peft_args": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"},
     "attn_implementation": "sdpa", "gradient_checkpointing": True, "weight_decay": 0.0, "save_steps": 100,
     "save_total_limit": 1, "dataloader_num_workers": 2,

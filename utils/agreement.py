@@ -38,6 +38,17 @@ def by_first(make: Callable[[], T]) -> T:
     return result
 
 
+def any_says(text: str | None) -> str | None:
+    """Return, in every process, what the first of those that say something says; None if none does."""
+    if count() == 1:
+        return text
+    import torch.distributed as dist
+
+    said: list[Any] = [None] * count()
+    dist.all_gather_object(said, text, group=_group())
+    return next((one for one in said if one is not None), None)
+
+
 def first_then_all(make: Callable[[], T]) -> T:
     """Return what `make` returns here, after it has returned in the first process: the others find what it fetched."""
     if count() == 1:
