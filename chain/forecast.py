@@ -267,9 +267,14 @@ def changes(stage: Stage, found: Forecast) -> list[str]:
     now = (found.per_device_train_batch_size, found.gradient_accumulation_steps)
     if was == now:
         return []
+    losses = getattr(args, "loss_type", ())
+    by_pass = {"sft", "bnpo"} & set((losses,) if isinstance(losses, str) else losses)
+    same = "a step is the same"
+    if by_pass:
+        same = f"the loss {by_pass.pop()!r} is a mean over the tokens of a pass, so that passes weigh alike"
     return [
         f"{stage.kind}: {now[0]} × {now[1]} instead of {was[0]} × {was[1]} (per_device_train_batch_size × "
-        "gradient_accumulation_steps) keeps to the memory budget; a step is the same"
+        f"gradient_accumulation_steps) keeps to the memory budget; {same}"
     ]
 
 

@@ -130,6 +130,13 @@ def test_a_stage_that_was_stopped_keeps_its_micro_batch(monkeypatch: pytest.Monk
     ]
 
 
+def test_a_loss_that_smaller_passes_change_is_said() -> None:
+    plain, held = (stage("dpo", trainer_args={"loss_type": losses}) for losses in (["sigmoid"], ["sigmoid", "sft"]))
+    said = [forecast.changes(one, forecast.smallest(one, models()))[0].rpartition("; ")[2] for one in (plain, held)]
+    assert said[0] == "a step is the same"
+    assert said[1] == "the loss 'sft' is a mean over the tokens of a pass, so that passes weigh alike"
+
+
 def test_without_a_gpu_and_a_budget_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chain.fitting.card_bytes", lambda: None)
     assert fit_all([stage("sft")], {}, None, {}) == {}
