@@ -18,7 +18,7 @@ SHORT = {
     "sft": "max_steps=2 max_samples=64 eval_samples=20",
     "reward": "max_steps=2 max_samples=64 eval_samples=20",
     "dpo": "max_steps=2 max_samples=64 eval_samples=20",
-    "grpo": "max_steps=1 max_samples=16 eval_samples=20 per_device_train_batch_size=16 max_completion_length=8",
+    "grpo": "max_steps=2 max_samples=32 eval_samples=20 per_device_train_batch_size=16 max_completion_length=8",
 }
 
 
