@@ -20,6 +20,7 @@ from chain.stages import Stage, shown
 from utils import hub
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
+from utils.processes import count
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
 TYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -258,7 +259,7 @@ def _steps(stage: Stage, rows: int | None) -> int | None:
     if rows is None:
         return None
     batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    batches = math.ceil(rows / batch)
+    batches = math.ceil(math.ceil(rows / batch) / count())  # of each process
     if stage.kind == "grpo":  # whole generation batches of G completions a prompt, each used num_iterations times
         prompts = args.generation_batch_size // args.num_generations
         batches = rows // prompts * args.num_iterations * args.steps_per_generation

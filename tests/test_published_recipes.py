@@ -97,7 +97,11 @@ def small(**values: Any) -> list[str]:
 LORA = ["--set", "sft.peft=lora", "--set", "dpo.peft=lora"]
 
 
-@pytest.fixture(scope="module", params=[*((name, []) for name in RECIPES), ("smollm2_135m", LORA)], ids=str)
+def _named(run: tuple[str, list[str]]) -> str:
+    return run[0] + ("-lora" if run[1] else "")
+
+
+@pytest.fixture(scope="module", params=[*((name, []) for name in RECIPES), ("smollm2_135m", LORA)], ids=_named)
 def finished(
     request: pytest.FixtureRequest, hub_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:

@@ -60,9 +60,9 @@ def _ours() -> list[Any]:
     """Return the requested trackers that are not transformers' own."""
     if "neptune" not in requested() or not is_first() or not _installed("neptune"):
         return []
-    from utils.neptune_run import NeptuneRun
+    from utils.neptune_run import neptune_run
 
-    return [_shielded(NeptuneRun())]
+    return [_shielded(neptune_run())]
 
 
 def shield(trainer: Any) -> None:

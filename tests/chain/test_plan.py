@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
+from chain import plan
 from chain.plan import _disk_bytes, _download_bytes, _steps
 from chain.stages import Stage
 
@@ -16,6 +17,16 @@ def test_plan_of_grpo_counts_whole_groups() -> None:
     )  # fmt: skip
     # 16 completions a step are 4 prompts of 4; 103 prompts give 25 whole batches of prompts, one step each
     assert _steps(Stage("grpo", config, GRPOExtraConfig(num_generations=4)), 103) == 25
+
+
+@pytest.mark.parametrize(("processes", "steps"), [(1, 13), (2, 7)])
+def test_a_step_has_the_rows_of_every_process(processes: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "count", lambda: processes)
+    config = TrainingConfig(
+        model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=4, gradient_accumulation_steps=2,
+        num_train_epochs=1,
+    )  # fmt: skip
+    assert _steps(Stage("sft", config), 101) == steps  # 101 rows are 26 batches of 4, 13 for each of two processes
 
 
 def test_disk_is_the_output_and_one_checkpoint_more_than_are_kept() -> None:

@@ -221,6 +221,6 @@ def test_a_service_that_never_answers_costs_its_wait_and_training_goes_on(
             record(1, {"loss": 2.5})
         assert time.monotonic() - began < 15
     said = " ".join(capsys.readouterr().out.split())
-    for name in ("Wandb", "NeptuneRun"):
+    for name in ("Wandb", "Neptune"):
         assert said.count(f"the tracker {name} failed and records nothing more; training goes on") == 1
     assert list((three / "logs").glob("events.out.tfevents.*"))
