@@ -58,7 +58,7 @@ def first_then_all(make: Callable[[], T]) -> T:
     return made[0] if is_first() else make()
 
 
-def peer_has_ended(error: BaseException) -> bool:
+def peer_has_ended(error: BaseException | None) -> bool:
     """Tell whether an error says no more than that another process of the run has ended."""
     return count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PEER)
 

@@ -175,7 +175,7 @@ def dataset_on_hub(name: str, revision: str | None) -> Any:
 def _refuse_without_access(kind: str, name: str) -> None:
     """Raise what the Hub would raise at the first file: it describes a gated repository to everyone."""
     from huggingface_hub import constants, get_session, hf_raise_for_status
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     url = f"{constants.ENDPOINT}/api/{kind}/{name}/auth-check"  # as HfApi.auth_check, which would wait for ever
     hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_S))
