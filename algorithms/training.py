@@ -135,6 +135,7 @@ def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
     """Bring the record, and the trainer, back to a checkpoint; True if training had ended there."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     log.cut_back(state["global_step"])
+    log.take_up(state["log_history"])
     console().print(f"going on from {checkpoint.name}", markup=False)
     log.event("RESUME", f"from {checkpoint.name} of {state['max_steps']} steps")
     trainer.args.eval_on_start = False  # it has been done: a second time it would stand for the checkpoint's step

@@ -133,10 +133,11 @@ class Run:
                 better = evaluated and (best is None or metrics["eval_loss"] < best)
                 if better:
                     self.position = replace(self.position, best_step=self.position.step, best_loss=metrics["eval_loss"])
-                if stop or (not last and (better or self.position.step % self.config.save_steps == 0)):
-                    self._save_checkpoint()
+                # Before the checkpoint: after a kill in between, a line too much is cut off, one too few would be lost.
                 if evaluated or self.position.step % self.config.logging_steps == 0:
                     self.record.metrics(self.position.step, self._epoch(), metrics)
+                if stop or (not last and (better or self.position.step % self.config.save_steps == 0)):
+                    self._save_checkpoint()
                 if stop:
                     raise Interrupted(reason or self._stopped())
 

@@ -33,16 +33,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/decisions.md")}
 DECISIONS = " ".join(TEXTS["docs/decisions.md"].split())
 EXAMPLE_RUN = "20260131_101500_k3x9"
-OTHER_FLAGS = {
-    "--logdir",
-    "--seeds",
-    "--help",
-    "--nproc-per-node",
-    "--multi",
-    "--num",
-    "--cpu",
-    "--config",
-}  # of the other commands that the README shows
+OTHER_FLAGS = set(
+    "--logdir --help --nproc-per-node --multi --num --cpu --config".split()  # of libraries' commands
+    + "--seeds --device --quick --pairs --recipes --text --steps --tuning-seconds".split()  # of benchmarks
+)
 FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
 
 

@@ -1,7 +1,7 @@
 """The files in which a stage records what happens: events, metrics, and stage_info.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,18 @@ class StageLog:
             replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
         if alarms := self.read_info().get("alarms"):
             self.info(alarms=[alarm for alarm in alarms if alarm["step"] <= max(step, 0)])
+
+    @first_only
+    def take_up(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Append what a trainer logged after the last line here: a kill may come between its checkpoint and that line."""
+        written = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []
+        last = max((step for line in written if (step := _step_of(line)) is not None), default=-1)
+        rows: dict[int, dict[str, Any]] = {}
+        for line in history:
+            if line["step"] > last:
+                rows.setdefault(line["step"], {}).update(line)
+        for step, row in rows.items():
+            self.metrics(step, row.pop("epoch", None), {name: row[name] for name in row if name != "step"})
 
     @first_only
     def alarm(self, step: int, name: str, message: str) -> None:

@@ -82,10 +82,13 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
     (resumed / "checkpoint-3").mkdir()  # a kill left it without trainer_state.json
-    (resumed / "training_metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3)))
+    # killed between checkpoint-2 and its line, and then again after step 3
+    (resumed / "training_metrics.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
     run(kind, config, resumed)
     assert weights_sha256(resumed) == weights_sha256(whole)
     assert [line["step"] for line in metrics(resumed)] == [1, 2, 3, 4]
+    line, same = (metrics(stage_dir)[1] | {"timestamp": None} for stage_dir in (resumed, whole))
+    assert line == {**same, **({"step_time": line["step_time"]} if kind == "grpo" else {})}
     assert metrics(resumed)[-1]["num_tokens"] == metrics(whole)[-1]["num_tokens"]
     assert events(resumed) == ["RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END"]
 
