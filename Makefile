@@ -12,7 +12,7 @@ demo: setup
 	$(VENV)/bin/python run_all.py --test
 
 test: check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -41,7 +41,7 @@ def fit_all(
     for stage in (one for one in stages if one.model is not None):
         try:
             if stage.kind in begun:
-                kept = forecast.with_micro_batch(stage, forecast.trainer_args(stage), begun[stage.kind])
+                kept = forecast.with_micro_batch(stage, begun[stage.kind])
                 fitting = kept, forecast.forecast(kept, models)
             else:
                 chosen = forecast.fit(stage, models, budget_bytes)

@@ -200,13 +200,15 @@ def _number_bytes(stage: Stage, args: Any, model: Model) -> tuple[int, int]:
 def _adapter(config: TrainingConfig, shapes: Shapes) -> Adapter | None:
     if config.peft is None:
         return None
-    options = dict(config.peft_args)
-    modules = options.get("target_modules", "all-linear")
+    from algorithms.adapters import DEFAULTS
+
+    options = DEFAULTS | dict(config.peft_args)
+    modules = options["target_modules"]
     linear = [weight.name for weight in shapes.weights if weight.role == "linear"]
     if modules != "all-linear":
         wanted = (modules,) if isinstance(modules, str) else tuple(modules)
         linear = [name for name in linear if name.removesuffix(".weight").endswith(wanted)]
-    return Adapter(r=int(options.get("r", 16)), targets=tuple(linear), quantised=config.peft == "qlora")
+    return Adapter(r=int(options["r"]), targets=tuple(linear), quantised=config.peft == "qlora")
 
 
 def _judge_bytes(reward_model: str | StageOutput, models: Models) -> int:
@@ -215,19 +217,15 @@ def _judge_bytes(reward_model: str | StageOutput, models: Models) -> int:
     return model.shapes.parameters * NUMBER_BYTES.get(model.dtype or "float32", 4)
 
 
-def with_micro_batch(stage: Stage, args: Any, rows: int) -> Stage:
+def with_micro_batch(stage: Stage, rows: int) -> Stage:
     """Return the stage with `rows` in each pass and as many in a step as before; GRPO samples as many at once."""
-    times = args.per_device_train_batch_size // rows
-    options = dict(stage.config.trainer_args)
-    if options.get("steps_per_generation") is not None:
-        options["steps_per_generation"] *= times
-    config = replace(
-        stage.config,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=args.gradient_accumulation_steps * times,
-        trainer_args=options,
-    )
-    named = "per_device_eval_batch_size"
+    from algorithms.recovery import batch_of, with_batch
+
+    batch = batch_of(stage.kind, stage.config)
+    passes = batch.per_device_train_batch_size * batch.gradient_accumulation_steps // rows
+    smaller = replace(batch, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+    config = with_batch(stage.config, smaller)
+    options, named = config.trainer_args, "per_device_eval_batch_size"
     groups = stage.extra.num_generations if stage.extra else 1  # TRL evaluates whole groups
     if getattr(config, named, None) is None and options.get(named, 0) > max(rows, groups):
         config = replace(config, trainer_args={**options, named: math.ceil(rows / groups) * groups})
@@ -242,7 +240,7 @@ def micro_batches(stage: Stage) -> Iterator[Stage]:
     args = trainer_args(stage)
     rows = args.per_device_train_batch_size
     yield stage
-    yield from (with_micro_batch(stage, args, fewer) for fewer in range(rows - 1, 0, -1) if rows % fewer == 0)
+    yield from (with_micro_batch(stage, fewer) for fewer in range(rows - 1, 0, -1) if rows % fewer == 0)
 
 
 def fit(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Stage, Forecast] | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of several workers has a core
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the libraries; a test that needs the network unsets it itself
 for tracker_key in ("REPORT_TO", "WANDB_API_KEY", "WANDB_MODE"):
     os.environ.pop(tracker_key, None)

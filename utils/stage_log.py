@@ -76,7 +76,7 @@ class StageLog:
 
     @first_only
     def take_up(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Append what a trainer logged after the last line here: a kill may come between its checkpoint and that line."""
+        """Append what a trainer logged after the last line here: a kill may come between a checkpoint and its line."""
         written = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []
         last = max((step for line in written if (step := _step_of(line)) is not None), default=-1)
         rows: dict[int, dict[str, Any]] = {}
