@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
+from utils.errors import Refused
 from utils.out_of_memory import Batch, train_within_memory
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ def prepare(config: PretrainConfig) -> "Corpus":
         Refused: one of them cannot be had.
     """
     from data.corpus.configured import corpus_for
+    from utils.runtime import device
 
+    if config.mixed_precision == "fp16" and device() != "cuda":
+        raise Refused(
+            "mixed_precision = 'fp16': needs a CUDA GPU; leave it out, and what this machine can do is taken."
+        )
     if config.tokenizer_name is not None:
         from pretrain.tokenizer import load_tokenizer
 

@@ -145,7 +145,11 @@ def train(config: PretrainConfig, out: Path) -> None:
     """Train into `out`, with the records of a stage; say at the end what came out, and how to talk to it."""
     keep_freed_memory()
     with quiet_libraries(None):
-        prepare(config)  # a source that cannot be had is refused before anything is created
+        corpus = prepare(config)  # a source that cannot be had is refused before anything is created
+        if config.tokenizer_name is None and is_first():
+            from pretrain.tokenizer import trained_tokenizer
+
+            trained_tokenizer(config, corpus)  # and so is a text that is too small for it
     with _stage(config, out) as log:
         from pretrain.loop import pretrain
 

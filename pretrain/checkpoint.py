@@ -4,7 +4,7 @@ import json
 import pickle
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,33 @@ class Position:
     best_loss: float | None = None
     rows_per_step: int = 0
     """Over all processes; other rows a step would be another run."""
+    data: str = ""
+    """The fingerprint of the documents; others would be another run too."""
+    recent: list[float] = field(default_factory=list)
+    """The last losses, in nats a token: what a jump is measured against."""
 
 
 def checkpoints(stage_dir: Path) -> list[Path]:
     """Return the stage's whole checkpoints, oldest first."""
     found = [path for path in stage_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted((path for path in found if (path / STATE).exists()), key=lambda path: int(path.name[11:]))
+
+
+def refuse_other_data(stage_dir: Path, data: str) -> None:
+    """Raise Refused if the newest checkpoint was trained on documents of another fingerprint than `data`."""
+    for newest in checkpoints(stage_dir)[-1:]:
+        began_with = json.loads((newest / STATE).read_text(encoding="utf-8")).get("data")
+        if began_with not in (None, data):
+            raise Refused(
+                f"{newest} was trained on other documents than the source holds now: put them back as they were, or "
+                "start a new run."
+            )
+
+
+def weights_of(accelerator: "Accelerator", model: Any) -> dict[str, Tensor]:
+    """Return the model's weights, whole; of tied ones the first name, since sharded ones come as two tensors."""
+    own = {name for name, _ in accelerator.unwrap_model(model, keep_torch_compile=False).named_parameters()}
+    return {name: weight for name, weight in accelerator.get_state_dict(model).items() if name in own}
 
 
 def save_checkpoint(
@@ -63,7 +84,7 @@ def save_checkpoint(
         StageFailed: it cannot be written, as on a full disk; the checkpoints before it are whole.
     """
     final = stage_dir / f"checkpoint-{position.step}"
-    weights = accelerator.get_state_dict(model)
+    weights = weights_of(accelerator, model)
     training = {"optimizer": _gathered(optimizer.state_dict())}
     if accelerator.scaler is not None:
         training["scaler"] = accelerator.scaler.state_dict()

@@ -111,6 +111,11 @@ def range_problems(config: PretrainConfig) -> Iterator[str]:
         yield "max_length = 1: must be at least 2, since a single token predicts nothing"
     if config.dropout == 1:
         yield "dropout = 1: must be below 1, which drops everything"
+    if config.attn_implementation not in (None, "eager", "sdpa"):
+        yield (
+            f"attn_implementation = {config.attn_implementation!r}: must be 'eager', 'sdpa' or None, which keep packed "
+            "documents apart by a mask"
+        )
     if config.mixed_precision not in (None, "no", "bf16", "fp16"):
         yield f"mixed_precision = {config.mixed_precision!r}: must be 'bf16', 'fp16', 'no' or None"
     longest = config.max_position_embeddings

@@ -1,5 +1,6 @@
 """What a run trains and is measured on: batches of packed rows, and the tokenizer that made them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.corpus.batches import HeldOut, Training, held_out, training
-from data.corpus.configured import corpus_for
+from data.corpus.configured import corpus_for, record_of
 from data.corpus.corpus import Corpus
 from data.corpus.rows import Batch
+from pretrain.checkpoint import refuse_other_data
 from pretrain.config import PretrainConfig
 from pretrain.packing import labels_of
 from pretrain.record import Record
-from pretrain.tokenizer import load_tokenizer, train_tokenizer
+from pretrain.tokenizer import copy_tokenizer, load_tokenizer, trained_tokenizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,6 +30,8 @@ Labelled = tuple[Batch, Int[Tensor, "B T"]]
 class Tokens:
     """The packed rows of a run, for one of its processes."""
 
+    data: str
+    """The fingerprint of the documents."""
     tokenizer: "PreTrainedTokenizerBase"
     train: Training
     validation: list[HeldOut]
@@ -44,11 +48,16 @@ class Tokens:
         return [(batch, labels_of(batch)) for batch in (Batch(*part) for part in parts)]
 
     def held_out(self, parts: Sequence[HeldOut]) -> Iterator[Labelled]:
-        """Yield the batches of this process of all held-out rows."""
+        """Yield the batches of this process of all held-out rows: in every process as many, the last may be padding.
+
+        Under FSDP2 each forward pass gathers weights from all processes, so that one pass more would wait for ever.
+        """
         for part in parts:
             mine = range(self.process, len(part.rows), self.processes)
-            for start in range(0, len(mine), self.rows):
-                batch = part.rows.batch(list(mine[start : start + self.rows]))
+            most = math.ceil(len(part.rows) / self.processes)
+            for start in range(0, most, self.rows):
+                rows = list(mine[start : start + self.rows])
+                batch = part.rows.batch(rows) if rows else part.rows.padding()
                 yield batch, labels_of(batch)
 
     def documents(self, step: int, rows_per_step: int) -> list[str]:
@@ -59,23 +68,27 @@ class Tokens:
             for number in range(1, int(document.max()) + 1):
                 text = self.tokenizer.decode(ids[document == number][:SHOWN_TOKENS])
                 found.append(repr(text[:SHOWN_CHARACTERS]))
-        return found
+        beyond = len(found) - SHOWN_DOCUMENTS
+        return found if beyond <= 0 else [*found[:SHOWN_DOCUMENTS], f"and {beyond} more"]
 
 
-SHOWN_TOKENS, SHOWN_CHARACTERS = 20, 50
+SHOWN_DOCUMENTS, SHOWN_TOKENS, SHOWN_CHARACTERS = 16, 20, 50
 
 
 def load_corpus(config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", record: Record) -> Tokens:
     """Read and split the documents, train or load the tokenizer, and pack; what an earlier run made is found again."""
     corpus = corpus_for(config)  # several processes make it once: a file lock sees to that, and has no time limit
+    data = str(record_of(corpus, config.eval_samples)["fingerprint"])
+    refuse_other_data(stage_dir, data)
     record.data(corpus)
     with accelerator.main_process_first():
-        tokenizer = _tokenizer(config, corpus, stage_dir, record)
+        tokenizer = _tokenizer(config, corpus, stage_dir)
     validation, test = (
         held_out(corpus, tokenizer, config.max_length, split, config.eval_samples) for split in ("validation", "test")
     )
     train = training(corpus, tokenizer, config.max_length, config.seed)
     return Tokens(
+        data,
         tokenizer,
         train,
         validation,
@@ -86,11 +99,10 @@ def load_corpus(config: PretrainConfig, stage_dir: Path, accelerator: "Accelerat
     )
 
 
-def _tokenizer(config: PretrainConfig, corpus: Corpus, stage_dir: Path, record: Record) -> "PreTrainedTokenizerBase":
+def _tokenizer(config: PretrainConfig, corpus: Corpus, stage_dir: Path) -> "PreTrainedTokenizerBase":
     """Return the run's tokenizer, which lies in `stage_dir` once it is trained; the first process trains it."""
     if config.tokenizer_name is not None:
         return load_tokenizer(config.tokenizer_name)
     if not (stage_dir / "tokenizer.json").exists():
-        record.say(f"pretrain: training a tokenizer of {config.vocab_size} pieces")
-        train_tokenizer(corpus.training_texts(config.tokenizer_samples), config.vocab_size, stage_dir)
+        copy_tokenizer(trained_tokenizer(config, corpus), stage_dir)
     return load_tokenizer(str(stage_dir))

@@ -2,10 +2,9 @@
 
 import math
 import statistics
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,16 @@ def _prepared(
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
     rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    return Run(config, stage_dir, accelerator, tokens, record, model, optimizer, Position(rows_per_step=rows_per_step))
+    return Run(
+        config,
+        stage_dir,
+        accelerator,
+        tokens,
+        record,
+        model,
+        optimizer,
+        Position(rows_per_step=rows_per_step, data=tokens.data),
+    )
 
 
 @dataclass
@@ -98,8 +106,8 @@ class Run:
     model: Any
     optimizer: Any
     position: Position
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=50))
-    """The last losses, in nats a token: what a jump is measured against."""
+    skipped: int = 0
+    """Steps in a row that fp16's loss scale was too large for."""
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -147,8 +155,8 @@ class Run:
     def _step(self) -> dict[str, float]:
         """Make one optimizer step; return its metrics."""
         config, step = self.config, self.position.step
-        # What is drawn in a step (dropout) depends on nothing before it, so that a resumed run draws the same.
-        torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
+        if config.dropout:  # what it draws depends on nothing before the step, so that a resumed run draws the same
+            torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
         micro_batches = self.tokens.step(step, self.position.rows_per_step)
         predicted, seen = self._sums(
             float(sum((labels != packing.IGNORED).sum() for _, labels in micro_batches)),
@@ -172,16 +180,28 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.optimizer.step_was_skipped:
-            grad_norm = 0.0  # fp16's loss scale was too large for one step, and is lowered now
+        self._count_skipped()
         self.position = replace(self.position, step=step + 1, tokens=self.position.tokens + int(seen))
         (loss,) = self._sums(float(total))
         return {
             "loss": loss,
-            "grad_norm": grad_norm,
+            **({} if self.skipped else {"grad_norm": grad_norm}),  # of a step that was not made it is infinite
             "learning_rate": config.learning_rate * factor,
             "num_tokens": self.position.tokens,
         }
+
+    def _count_skipped(self) -> None:
+        """Count the steps in a row that fp16's loss scale, which is lowered then, was too large for.
+
+        Raises:
+            StageFailed: there have been too many: no scale fits, and nothing is learnt.
+        """
+        self.skipped = self.skipped + 1 if self.optimizer.step_was_skipped else 0
+        if self.skipped == MOST_SKIPPED:
+            raise StageFailed(
+                f"{MOST_SKIPPED} steps in a row had gradients beyond fp16, whatever the loss scale: nothing is learnt. "
+                "Use mixed_precision='bf16' or 'no', or lower the learning rates."
+            )
 
     @torch.no_grad()
     def evaluate(self, parts: Sequence[HeldOut]) -> dict[str, float]:
@@ -193,7 +213,7 @@ class Run:
             known = labels != packing.IGNORED
             nll = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=packing.IGNORED, reduction="sum")
             right = (logits.argmax(-1) == labels)[known].sum()
-            totals += torch.stack([nll, right, known.sum()]).double().cpu()
+            totals += torch.stack([nll, right, known.sum()]).cpu().double()  # MPS has no float64
         self.model.train()
         all_nll, all_right, all_count = self._sums(*totals.tolist())
         return {
@@ -209,7 +229,7 @@ class Run:
             best = self.stage_dir / f"checkpoint-{self.position.best_step}"
             self.record.say(f"the result is the weights of step {self.position.best_step}: lowest held-out loss")
             checkpoint.load_weights(best, self.accelerator, self.model)
-        weights = self.accelerator.get_state_dict(self.model)
+        weights = checkpoint.weights_of(self.accelerator, self.model)
         if self.accelerator.is_main_process:
             plain = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             plain.generation_config.use_cache = True
@@ -233,11 +253,12 @@ class Run:
         """Raise StageFailed where a value is not finite, or the loss has jumped far out of what it was."""
         broken = [f"the {name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         loss = metrics["loss"]
-        if not broken and len(self.recent) == self.recent.maxlen:
-            mean, spread = statistics.fmean(self.recent), statistics.stdev(self.recent)
+        recent = self.position.recent
+        if not broken and len(recent) == RECENT:
+            mean, spread = statistics.fmean(recent), statistics.stdev(recent)
             if loss > mean + max(JUMP_NATS, JUMP_DEVIATIONS * spread):
                 broken = [f"the loss jumped from {mean:.3f} to {loss:.3f}"]
-        self.recent.append(loss)
+        self.position = replace(self.position, recent=[*recent, loss][-RECENT:])
         if broken:
             step, kept = self.position.step, checkpoint.checkpoints(self.stage_dir)
             documents = self.tokens.documents(step - 1, self.position.rows_per_step)
@@ -262,8 +283,11 @@ class Run:
         return self._sums(float(value))[0] > 0
 
 
-JUMP_NATS, JUMP_DEVIATIONS = 2.0, 10.0
-"""A jump of the loss is this far above the mean of the last losses: both, so that ordinary noise is none."""
+RECENT, JUMP_NATS, JUMP_DEVIATIONS = 50, 2.0, 10.0
+"""A jump of the loss is this far above the mean of the last `RECENT`: both, so that ordinary noise is none."""
+
+MOST_SKIPPED = 20
+"""Steps in a row that fp16's loss scale may skip; it is halved in each, so this is a millionth of the first."""
 
 
 def summed_loss(model: Any, rows: Batch, labels: Int[Tensor, "B T"], device: torch.device) -> Float[Tensor, ""]:

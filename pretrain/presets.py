@@ -1,8 +1,10 @@
 """Shapes and settings that go together, by name: `python -m pretrain --preset NAME`.
 
 "Compute-optimal" is 20 tokens a parameter (Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models"), and
-`max_steps` is what that takes. Memory is that of weights, gradients and optimizer states in float32, 12 bytes a
-parameter under Muon and 16 under AdamW; activations come on top, and grow with `per_device_train_batch_size`.
+`max_steps` is what that takes, but for `tiny`. Memory is that of weights, gradients and optimizer states in float32, 12
+bytes a parameter under Muon and 16 under AdamW. Activations come on top, of which the logits are the most: about 21
+bytes for each token of a pass and piece of the vocabulary, activations included (agentic-30m's shape, measured on a
+CPU). `per_device_train_batch_size` keeps them near 2 GB.
 """
 
 from collections.abc import Callable
@@ -38,7 +40,7 @@ def agentic_30m(**given: Any) -> PretrainConfig:
         "intermediate_size": 1024,
     }
     shape |= {"num_hidden_layers": 6, "num_attention_heads": 8, "tie_word_embeddings": True}
-    rows = {"max_length": 512, "per_device_train_batch_size": 24, "gradient_accumulation_steps": 4, "max_steps": 12_003}
+    rows = {"max_length": 512, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 24, "max_steps": 12_003}
     return PretrainConfig(**shape | rows | _LARGER | given)
 
 
@@ -54,7 +56,12 @@ def night_6gb(**given: Any) -> PretrainConfig:
         "num_hidden_layers": 10,
     }
     shape |= {"num_attention_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 1024}
-    rows = {"max_length": 1024, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 8, "max_steps": 12_214}
+    rows = {
+        "max_length": 1024,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 16,
+        "max_steps": 12_214,
+    }
     return PretrainConfig(**shape | rows | _LARGER | given)
 
 
@@ -69,8 +76,8 @@ def medium(**given: Any) -> PretrainConfig:
     shape |= {"num_attention_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 1024}
     rows = {
         "max_length": 1024,
-        "per_device_train_batch_size": 16,
-        "gradient_accumulation_steps": 4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 16,
         "max_steps": 16_704,
     }
     return PretrainConfig(**shape | rows | _LARGER | given)
@@ -87,8 +94,8 @@ def large(**given: Any) -> PretrainConfig:
     shape |= {"num_attention_heads": 12, "tie_word_embeddings": True, "max_position_embeddings": 1024}
     rows = {
         "max_length": 1024,
-        "per_device_train_batch_size": 16,
-        "gradient_accumulation_steps": 8,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 32,
         "max_steps": 16_803,
     }
     return PretrainConfig(**shape | rows | _LARGER | given)

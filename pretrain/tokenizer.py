@@ -6,12 +6,18 @@ and transformers.
 """
 
 import io
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.chat import CHAT_TEMPLATE
+from data.corpus.cache import META, key_of, made_once, root
+from data.corpus.configured import record_of
+from data.corpus.corpus import Corpus
+from pretrain.config import PretrainConfig
 from utils import hub
+from utils.console import console
 from utils.errors import Refused
 
 if TYPE_CHECKING:
@@ -24,6 +30,8 @@ TAGS = (
 """Ordinary added tokens: a decoder that skips special tokens must keep these, or no reward sees them."""
 
 MODEL_FILE = "tokenizer.model"
+VERSION = 1
+"""Of how a tokenizer is made; another one is trained anew."""
 SPACE = "\u2581"
 """SentencePiece's visible space."""
 
@@ -150,8 +158,44 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def trained_tokenizer(config: PretrainConfig, corpus: Corpus) -> Path:
+    """Return the directory of the tokenizer that `config` trains on a corpus; it is trained once, and then found.
+
+    Raises:
+        Refused: the text is too small for `vocab_size`, or that is out of range.
+    """
+
+    def make(partial: Path) -> dict[str, Any]:
+        console().print(f"pretrain: training a tokenizer of {config.vocab_size} pieces")
+        try:
+            train_tokenizer(corpus.training_texts(config.tokenizer_samples), config.vocab_size, partial)
+        except ValueError as error:
+            raise Refused(f"vocab_size = {config.vocab_size}: {error}") from error
+        return {}
+
+    data = record_of(corpus, config.eval_samples)["fingerprint"]
+    key = key_of("tokenizer", VERSION, data, config.vocab_size, config.tokenizer_samples)
+    directory = root() / f"tokenizer-{key}"
+    made_once(directory, "the tokenizer", make)
+    return directory
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy a trained tokenizer; `tokenizer.json`, by which it is known to be there, comes last and in one step."""
+    directory.mkdir(parents=True, exist_ok=True)
+    last = "tokenizer.json"
+    for name in (MODEL_FILE, *sorted({file.name for file in source.iterdir()} - {META, MODEL_FILE, last}), last):
+        partial = directory / f".{name}.partial"
+        shutil.copyfile(source / name, partial)
+        partial.replace(directory / name)
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> "PreTrainedTokenizerFast":
-    """Train a tokenizer on `texts`, save both of its files in `directory`, and return it."""
+    """Train a tokenizer on `texts`, save both of its files in `directory`, and return it.
+
+    Raises:
+        ValueError: the text is too small or the size out of range.
+    """
     serialized = train_sentencepiece(texts, vocab_size)
     tokenizer = fast_tokenizer(serialized)
     tokenizer.save_pretrained(directory)

@@ -129,7 +129,11 @@ def held_out(
     split: str = "validation",
     max_documents: int = 256,
 ) -> list[HeldOut]:
-    """Return the held-out rows of each part that has any; about `max_documents`, shared between parts by weight."""
+    """Return the held-out rows of each part that has any; about `max_documents`, shared between parts by weight.
+
+    Raises:
+        Refused: no validation document has a second token.
+    """
     assert split in ("validation", "test"), split
     found = []
     for part in corpus.parts:
@@ -137,5 +141,9 @@ def held_out(
         if not len(chosen):
             continue
         rows = PackedRows(tokenised(part.store, split, tokenizer, chosen, token_bytes=True), row_length)
-        found.append(HeldOut(part.store.name, rows, *rows.predicted()))
+        predicted_tokens, text_bytes = rows.predicted()
+        if text_bytes:  # documents of one token predict no text
+            found.append(HeldOut(part.store.name, rows, predicted_tokens, text_bytes))
+    if not found and split == "validation":
+        raise Refused(f"{corpus.name}: its held-out documents have no second token to measure on: give more text.")
     return found

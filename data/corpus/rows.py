@@ -54,6 +54,11 @@ class PackedRows:
         document.reshape(-1)[places] = number
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(document))
 
+    def padding(self) -> Batch:
+        """Return one row of padding, for a process that has no row left where others have."""
+        ids = torch.full((1, self.row_length), self.shard.pad_token_id)
+        return Batch(ids, torch.zeros_like(ids))
+
     def predicted(self) -> tuple[int, int]:
         """Return how many tokens the rows predict, and the UTF-8 bytes of text that these stand for.
 

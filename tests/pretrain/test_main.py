@@ -95,6 +95,30 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(text: Path, tmp_pat
     assert "has been trained to its last step, 40" in finished.stderr
 
 
+def test_a_run_goes_on_with_the_documents_that_it_began_with_or_not_at_all(text: Path, tmp_path: Path) -> None:
+    words = ("--data", "notes.txt", "--out", "base", *settings())
+    assert run(*words, "--max-steps", "8", cwd=tmp_path).returncode == 0
+    info = tmp_path / "base/stage_info.json"
+    began = json.loads(info.read_text())
+    info.write_text(json.dumps(began | {"status": "interrupted"}))
+    text.write_text(text.read_text().replace("a cat", "a dog"))
+    refused = run("--resume", "base", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "checkpoint-7 was trained on other documents than the source holds now" in refused.stderr
+    assert json.loads(info.read_text())["data"] == began["data"]
+
+
+def test_a_test_document_of_one_token_is_no_test(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "split").mkdir()
+    paragraphs = text.read_text().split("\n\n")
+    for name, documents in (("train", paragraphs[:400]), ("validation", paragraphs[400:]), ("test", ["&"])):
+        (tmp_path / "split" / f"{name}.txt").write_text("\n\n".join(documents))
+    words = ("--data", "split", "--out", "base", "--max-steps", "3", *settings("tokenizer_name=bytes"))
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no documents were left for a test" in done.stdout
+
+
 def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: Path) -> None:
     words = ("--data", "notes.txt", "--out", "runs/mine", "--max-steps", "5000", *settings())
     command = [sys.executable, "-m", "pretrain", *words]
@@ -144,6 +168,12 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: P
         (("--resume",), "runs/ holds no stopped pretraining run"),
         (("--resume", "x", "--max-steps", "3"), "--resume goes on with the values that the run began with"),
         (("--data", "notes.txt", "--set", "tokenizer_name=nosuch"), "there is no tokenizer 'nosuch'"),
+        (("--data", "notes.txt", "--set", "attn_implementation=flex_attention"), "must be 'eager', 'sdpa' or None"),
+        (("--data", "notes.txt", "--set", "mixed_precision=fp16"), "mixed_precision = 'fp16': needs a CUDA GPU"),
+        (
+            ("--data", "notes.txt", "--set", "vocab_size=50000"),
+            "vocab_size = 50000: a tokenizer of 50000 pieces cannot",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(

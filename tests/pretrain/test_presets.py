@@ -26,6 +26,8 @@ def test_a_preset_has_the_parameters_tokens_and_memory_that_it_says(name: str) -
     as_said = [float(number.replace(",", "")) for number in said.groups()]
     memory = 12 * muon + 16 * (parameters - muon)
     assert as_said == [round(parameters / 1e6, 2), round(20 * parameters / 1e6), round(memory / 1e6)]
+    logits = 21 * config.per_device_train_batch_size * config.max_length * vocab_size
+    assert logits < 3e9
     if name != "tiny":  # whose steps are the embedded recipe's
         assert config.max_steps == pytest.approx(20 * parameters / tokens_per_step, abs=1)
 

@@ -124,9 +124,12 @@ def test_resumed_run_ends_with_the_same_bytes_and_metrics(trained: Path, tmp_pat
     assert "RESUME | checkpoint-20" in (tmp_path / "training_events.log").read_text()
 
 
-def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None:
-    train(replace(SMALL, seed=7, max_steps=2), tmp_path)
-    assert weights_sha256(tmp_path) != weights_sha256(trained)
+def test_the_same_seed_gives_the_same_weights_and_another_others(tmp_path: Path) -> None:
+    made = {}
+    for name, seed in (("one", SMALL.seed), ("again", SMALL.seed), ("other", 7)):
+        train(replace(SMALL, seed=seed, max_steps=2), tmp_path / name)
+        made[name] = weights_sha256(tmp_path / name)
+    assert made["one"] == made["again"] != made["other"]
 
 
 def test_a_diverging_run_fails_in_that_step_and_saves_no_such_weights(tmp_path: Path) -> None:

@@ -83,7 +83,6 @@ def test_a_process_that_dies_ends_the_run_with_a_message(tmp_path: Path) -> None
     imports, training = TRAIN.split("rows, directory", 1)
     done = run(2, imports + DIES + "rows, directory" + training, 2, tmp_path / "two", check=False)
     assert done.returncode != 0
-    assert "another process of this run has ended" in done.stderr or "exitcode  : 9" in done.stderr
     assert "exitcode  : 9" in done.stderr
 
 
@@ -100,11 +99,11 @@ from pretrain.optim import make_optimizer, placed_like
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
 
-def made(sharded):
+def made(sharded, tied=False):
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=16,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=tied,
     ))
     if sharded:
         for layer in model.model.layers:
@@ -136,6 +135,15 @@ later_optimizer.load_state_dict(checkpoint._placed(saved, later_optimizer.param_
 step(parts, parts_optimizer, 9)
 step(later, later_optimizer, 9)
 assert equal(later, parts), "a sharded optimizer's state is saved whole and placed again"
+
+class Accelerator:  # accelerate makes FSDP2 for GPUs alone; this is what it does there
+    unwrap_model = staticmethod(lambda model, **_: model)
+    get_state_dict = staticmethod(lambda model: {n: t.full_tensor() for n, t in model.state_dict().items()})
+
+tied, _ = made(True, tied=True)
+weights = checkpoint.weights_of(Accelerator, tied)
+assert set(weights) == {name for name, _ in tied.named_parameters()}, "of tied weights one is saved"
+assert "lm_head.weight" not in weights
 """
 
 
