@@ -146,7 +146,7 @@ def train(config: PretrainConfig, out: Path) -> None:
     keep_freed_memory()
     with quiet_libraries(None):
         corpus = prepare(config)  # a source that cannot be had is refused before anything is created
-        if config.tokenizer_name is None and is_first():
+        if config.tokenizer_name is None and is_first() and not (out / "tokenizer.json").exists():
             from pretrain.tokenizer import trained_tokenizer
 
             trained_tokenizer(config, corpus)  # and so is a text that is too small for it
