@@ -53,7 +53,10 @@ def checkpoints(stage_dir: Path) -> list[Path]:
 def refuse_other_data(stage_dir: Path, data: str) -> None:
     """Raise Refused if the newest checkpoint was trained on documents of another fingerprint than `data`."""
     for newest in checkpoints(stage_dir)[-1:]:
-        began_with = json.loads((newest / STATE).read_text(encoding="utf-8")).get("data")
+        try:
+            began_with = json.loads((newest / STATE).read_text(encoding="utf-8")).get("data")
+        except ValueError:
+            return  # `load_checkpoint` says that it is damaged
         if began_with not in (None, data):
             raise Refused(
                 f"{newest} was trained on other documents than the source holds now: put them back as they were, or "
