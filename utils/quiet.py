@@ -36,6 +36,7 @@ NOISE = re.compile(
     r"Failed to load \S*torchao|"  # kernels for other machines; none of what the optimizer needs
     r"_stable_hash_for_caching|"  # torchao's optimizer states, compiled: only caching is meant
     r"kernels-community|"
+    r"missing keys in the checkpoint model loaded: \['lm_head\.weight'\]|"  # of a checkpoint with tied embeddings
     r"suggested max number of worker in current system|"
     r"latest cached (version of the dataset|dataset configuration)|"  # what an offline run is meant to use
     r"mtime may not be reliable on this filesystem|"
