@@ -53,7 +53,7 @@ class Run:
             self.process = subprocess.Popen(
                 [*command, "--runs-dir", str(runs_dir)],
                 cwd=runs_dir.parent,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1", "SIXGIG_CACHE": str(runs_dir.parent / "cache")},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
