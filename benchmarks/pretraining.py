@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ CALIBRATION_STEPS = 40
 
 Search = Mapping[str, Sequence[Any]]
 SEARCH: Mapping[str, Search] = {
-    "ours": {"muon_learning_rate": (0.02, 0.01, 0.03), "dropout": (0.0, 0.1)},
-    "trainer": {"learning_rate": (2e-3, 1e-3, 4e-3), "attention_dropout": (0.0, 0.1)},
+    "ours": {"muon_learning_rate": (0.02, 0.01, 0.03, 0.05), "dropout": (0.0, 0.1)},
+    "trainer": {"learning_rate": (4e-3, 1e-3, 2e-3, 8e-3), "attention_dropout": (0.0, 0.1)},
 }
 """What `quality` tries, one setting after the other; each side starts from the first values and has as many trials."""
 
@@ -63,46 +64,50 @@ SEARCH: Mapping[str, Search] = {
 def optimizer(bench: Bench) -> str:
     """Steps to one held-out loss: that at which AdamW alone ends, reached by Muon with AdamW.
 
-    Model, initialisation, order of the data, rows, schedule's shape, weight decay and the rates of embedding, head and
-    norms are the same; the rate of the matrices is tuned for each.
+    Model, initialisation, order of the data, rows, schedule's shape and weight decay are the same. AdamW is run twice:
+    with our rates of embedding, head and norms, the matrices' tuned; and with one tuned rate for all, as is usual.
     """
     args = bench.args
     shared = {**SILENT, "weight_decay": 0.01, "eval_samples": NEVER}
 
+    @cache
     def loss_after(kind: str, rate: float, seed: int, steps: int) -> float:
         given = {**shared, "muon_learning_rate": rate, "seed": seed, "max_steps": steps}
         job = bench.job("ours", given, optimizer=kind)
         return float(bench.run(f"{kind}, rate {rate:g}, seed {seed}, {steps} steps", job)["eval_losses"][-1][1])
 
     best = {}
-    for kind, rates in (("muon", args.muon_rates), ("adamw", args.adamw_rates)):
+    for kind, rates in (("muon", args.muon_rates), ("adamw", args.adamw_rates), ("adamw_one_rate", args.adamw_rates)):
         losses = {rate: loss_after(kind, rate, TUNING_SEED, args.steps) for rate in rates}
         best[kind] = min(losses, key=losses.__getitem__)
-        warn_at_the_edge(f"the matrices' rate of {kind}", best[kind], rates)
-    rows, ratios = [], []
-    for seed in args.seeds:
-        goal = loss_after("adamw", best["adamw"], seed, args.steps)
+        warn_at_the_edge(f"the rate of {kind}", best[kind], rates)
+    rows, ratio = [], {}
+    for kind, name in (("adamw", "AdamW with our rates beside it"), ("adamw_one_rate", "AdamW with one rate")):
+        ratios = []
+        for seed in args.seeds:
+            goal = loss_after(kind, best[kind], seed, args.steps)
 
-        def reaches(steps: int, seed: int = seed, goal: float = goal) -> bool:
-            # A run of its own with a whole schedule: a longer one cut short would not have decayed.
-            return loss_after("muon", best["muon"], seed, steps) <= goal
+            def reaches(steps: int, seed: int = seed, goal: float = goal) -> bool:
+                # A run of its own with a whole schedule: a longer one cut short would not have decayed.
+                return loss_after("muon", best["muon"], seed, steps) <= goal
 
-        needed = fewest_steps(reaches, args.steps, args.bisections)
-        ratios.append(needed / args.steps)
-        rows.append([seed, goal, args.steps, needed, ratios[-1]])
-        say({"seed": seed, "loss": goal, "adamw_steps": args.steps, "muon_steps": needed, "ratio": ratios[-1]})
-    step, inner = step_costs(bench, shared, best)
-    ratio = statistics.fmean(ratios)
-    summary = {"ratio_of_steps": ratio, "ratio_of_time": ratio * step["muon"] / step["adamw"], "rates": best}
-    say({**summary, "step_ms": step, "optimizer_ms": inner})
+            needed = fewest_steps(reaches, args.steps, args.bisections)
+            ratios.append(needed / args.steps)
+            rows.append([name, seed, goal, args.steps, needed, ratios[-1]])
+            found = {"loss": goal, "adamw_steps": args.steps, "muon_steps": needed, "ratio": ratios[-1]}
+            say({"against": kind, "seed": seed, **found})
+        ratio[kind] = statistics.fmean(ratios)
+        rows.append([name, "mean", "–", "–", "–", ratio[kind]])
+    step, inner = step_costs(bench, shared, {kind: best[kind] for kind in ("muon", "adamw")})
+    of_time = {kind: each * step["muon"] / step["adamw"] for kind, each in ratio.items()}
+    say({"ratio_of_steps": ratio, "ratio_of_time": of_time, "rates": best, "step_ms": step, "optimizer_ms": inner})
     costs = [
         ["a whole training step, ms", step["muon"], step["adamw"], step["muon"] / step["adamw"]],
         ["the optimizer in it, ms", inner["muon"], inner["adamw"], inner["muon"] / inner["adamw"]],
-        ["tuned rate of the matrices", best["muon"], best["adamw"], "–"],
     ]
-    rows.append(["mean", "–", "–", "–", ratio])
-    head = ["seed", "held-out loss", "steps of AdamW", "steps of Muon with AdamW", "ratio"]
-    return table(head, rows) + "\n\n" + table(["cost", "Muon with AdamW", "AdamW alone", "ratio"], costs)
+    head = ["against", "seed", "held-out loss", "steps of AdamW", "steps of Muon with AdamW", "ratio"]
+    shown = table(head, rows) + "\n\n" + table(["cost", "Muon with AdamW", "AdamW alone", "ratio"], costs)
+    return f"{shown}\n\nTuned rates: {', '.join(f'{kind} {rate:g}' for kind, rate in best.items())}"
 
 
 def fewest_steps(reaches: Callable[[int], bool], steps: int, bisections: int) -> float:
@@ -195,9 +200,8 @@ def quality(bench: Bench) -> str:
         pairs.append({})
         for side in sides if number % 2 == 0 else sides[::-1]:
             steps = affordable(args.seconds, cost[side])
-            pairs[-1][side] = bench.run(
-                f"{side}, seed {seed}, {steps} steps", run_of(bench, side, best[side], seed, steps)
-            )
+            result = bench.run(f"{side}, seed {seed}, {steps} steps", run_of(bench, side, best[side], seed, steps))
+            pairs[-1][side], cost[side] = result, [result]
     refuse_other_threads(pairs)
     rows: list[list[Any]] = []
     for seed, pair in zip(args.seeds, pairs, strict=True):
@@ -347,7 +351,7 @@ def parser() -> argparse.ArgumentParser:
             one.set_defaults(warmup=10, modes=["equal", "equal, AdamW", "defaults"])
         elif work is quality:
             one.add_argument("--seconds", type=float, default=180.0, help="of training, on either side (180)")
-            one.add_argument("--tuning-seconds", type=float, default=90.0, help="of a trial, on either side (90)")
+            one.add_argument("--tuning-seconds", type=float, default=60.0, help="of a trial, on either side (60)")
             one.set_defaults(search=SEARCH)
         else:
             one.add_argument("--pairs", type=int, default=3, help="runs of each side (3)")

@@ -34,7 +34,7 @@ class Job:
     """Fields of PretrainConfig: data, tokenizer, shape, rows, steps and seed of both sides, and all else of ours."""
     optimizer: str = "muon"
     """`muon` is the product's. `adamw` is the Trainer's own; in our loop it is AdamW for all parameters, whose rate for
-    the matrices is the configured `muon_learning_rate`."""
+    the matrices is the configured `muon_learning_rate`, which with `adamw_one_rate` is that of all."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Fields of TrainingArguments."""
     own_start: bool = False
@@ -139,7 +139,9 @@ def ours(job: Job, directory: Path) -> dict[str, Any]:
         return metrics
 
     def optimizer(model: Any, **rates: float) -> Any:
-        made = adamw_alone(model, **rates) if job.optimizer == "adamw" else make_optimizer(model, **rates)
+        if job.optimizer == "adamw_one_rate":
+            rates |= dict.fromkeys(("learning_rate", "embedding_learning_rate"), rates["muon_learning_rate"])
+        made = make_optimizer(model, **rates) if job.optimizer == "muon" else adamw_alone(model, **rates)
         made.step = watch.timed("optimizer", made.step)
         return made
 
