@@ -26,6 +26,7 @@ from data.corpus.batches import Training, training
 from data.corpus.shards import tokenised
 from data.files import read_path
 from pretrain import PretrainConfig
+from utils.quiet import quiet_libraries
 from utils.runtime import device, peak_memory_bytes, reset_peak_memory
 
 MODEL_TOKENS = 40_000
@@ -162,7 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.megabytes <= 0 or not args.text.is_file():
         parser.error(f"--megabytes is above 0, and --text a file: {args.megabytes:g}, {args.text}")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, quiet_libraries(None):
         os.environ["SIXGIG_CACHE"] = str(Path(name) / "cache")
         measure(args, Path(name))
 

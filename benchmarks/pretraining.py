@@ -28,6 +28,7 @@ import cache_config  # noqa: F401  before any Hugging Face library is imported
 from benchmarks.pretraining_runs import Bench, Result, prepare, refuse_other_threads, say, spread, table
 from benchmarks.pretraining_side import Job
 from utils.errors import Refused
+from utils.quiet import quiet_libraries
 from utils.runtime import computes_in_bf16, device, git_commit, hardware, versions
 
 SHAPE = {
@@ -222,10 +223,10 @@ def tuned(bench: Bench, side: str, search: Search) -> tuple[dict[str, Any], list
     """
     best = {name: values[0] for name, values in search.items()}
     lowest, cost = math.inf, [calibration(bench, side, best)]
+    steps = affordable(bench.args.tuning_seconds, cost)  # a rate or a dropout hardly changes the speed
     for name, values in search.items():
         for value in values if name == next(iter(search)) else values[1:]:
             trial = best | {name: value}
-            steps = affordable(bench.args.tuning_seconds, cost)  # a rate or a dropout hardly changes the speed
             shown = ", ".join(f"{key} {each:g}" for key, each in trial.items())
             result = bench.run(f"{side}, {shown}, {steps} steps", run_of(bench, side, trial, TUNING_SEED, steps))
             if result["validation_bits_per_byte"] < lowest:
@@ -379,7 +380,7 @@ def main() -> None:
         command_line.error(f"--seeds: {TUNING_SEED} is the seed of the tuning")
     machine = hardware()
     say({"command": sys.argv[1:], "machine": machine, "versions": versions(), "commit": git_commit()})
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, quiet_libraries(None):
         os.environ["SIXGIG_CACHE"] = str(Path(name) / "cache")
         try:
             bench = prepare(args, Path(name))

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,23 +15,68 @@ from benchmarks.pretraining import fewest_steps
 from benchmarks.pretraining_runs import table
 from data import world
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "pretraining.py"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_throughput_compares_both_sides_on_real_tokens_and_equal_threads(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(row["text"] for row in world.rows("documents", "train", 1500, 0)))
-    command = [sys.executable, str(SCRIPT), "throughput", "--text", str(text), "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    first, ours, its, summary = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    assert first["machine"]["cpu_cores"] >= 1
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A file of documents, large enough for each script's smallest run."""
+    file = tmp_path / "text.txt"
+    file.write_text("\n\n".join(row["text"] for row in world.rows("documents", "train", 1500, 0)))
+    return file
+
+
+def printed(script: str, *words: str, text: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return the JSON objects that a script prints, the machine's left out, and all that it prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *words, "--text", str(text)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [line for line in lines if "machine" not in line], done.stdout
+
+
+def test_throughput_compares_both_sides_on_real_tokens_and_equal_threads(text: Path) -> None:
+    (ours, its, summary), shown = printed("pretraining.py", "throughput", "--quick", text=text)
     assert ours["steps"] == its["steps"] == 6
     assert ours["threads"] == its["threads"]
     assert its["tokens"] == 6 * 16 * 128  # one stream without padding
     assert 0.8 * its["tokens"] < ours["tokens"] < its["tokens"]  # packed documents, padding not counted
     assert summary["ratio"] == pytest.approx(ours["tokens_per_s"] / its["tokens_per_s"])
-    assert "| equal |" in done.stdout
+    assert "| equal |" in shown
+
+
+def test_the_optimizers_meet_at_a_loss_that_the_other_one_ended_at(text: Path) -> None:
+    found, shown = printed("pretraining.py", "optimizer", "--quick", text=text)
+    loss_of = {line["run"]: line["eval_losses"][-1][1] for line in found if "run" in line}
+    for line in (line for line in found if "against" in line):
+        assert line["loss"] == loss_of[f"{line['against']}, rate 0.0001, seed 1, 12 steps"]
+        assert line["muon_steps"] in (6, 12)
+        assert loss_of[f"muon, rate 0.02, seed 1, {line['muon_steps']} steps"] <= line["loss"]
+    assert set(found[-1]["ratio_of_steps"]) == {"adamw", "adamw_one_rate"}
+    assert "AdamW with one rate | mean" in shown
+
+
+def test_quality_compares_trained_models_by_the_bits_of_the_same_bytes(text: Path) -> None:
+    found, shown = printed("pretraining.py", "quality", "--quick", text=text)
+    ours, its = found[-3:-1] if found[-3]["run"].startswith("ours") else found[-2:-4:-1]
+    assert found[-1]["ours"] == ours["test_bits_per_byte"] < 8
+    assert found[-1]["trainer"] == its["test_bits_per_byte"] < 8
+    assert found[-1]["ratio"] == pytest.approx(found[-1]["ours"] / found[-1]["trainer"])
+    assert "Tuned settings of" in shown
+
+
+def test_the_overhead_is_that_of_a_run_with_and_one_without(text: Path) -> None:
+    (with_, without, summary), _ = printed("pretraining.py", "overhead", "--quick", text=text)
+    assert with_["seconds"]["evaluate"] > 0 == without["seconds"]["evaluate"]
+    assert 0 < summary["share_spent"]["all four"] < 1
+
+
+def test_the_data_path_is_timed_from_text_to_batches(text: Path) -> None:
+    words = "--megabytes 0.5 --vocab-size 512 --row-length 64 --hidden-size 32 --layers 1 --heads 2"
+    _, shown = printed("data_path.py", *words.split(), text=text)
+    (times,) = re.findall(r"the data path is ([\d,]+) times as fast", shown)
+    assert int(times.replace(",", "")) > 1
 
 
 @pytest.mark.parametrize(
