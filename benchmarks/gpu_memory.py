@@ -37,7 +37,7 @@ from utils.runtime import device, git_commit, hardware, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
-RECIPES = ("qwen2.5_0.5b", "smollm2_135m")
+RECIPES = ("qwen2.5_0.5b", "smollm2_135m", "qwen2.5_1.5b_lora", "smollm3_3b_qlora")
 CAP = "6GiB"
 
 

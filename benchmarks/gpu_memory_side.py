@@ -203,6 +203,8 @@ def measured(job: Job, stage: Stage, directory: Path) -> dict[str, Any]:
     import torch
     from transformers import Trainer, TrainerCallback
 
+    from utils.out_of_memory import is_out_of_memory
+
     meter = Meter()
 
     class Steps(TrainerCallback):
@@ -227,7 +229,9 @@ def measured(job: Job, stage: Stage, directory: Path) -> dict[str, Any]:
     patched.train = train
     try:
         SIDES[job.side](stage, directory)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return {"failed": "out of memory", "message": str(error).partition("\n")[0], "steps": len(meter.ends)}
     return meter.result(job)
 

@@ -53,8 +53,8 @@ CALIBRATION_STEPS = 40
 
 Search = Mapping[str, Sequence[Any]]
 SEARCH: Mapping[str, Search] = {
-    "ours": {"muon_learning_rate": (0.02, 0.01, 0.03, 0.05), "dropout": (0.0, 0.1)},
-    "trainer": {"learning_rate": (4e-3, 1e-3, 2e-3, 8e-3), "attention_dropout": (0.0, 0.1)},
+    "ours": {"muon_learning_rate": (0.02, 0.005, 0.01, 0.03, 0.05), "dropout": (0.0, 0.1)},
+    "trainer": {"learning_rate": (4e-3, 1e-3, 2e-3, 8e-3, 1.6e-2), "attention_dropout": (0.0, 0.1)},
 }
 """What `quality` tries, one setting after the other; each side starts from the first values and has as many trials."""
 

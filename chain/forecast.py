@@ -31,6 +31,8 @@ config.json. A plan takes it where there is neither the thing itself nor a netwo
 class Model:
     """A model that a stage starts from: its shapes, what of its configuration is known, and how."""
 
+    config: Any
+    """Its transformers configuration."""
     shapes: Shapes
     dtype: str | None
     """The type that its weights are saved in."""
@@ -71,7 +73,8 @@ class Models:
 
     def of(self, stage: Stage) -> Model:
         """Return the model that a stage trains; see `described` for what it raises."""
-        assert stage.model is not None, "pretraining has a forecast of its own"
+        if stage.model is None:
+            return _of_pretraining(stage.config, scores=False)
         return self.described(stage.model, stage.config.revision, scores=stage.kind == "reward")
 
     def described(self, model: str | StageOutput, revision: str | None, *, scores: bool) -> Model:
@@ -84,14 +87,15 @@ class Models:
         while isinstance(model, StageOutput) and model.name in self.stages:
             stage = self.stages[model.name]
             if stage.model is None:
-                return Model(shapes_of(_of_pretraining(stage.config), scores=scores), dtype or "float32", "the recipe")
+                made = _of_pretraining(stage.config, scores=scores)
+                return replace(made, dtype=dtype or made.dtype)
             dtype = dtype or stage.config.dtype or "float32"
             model, revision = stage.model, stage.config.revision
         key = (model, revision, scores)
         if key not in self._known:
             config, source = self._config(model, revision)
             saved = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-            self._known[key] = Model(shapes_of(config, scores=scores), saved, source)
+            self._known[key] = Model(config, shapes_of(config, scores=scores), saved, source)
         found = self._known[key]
         return replace(found, dtype=dtype if dtype not in (None, "auto") else found.dtype)
 
@@ -112,19 +116,20 @@ class Models:
             raise ValueError(str(error)) from error
 
 
-def _of_pretraining(config: Any) -> Any:
-    """Return the configuration of the model that a pretraining stage makes; its tokenizer may give fewer pieces."""
+def _of_pretraining(config: Any, *, scores: bool) -> Model:
+    """Return the model that a pretraining stage makes; its tokenizer may give fewer pieces."""
     from transformers import AutoConfig
 
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "tie_word_embeddings")
     heads = config.num_attention_heads
-    return AutoConfig.for_model(
+    made = AutoConfig.for_model(
         "qwen3",
         vocab_size=config.vocab_size,
         num_key_value_heads=heads,
         head_dim=config.hidden_size // heads,
         **{name: getattr(config, name) for name in names},
     )
+    return Model(made, shapes_of(made, scores=scores), "float32", "the recipe")
 
 
 def trainer_args(stage: Stage) -> Any:

@@ -12,15 +12,17 @@ from rich.table import Table
 
 from algorithms import memory
 from algorithms.config import StageOutput
-from chain import forecast
+from chain import forecast, timing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
 from chain.preflight import load_data, missing
 from chain.run_directory import usable
 from chain.stages import Stage, shown
 from utils import hub
+from utils.console import console
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
 from utils.processes import count
+from utils.runtime import device
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
 TYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -44,6 +46,10 @@ class Needs:
     """Its peak on a GPU: with the micro-batch that fits the budget, or the recipe's where none does."""
     tokens: int | None = None
     """Of a step at most, padding included."""
+    seconds: float | None = None
+    """Of its passes and sampling, timed on this machine; what is not in it, chain.timing says."""
+    untimed: str | None = None
+    """Why they were not timed."""
     stated: Sequence[tuple[str, str]] = ()
     """The model or data that are not on this machine, each with who states its size: the recipe or the Hub."""
     notes: Sequence[str] = field(default_factory=list)
@@ -91,6 +97,7 @@ def plan(
             stated.append((stage.model, models.of(stage).source))
         steps = _steps(stage, train_rows)
         disk_bytes = _disk_bytes(stage, steps, number, models if shapes else None)
+        seconds, untimed = _seconds(stage, models, peak, steps, train_rows)
         needs.append(
             Needs(
                 stage,
@@ -102,6 +109,8 @@ def plan(
                 download_bytes,
                 memory=peak,
                 tokens=_tokens(stage, models),
+                seconds=seconds,
+                untimed=untimed,
                 stated=stated,
                 notes=notes,
             )
@@ -123,6 +132,21 @@ def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[For
         return fitting[1], forecast.changes(stage, fitting[1])
     except ValueError as error:
         return None, [f"{stage.kind}: its memory cannot be forecast: {error}"]
+
+
+def _seconds(
+    stage: Stage, models: Models, peak: Forecast | None, steps: int | None, rows: int | None
+) -> tuple[float | None, str | None]:
+    """Return what a stage's passes take, with the micro-batch of its forecast; or why that is not known."""
+    if steps is None:
+        return None, "how many steps it has is not known"
+    if peak is not None:
+        stage = forecast.with_micro_batch(stage, peak.per_device_train_batch_size)
+    try:
+        with console().status(f"timing {stage.kind}"):
+            return timing.seconds(stage, models, steps, rows), None
+    except ValueError as error:
+        return None, str(error)
 
 
 def _tokens(stage: Stage, models: Models) -> int | None:
@@ -158,10 +182,28 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
         yield table
     for need in needs:
         yield from need.notes
+    if any(need.stage.kind == "grpo" for need in stages):
+        yield f"grpo: TRL sets the length of a prompt no limit; it is taken for {forecast.PROMPT_TOKENS} tokens"
     for source in dict.fromkeys(source for need in needs for _, source in need.stated):
         names = dict.fromkeys(name for need in needs for name, its in need.stated if its == source)
         yield f"Not on this machine, so as {source} states: {', '.join(names)}"
-    yield "Time: not measured"
+    timed = [(need.stage.kind, need.seconds) for need in needs if need.seconds is not None]
+    if timed:
+        each = ", ".join(f"{kind} {_duration(seconds)}" for kind, seconds in timed)
+        whole = f", together {_duration(sum(seconds for _, seconds in timed))}" if len(timed) > 1 else ""
+        yield f"Time on this {device().upper()}, rows of full length: {each}{whole}; optimizer and evaluations besides"
+    for reason in dict.fromkeys(need.untimed for need in needs if need.untimed):
+        kinds = ", ".join(need.stage.kind for need in needs if need.untimed == reason)
+        yield f"Time not measured: {kinds}: {reason}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as it is told.
+
+    >>> [_duration(seconds) for seconds in (5, 90, 5400)]
+    ['0.1 min', '1.5 min', '1.5 h']
+    """
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _mib(size_bytes: int) -> str:

@@ -1,0 +1,265 @@
+"""How long a stage takes: its passes and its sampling, timed on this machine with random weights of the true shape.
+
+Rows are timed at their full length, which most are not, and without Liger's layers: the arithmetic takes that at most.
+The optimizer, reading of data, evaluations and checkpoints come on top.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from algorithms.memory import Sampling
+from chain import forecast
+from chain.forecast import Models
+from chain.stages import Stage
+from utils.out_of_memory import is_out_of_memory
+from utils.runtime import computes_in_bf16, device, free_memory
+
+CPU_FLOP = 3e11
+"""Of one pass that is timed on a CPU: a few seconds. What is larger is no work for one."""
+TIMED = 2
+"""Passes whose mean is taken, after one that is not timed."""
+SAMPLED = (4, 12)
+"""Tokens that are sampled for each completion; the difference tells what one more takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a stage computes."""
+
+    config: Any
+    """transformers' configuration of its model."""
+    parameters: int
+    loss: str = "tiles"
+    """How the loss is made: from the `logits` of the whole batch, as in pretraining; from `tiles` of them, as in TRL's
+    trainers; or from a reward model's `score`."""
+    sequences: int
+    """Rows of one pass; of pairs both sides."""
+    tokens: int
+    """Of a row."""
+    dtype: str = "float32"
+    autocast: str | None
+    """The type that the matrix products give; None is that of the weights."""
+    gradient_checkpointing: bool
+    attention: str
+    peft_args: Mapping[str, Any] | None = None
+    """Of the adapter that is trained; None trains all weights."""
+    passes: float
+    """Forward and backward, in the whole stage."""
+    references: float = 0.0
+    """Passes of the reference, forward alone."""
+    samplings: float = 0.0
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was timed, in seconds."""
+
+    one_pass: float
+    reference: float = 0.0
+    sampling: float = 0.0
+
+    def of(self, work: Work) -> float:
+        """Return the seconds of all that a stage computes."""
+        return self.one_pass * work.passes + self.reference * work.references + self.sampling * work.samplings
+
+
+def seconds(stage: Stage, models: Models, steps: int, rows: int | None) -> float:
+    """Return what the passes and samplings of `steps` optimizer steps take on this machine.
+
+    Raises:
+        ValueError: it is not measured, with the reason.
+    """
+    work = work_of(stage, models, steps, rows)
+    flop = 6 * work.parameters * work.sequences * work.tokens
+    if device() == "cpu" and flop > CPU_FLOP:
+        raise ValueError("no GPU is here, and their passes are too large for a CPU")
+    try:
+        return measured(work).of(work)
+    finally:
+        free_memory()
+
+
+def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
+    """Return what a stage computes in `steps` optimizer steps on `rows` rows.
+
+    Raises:
+        ValueError: the model or the rows are not known, or the weights are in 4 bits.
+    """
+    config, model = stage.config, models.of(stage)
+    if stage.model is None:
+        return Work(
+            config=model.config,
+            parameters=model.shapes.parameters,
+            loss="logits",
+            sequences=config.per_device_train_batch_size,
+            tokens=config.max_length,
+            autocast=_half(config.mixed_precision),
+            gradient_checkpointing=config.gradient_checkpointing,
+            attention=config.attn_implementation or ("eager" if device() == "cpu" else "sdpa"),
+            passes=steps * config.gradient_accumulation_steps,
+        )
+    if config.peft == "qlora":
+        raise ValueError("weights in 4 bits are made from the true ones, which a plan does not load")
+    args = forecast.trainer_args(stage)
+    settings = forecast.settings(stage, args, model, models)
+    passes = steps * args.gradient_accumulation_steps
+    references = samplings = 0.0
+    if stage.kind == "dpo":  # once for each row, ahead, or once for each pass
+        ahead = getattr(args, "precompute_ref_log_probs", False)
+        if ahead and rows is None:
+            raise ValueError("how many rows its reference goes through is not known")
+        references = rows * 2 / settings.sequences if ahead and rows is not None else passes
+    if stage.kind == "grpo":
+        samplings = passes / (args.steps_per_generation * args.num_iterations)
+        references = passes / args.num_iterations if args.beta else 0.0
+    chosen = "float32" if config.dtype is None else model.dtype if config.dtype == "auto" else config.dtype
+    return Work(
+        config=model.config,
+        parameters=model.shapes.parameters,
+        loss="score" if stage.kind == "reward" else "tiles",
+        sequences=settings.sequences,
+        tokens=settings.tokens,
+        dtype=chosen or "float32",
+        autocast="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        attention=settings.attention,
+        peft_args=config.peft_args if config.peft else None,
+        passes=passes,
+        references=references,
+        samplings=samplings,
+        sampling=settings.sampling,
+    )
+
+
+def _half(mixed_precision: str | None) -> str | None:
+    """Return the type that pretraining computes in, as its loop chooses it."""
+    if mixed_precision is None:
+        mixed_precision = "bf16" if computes_in_bf16(device()) else "fp16" if device() == "cuda" else "no"
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(mixed_precision)
+
+
+def measured(work: Work) -> Pace:
+    """Time a stage's passes and sampling on this machine's device.
+
+    Raises:
+        ValueError: the device's memory does not suffice, or a library that the recipe asks for is not here.
+    """
+    try:
+        return _measured(work)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = "its passes do not fit into what is free of the GPU's memory now"
+    except ImportError as error:
+        reason = str(error).strip().partition("\n")[0]
+    free_memory()  # not above: there the error still holds what was allocated
+    raise ValueError(reason)
+
+
+def _measured(work: Work) -> Pace:
+    import torch
+
+    model = _random_model(work)
+    ids = torch.randint(model.config.vocab_size, (work.sequences, work.tokens), device=model.device)
+
+    def half() -> AbstractContextManager[Any]:
+        """Anew for each pass, as in the trainers: it keeps the weights' copies until it ends."""
+        return torch.autocast(model.device.type, getattr(torch, work.autocast)) if work.autocast else nullcontext()
+
+    def forward() -> Any:
+        with half():
+            return _loss(model, ids, work.loss)
+
+    def without_gradients() -> None:
+        with torch.no_grad():
+            forward()
+
+    def one_pass() -> None:
+        forward().backward()
+        model.zero_grad()
+
+    sampling = 0.0 if work.sampling is None else _sampling(model, work.sampling, half)
+    reference = _timed(without_gradients) if work.references else 0.0
+    if work.peft_args is not None:
+        _add_adapter(model, work)
+    if work.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    return Pace(_timed(one_pass), reference, sampling)
+
+
+def _random_model(work: Work) -> Any:
+    import torch
+    import transformers
+    from trl.trainer.utils import add_fused_lm_head
+
+    scores = work.loss == "score"
+    auto: Any = transformers.AutoModelForSequenceClassification if scores else transformers.AutoModelForCausalLM
+    config = copy.deepcopy(work.config)  # the model writes into it
+    config.pad_token_id = 0
+    if scores:
+        config.num_labels = 1
+    with torch.random.fork_rng(), torch.device(device()):
+        model = auto.from_config(config, dtype=getattr(torch, work.dtype), attn_implementation=work.attention)
+    if work.loss == "tiles":
+        add_fused_lm_head(model)
+    return model
+
+
+def _add_adapter(model: Any, work: Work) -> None:
+    """Put the adapter that is trained into the model, in place."""
+    from peft import LoraConfig, get_peft_model
+
+    from algorithms.adapters import DEFAULTS, POLICY, REWARD_MODEL
+
+    task_type = REWARD_MODEL if work.loss == "score" else POLICY
+    get_peft_model(model, LoraConfig(**(DEFAULTS | dict(work.peft_args or {})), task_type=task_type))
+
+
+def _loss(model: Any, ids: Any, kind: str) -> Any:
+    """Return a loss over all tokens; of a reward model the sum of its scores."""
+    if kind == "score":
+        return model(input_ids=ids, use_cache=False).logits.float().sum()
+    options = {"fused_lm_head": True} if kind == "tiles" else {}
+    return model(input_ids=ids, labels=ids, use_cache=False, **options).loss
+
+
+def _sampling(model: Any, sampling: Sampling, half: Callable[[], AbstractContextManager[Any]]) -> float:
+    """Return the seconds in which all completions of one generation are sampled to their full length."""
+    import torch
+
+    ids = torch.randint(model.config.vocab_size, (sampling.sequences, sampling.prompt_tokens), device=model.device)
+    mask = torch.ones_like(ids)
+    model.eval()
+
+    def sample(tokens: int) -> None:
+        with torch.no_grad(), half():
+            model.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True)
+
+    few, more = (_timed(partial(sample, tokens)) for tokens in SAMPLED)
+    each = (more - few) / (SAMPLED[1] - SAMPLED[0])
+    return few + each * (sampling.completion_tokens - SAMPLED[0])
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes, after a first time that is not counted."""
+    work()
+    _synchronise()
+    began = time.perf_counter()
+    for _ in range(TIMED):
+        work()
+    _synchronise()
+    return (time.perf_counter() - began) / TIMED
+
+
+def _synchronise() -> None:
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -1,0 +1,152 @@
+"""A stage's time in the plan: what is counted, worked by hand, and that every kind of pass can be timed."""
+
+import weakref
+from typing import Any
+
+import pytest
+
+from algorithms import GRPOExtraConfig, TrainingConfig
+from chain import timing
+from chain.forecast import Models
+from chain.stages import Stage
+from chain.timing import Pace
+from pretrain import PretrainConfig
+
+SHAPE: dict[str, Any] = {
+    "model_type": "qwen2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "intermediate_size": 64, "vocab_size": 300, "tie_word_embeddings": True,
+}  # fmt: skip
+SIZES = {"some/model": SHAPE}
+GROUPS = GRPOExtraConfig(num_generations=4, max_completion_length=16)
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.hub.local_model", lambda *_: None)
+
+
+def stage(kind: str, **fields: Any) -> Stage:
+    if kind == "pretrain":
+        shape: dict[str, Any] = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        return Stage("pretrain", PretrainConfig(output_dir="base", dataset_name="made:documents", **shape, **fields))
+    given: dict[str, Any] = {
+        "model_name": "some/model", "output_dir": kind, "dataset_name": "made:prompts",
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+    }  # fmt: skip
+    given |= {} if kind == "grpo" else {"max_length": 24}
+    return Stage(kind, TrainingConfig(**given | fields), GROUPS if kind == "grpo" else None)
+
+
+def work(one: Stage, steps: int = 10, rows: int = 80) -> timing.Work:
+    return timing.work_of(one, Models([one], {}, SIZES), steps, rows)
+
+
+def test_every_pass_of_the_accumulation_is_counted() -> None:
+    found = work(stage("sft"))
+    assert (found.passes, found.sequences, found.tokens) == (20, 4, 24)
+    assert (found.references, found.samplings) == (0, 0)
+    assert Pace(2.0).of(found) == 40.0
+
+
+def test_a_pair_is_two_rows_and_its_reference_runs_once_or_with_each_pass() -> None:
+    each = work(stage("dpo"))
+    assert (each.sequences, each.references) == (8, 20)
+    ahead = work(stage("dpo", trainer_args={"precompute_ref_log_probs": True}), rows=81)
+    assert ahead.references == 81 * 2 / 8
+    assert work(stage("reward")).references == 0
+
+
+def test_grpo_samples_once_for_the_passes_that_use_it() -> None:
+    found = work(stage("grpo"))
+    assert (found.passes, found.samplings) == (20, 10)  # eight completions for the two passes of a step
+    assert found.tokens == 256 + 16
+    again = work(stage("grpo", trainer_args={"num_iterations": 2}))
+    assert again.samplings == 5
+    assert found.references == 0
+    assert work(stage("grpo", beta=0.1)).references == 20
+    twice = work(stage("grpo", beta=0.1, trainer_args={"num_iterations": 2}))
+    assert twice.references == 10  # once for each generation, which two steps use
+
+
+def test_a_reference_over_rows_that_are_not_known_is_not_guessed() -> None:
+    one = stage("dpo", trainer_args={"precompute_ref_log_probs": True})
+    with pytest.raises(ValueError, match="how many rows"):
+        timing.work_of(one, Models([one], {}, SIZES), 10, None)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "reward", "dpo", "grpo"])
+def test_the_passes_of_each_kind_are_timed(kind: str) -> None:
+    one = stage(kind)
+    taken = timing.seconds(one, Models([one], {}, SIZES), 10, 80)
+    assert 0 < taken < 600
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_an_adapter_is_what_is_trained(kind: str, trained: list[set[str]]) -> None:
+    timing.measured(work(stage(kind, peft="lora")))
+    assert all("lora_" in name or "score" in name for name in trained[-1])
+    timing.measured(work(stage(kind)))
+    assert any("embed" in name for name in trained[-1])
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """What had a gradient in each pass that was timed."""
+    import transformers
+
+    found: list[set[str]] = []
+    clear = transformers.PreTrainedModel.zero_grad
+
+    def zero_grad(model: Any) -> None:
+        found.append({name for name, weight in model.named_parameters() if weight.grad is not None})
+        clear(model)
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "zero_grad", zero_grad)
+    return found
+
+
+def test_timing_leaves_the_configuration_and_the_random_numbers_as_they_were() -> None:
+    import torch
+
+    found = work(stage("reward"))
+    before, drawn = found.config.to_dict(), torch.random.get_rng_state()
+    timing._random_model(found)
+    assert found.config.to_dict() == before
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+def test_a_model_that_is_too_large_for_a_cpu_is_not_timed() -> None:
+    wide = {"some/model": SHAPE | {"hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 30}}
+    with pytest.raises(ValueError, match="no GPU is here"):
+        timing.seconds(stage("sft"), Models([], {}, wide), 10, 80)
+
+
+def test_what_does_not_fit_is_said_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    held: list[Any] = []
+
+    class Weights:
+        pass
+
+    def full(_: object) -> Pace:
+        weights = Weights()
+        held.append(weakref.ref(weights))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(timing, "_measured", full)
+    alive: list[bool] = []
+    monkeypatch.setattr(timing, "free_memory", lambda: alive.append(held[0]() is not None))
+    with pytest.raises(ValueError, match="do not fit"):
+        timing.measured(work(stage("sft")))
+    assert alive == [False]
+
+
+def test_a_kernel_that_is_not_installed_is_said() -> None:
+    with pytest.raises(ValueError, match="FlashAttention2"):
+        timing.measured(work(stage("sft", attn_implementation="flash_attention_2")))
