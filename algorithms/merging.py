@@ -20,8 +20,10 @@ LARGE = {"loss": 0.05, "score": 0.5}
 preference, so 0.5 moves one by up to 12 points."""
 
 
-def save_merged(model: Any, config: TrainingConfig, tokenizer: Any, data: StageData, stage_dir: Path) -> None:
-    """Save the model with its adapter merged into weights of 16 or 32 bits, and record what that changed.
+def save_merged(
+    model: Any, config: TrainingConfig, tokenizer: Any, data: StageData, stage_dir: Path, target: Path
+) -> None:
+    """Save the model in `target`, its adapter merged into weights of 16 or 32 bits; record what that changed.
 
     Weights in 4 bits are loaded again as they were before, on the CPU, since both may be more than a GPU holds. What
     the model says of held-out rows is compared: it was trained beside the quantised weights, and merging rounds.
@@ -33,7 +35,7 @@ def save_merged(model: Any, config: TrainingConfig, tokenizer: Any, data: StageD
     merged = (_unquantised(model, config) if config.peft == "qlora" else model).merge_and_unload()
     merged.to(merged.dtype)  # a reward model's head, which was trained in float32
     merged.config.use_cache = True
-    merged.save_pretrained(stage_dir)
+    merged.save_pretrained(target)
     _report(_difference(before, _said(merged, examples)), StageLog(stage_dir))
 
 

@@ -1,12 +1,16 @@
 """What transformers and TRL keep private and we rely on, in one place; a test checks that it is still there."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from utils.agreement import by_first
+from utils.console import warn
 from utils.out_of_memory import is_out_of_memory
 from utils.runtime import free_memory
+from utils.sealed import partial, seal, writing
 
 
 def load_finished(trainer: Any, checkpoint: Path) -> None:
@@ -44,6 +48,48 @@ def is_between_generations(trainer: Any) -> bool:
     if not hasattr(trainer, "_buffered_inputs"):
         return True
     return bool(trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0)
+
+
+def use_one_gpu(args: Any) -> None:
+    """Let a process train on its first GPU where it sees several: TRL refuses the DataParallel that would be chosen."""
+    if args.n_gpu > 1:
+        warn(f"{args.n_gpu} GPUs are visible, and one process trains on the first: torchrun --nproc-per-node uses all")
+        args._n_gpu = 1
+
+
+def save_sealed(trainer: Any, stage_dir: Path) -> None:
+    """Let each checkpoint of a trainer appear whole and sealed, without what no resume reads.
+
+    transformers writes one file after another under the final name, a pickle of the arguments among them, and goes on
+    without the optimizer's state where that file is missing.
+    """
+    save, args = trainer._save_checkpoint, trainer.args
+
+    def save_checkpoint(model: Any, trial: Any) -> None:
+        state, limit, name = trainer.state, args.save_total_limit, f"checkpoint-{trainer.state.global_step}"
+        with writing(name, stage_dir):
+            written = by_first(lambda: partial(stage_dir))
+            args.output_dir, args.save_total_limit = str(written), None
+            try:
+                save(model, trial)
+            finally:
+                args.output_dir, args.save_total_limit = str(stage_dir), limit
+        if state.best_global_step:
+            state.best_model_checkpoint = str(stage_dir / f"checkpoint-{state.best_global_step}")
+        by_first(lambda: _finish(written, stage_dir / name, state, limit))
+
+    trainer._save_checkpoint = save_checkpoint
+
+
+def _finish(written: Path, final: Path, state: Any, limit: int | None) -> None:
+    from transformers.trainer_utils import rotate_checkpoints
+
+    with writing(final.name, final.parent):
+        (written / final.name / "training_args.bin").unlink(missing_ok=True)
+        state.save_to_json(str(written / final.name / "trainer_state.json"))
+        seal(written / final.name, final)
+        shutil.rmtree(written)
+    rotate_checkpoints(str(final.parent), limit, state.best_model_checkpoint)
 
 
 def sample_in_parts(trainer: Any, told: Callable[[int, int], None]) -> None:

@@ -10,9 +10,11 @@ from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
 from utils import processes, runtime, trackers
+from utils.agreement import by_first
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
 from utils.out_of_memory import record_out_of_memory, told_with_step
+from utils.sealed import newest_sound, partial, publish, writing
 from utils.stage_log import StageLog
 from utils.stopping import asked_to_stop
 
@@ -35,7 +37,9 @@ def trl_config(
     options = defaults | arguments.resolve(config, extra, stage_dir) | {"report_to": trackers.report_to()}
     if problem := arguments.rounding_problem(kind, config, options):
         warn(problem)
-    return arguments.config_class(kind)(**options)
+    made = arguments.config_class(kind)(**options)
+    overrides.use_one_gpu(made)
+    return made
 
 
 def eval_rows(settings: Any, data: StageData) -> Any:
@@ -90,20 +94,15 @@ def fit(
     return stage_dir
 
 
-def newest_checkpoint(stage_dir: Path) -> Path | None:
-    """Return the checkpoint with the most steps; one without trainer_state.json was not finished and does not count."""
-    whole = [path.parent for path in stage_dir.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str]) -> None:
     from transformers import PrinterCallback
 
-    checkpoint = newest_checkpoint(stage_dir)
+    checkpoint = by_first(lambda: newest_sound(stage_dir, warn))
     if checkpoint is None:
         log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
     elif _resume(trainer, checkpoint, log):
         return
+    overrides.save_sealed(trainer, stage_dir)
     overrides.sample_in_parts(trainer, lambda was, now: _tell_sampling(log, _step(trainer), was, now))
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
@@ -187,12 +186,14 @@ def _save(trainer: Any, config: TrainingConfig, data: StageData, stage_dir: Path
     if not processes.is_first():
         return
     trainer.model.config.use_cache = True  # training turns it off
-    if config.peft is None:
-        trainer.model.save_pretrained(stage_dir, state_dict=sharded)
-    elif config.merge_adapter:
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # of autocast, too
-        merging.save_merged(model, config, trainer.processing_class, data, stage_dir)
-    else:
-        trainer.model.save_pretrained(stage_dir, state_dict=sharded, selected_adapters=["default"])
-    trainer.processing_class.save_pretrained(stage_dir)
-    (stage_dir / "README.md").unlink(missing_ok=True)  # TRL's model card, written with each checkpoint
+    with writing("the result", stage_dir):
+        written = partial(stage_dir)
+        if config.peft is None:
+            trainer.model.save_pretrained(written, state_dict=sharded)
+        elif config.merge_adapter:
+            model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # of autocast, too
+            merging.save_merged(model, config, trainer.processing_class, data, stage_dir, written)
+        else:
+            trainer.model.save_pretrained(written, state_dict=sharded, selected_adapters=["default"])
+        trainer.processing_class.save_pretrained(written)
+        publish(written, stage_dir)

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from pretrain.optim import placed_like
-from utils.errors import Refused, StageFailed
+from utils.errors import Refused
 from utils.files import write_json
+from utils.sealed import partial, seal, sealed, writing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,15 +44,9 @@ class Position:
     """The last losses, in nats a token: what a jump is measured against."""
 
 
-def checkpoints(stage_dir: Path) -> list[Path]:
-    """Return the stage's whole checkpoints, oldest first."""
-    found = [path for path in stage_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if (path / STATE).exists()), key=lambda path: int(path.name[11:]))
-
-
 def refuse_other_data(stage_dir: Path, data: str) -> None:
     """Raise Refused if the newest checkpoint was trained on documents of another fingerprint than `data`."""
-    for newest in checkpoints(stage_dir)[-1:]:
+    for newest in sealed(stage_dir)[-1:]:
         try:
             began_with = json.loads((newest / STATE).read_text(encoding="utf-8")).get("data")
         except ValueError:
@@ -79,7 +73,7 @@ def save_checkpoint(
     tokenizer: "PreTrainedTokenizerBase",
     keep: int,
 ) -> Path:
-    """Write `checkpoint-<step>`, under a temporary name until it is whole; keep the best and the `keep` newest.
+    """Write `checkpoint-<step>`, sealed; keep the best and the `keep` newest.
 
     Every process takes part, since each may hold a part of the tensors; the first writes.
 
@@ -92,23 +86,14 @@ def save_checkpoint(
     if accelerator.scaler is not None:
         training["scaler"] = accelerator.scaler.state_dict()
     if accelerator.is_main_process:
-        partial = stage_dir / f".checkpoint-{position.step}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial, state_dict=weights)
-            tokenizer.save_pretrained(partial)
-            torch.save(training, partial / OPTIMIZER)
-            write_json(partial / STATE, {"global_step": position.step} | asdict(position))
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-            shutil.rmtree(partial, ignore_errors=True)
-            free = shutil.disk_usage(stage_dir).free / 2**30
-            raise StageFailed(
-                f"checkpoint-{position.step} cannot be written: {error}. {stage_dir} has {free:.1f} GiB free. What was "
-                "saved before is whole: make room, and resume."
-            ) from error
-        for old in checkpoints(stage_dir)[:-keep]:
+        with writing(final.name, stage_dir):
+            written = partial(stage_dir)
+            accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(written, state_dict=weights)
+            tokenizer.save_pretrained(written)
+            torch.save(training, written / OPTIMIZER)
+            write_json(written / STATE, {"global_step": position.step} | asdict(position))
+            seal(written, final)
+        for old in sealed(stage_dir)[:-keep]:
             if old.name != f"checkpoint-{position.best_step}":
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -119,7 +104,7 @@ def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, opt
     """Restore model, optimizer and gradient scaler in place, and return how far the run had come.
 
     Raises:
-        Refused: the checkpoint is damaged, or of a model of another shape.
+        Refused: the checkpoint is of a model of another shape, or of another version.
     """
     try:
         position = Position(
@@ -137,7 +122,8 @@ def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, opt
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise Refused(
-            f"{directory} cannot be gone on from: {reason}. Remove it to go on from the checkpoint before it."
+            f"{directory} cannot be gone on from: {reason}. Is it of this recipe and version? Elsewhere, by another "
+            "output directory, the run starts anew."
         ) from error
     return position
 

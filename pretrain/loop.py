@@ -22,11 +22,13 @@ from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
 from pretrain.record import Record, recording
-from utils.agreement import peer_has_ended
+from utils.agreement import by_first, peer_has_ended
+from utils.console import warn
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
 from utils.runtime import device as find_device
+from utils.sealed import damage, newest_sound, partial, publish, sealed, writing
 from utils.stopping import asked_to_stop
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
 
     Raises:
         StageFailed: the loss or the gradient became NaN or infinite, the loss jumped, or another process ended.
-        Refused: the newest checkpoint is damaged, or of a run with other rows a step.
+        Refused: the newest checkpoint is of another model, or of a run with other rows a step.
         Interrupted: Ctrl-C or SIGTERM came, or the run's time does not suffice; a checkpoint holds what was done.
         OutOfMemory: memory ran out.
     """
@@ -111,17 +113,17 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        found = checkpoint.checkpoints(self.stage_dir)
+        found = by_first(lambda: newest_sound(self.stage_dir, warn))
         if found:
-            position = checkpoint.load_checkpoint(found[-1], self.accelerator, self.model, self.optimizer)
+            position = checkpoint.load_checkpoint(found, self.accelerator, self.model, self.optimizer)
             if position.rows_per_step != self.position.rows_per_step:
                 raise Refused(
-                    f"{found[-1]} is of a run with {position.rows_per_step} rows a step, this one has "
+                    f"{found} is of a run with {position.rows_per_step} rows a step, this one has "
                     f"{self.position.rows_per_step}: rows × gradient_accumulation_steps × processes must stay the same."
                 )
             self.position = position
         plain = self.accelerator.unwrap_model(self.model)
-        self.record.start(plain, self.position.step, found[-1].name if found else None)
+        self.record.start(plain, self.position.step, found.name if found else None)
 
     def train(self) -> None:
         """Train to the last step, or to the end of the one in which a stop was asked for."""
@@ -228,13 +230,18 @@ class Run:
         if self.position.best_step != self.position.step:
             best = self.stage_dir / f"checkpoint-{self.position.best_step}"
             self.record.say(f"the result is the weights of step {self.position.best_step}: lowest held-out loss")
+            if wrong := damage(best):
+                raise StageFailed(f"{best} is damaged, and its weights are the result: {wrong}")
             checkpoint.load_weights(best, self.accelerator, self.model)
         weights = checkpoint.weights_of(self.accelerator, self.model)
         if self.accelerator.is_main_process:
             plain = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             plain.generation_config.use_cache = True
-            plain.save_pretrained(self.stage_dir, state_dict=weights)
-            self.tokens.tokenizer.save_pretrained(self.stage_dir)
+            with writing("the result", self.stage_dir):
+                written = partial(self.stage_dir)
+                plain.save_pretrained(written, state_dict=weights)
+                self.tokens.tokenizer.save_pretrained(written)
+                publish(written, self.stage_dir)
         self.record.end(self.position, self.evaluate(self.tokens.test) if self.tokens.test else None)
 
     def _save_checkpoint(self) -> None:
@@ -260,7 +267,7 @@ class Run:
                 broken = [f"the loss jumped from {mean:.3f} to {loss:.3f}"]
         self.position = replace(self.position, recent=[*recent, loss][-RECENT:])
         if broken:
-            step, kept = self.position.step, checkpoint.checkpoints(self.stage_dir)
+            step, kept = self.position.step, sealed(self.stage_dir)
             documents = self.tokens.documents(step - 1, self.position.rows_per_step)
             raise StageFailed(
                 f"step {step}: {'; '.join(broken)}. The step's documents: {'; '.join(documents)}.\n"

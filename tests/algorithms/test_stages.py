@@ -53,7 +53,7 @@ def test_a_stage_leaves_a_checkpoint_that_loads_and_a_record(kind: str, configur
     assert model.config.use_cache is True
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(str(config.model_name)).chat_template
     assert weights_sha256(stage_dir) != weights_sha256(Path(str(config.model_name)))
-    assert not (stage_dir / "training_args.bin").exists()
+    assert {file.name for file in stage_dir.rglob("*.bin")} == set()  # no pickle, in the checkpoint neither
     assert [line["step"] for line in metrics(stage_dir)] == [2, 3]
     assert events(stage_dir) == ["TRAIN_START", "CHECKPOINT", "TRAIN_END"]
     info = json.loads((stage_dir / "stage_info.json").read_text())
@@ -81,7 +81,7 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
     whole, resumed = run(kind, config, tmp_path / "whole"), tmp_path / "resumed"
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
-    (resumed / "checkpoint-3").mkdir()  # a kill left it without trainer_state.json
+    (resumed / "checkpoint-3").mkdir()  # not sealed, so not written to its end
     # killed between checkpoint-2 and its line, and then again after step 3
     (resumed / "training_metrics.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
     run(kind, config, resumed)
@@ -91,6 +91,27 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
     assert step_2 == uninterrupted
     assert metrics(resumed)[-1]["num_tokens"] == metrics(whole)[-1]["num_tokens"]
     assert events(resumed) == ["RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_checkpoint_is_told_kept_aside_and_the_one_before_it_taken(
+    kind: str, configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(kind, max_steps=4, save_steps=1, save_total_limit=2)
+    whole = run(kind, config, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    assert sorted(path.name for path in stopped.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    (stopped / "checkpoint-4/optimizer.pt").write_bytes(b"half")
+    capsys.readouterr()
+    run(kind, config, stopped)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "checkpoint-4 is damaged, and kept as damaged-checkpoint-4: optimizer.pt has 4 bytes of" in said
+    assert "going on from checkpoint-3" in said
+    assert weights_sha256(stopped) == weights_sha256(whole)
+    assert sorted(path.name for path in stopped.glob("*checkpoint-*")) == [
+        "checkpoint-3", "checkpoint-4", "damaged-checkpoint-4"
+    ]  # fmt: skip
 
 
 def test_a_stage_killed_before_its_first_checkpoint_holds_each_step_once(configure: Configure, stage_dir: Path) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import PretrainConfig, checkpoint, loop, train
+from pretrain import PretrainConfig, loop, train
 from pretrain.config import range_problems
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
 from utils.limits import Limits, keep
+from utils.sealed import sealed
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 
@@ -99,7 +100,7 @@ def test_info_and_events_are_complete(trained: Path) -> None:
     kinds = [line.split(" | ")[1] for line in (trained / "training_events.log").read_text().splitlines()]
     assert kinds == ["TRAIN_START", "CHECKPOINT", "CHECKPOINT", "CHECKPOINT", "TRAIN_END"]
     # The newest, and the best before the last step, which is the result itself.
-    assert [path.name for path in checkpoint.checkpoints(trained)] == ["checkpoint-12", "checkpoint-20"]
+    assert [path.name for path in sealed(trained)] == ["checkpoint-12", "checkpoint-20"]
     assert info["best"] == {"step": 24, "eval_loss": metrics(trained)[-1]["eval_loss"]}
 
 
@@ -136,10 +137,10 @@ def test_a_diverging_run_fails_in_that_step_and_saves_no_such_weights(tmp_path: 
     said = r"step 2: the loss is nan; .* The step's documents: .*\nLast good checkpoint: none yet"
     with pytest.raises(StageFailed, match=said):
         train(replace(SMALL, learning_rate=1e30, max_steps=12, logging_steps=100, save_steps=2), tmp_path)
-    assert checkpoint.checkpoints(tmp_path) == []
+    assert sealed(tmp_path) == []
 
 
-def test_a_checkpoint_is_a_model_and_is_refused_when_damaged_or_of_another_shape(trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_model_and_is_refused_for_another_shape(trained: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     saved = trained / "checkpoint-20"
@@ -148,12 +149,32 @@ def test_a_checkpoint_is_a_model_and_is_refused_when_damaged_or_of_another_shape
     shutil.copytree(saved, tmp_path / "checkpoint-20")
     with pytest.raises(Refused, match=r"checkpoint-20 cannot be gone on from: .* has shape \[512, 32\], the model's"):
         train(replace(SMALL, hidden_size=64), tmp_path)
-    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.STATE):
-        shutil.copytree(saved, tmp_path / "checkpoint-20", dirs_exist_ok=True)
-        file = tmp_path / "checkpoint-20" / name
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        with pytest.raises(Refused, match=r"checkpoint-20 cannot be gone on from: .* Remove it to go on"):
-            train(SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_it_taken(
+    name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (12, 20):
+        shutil.copytree(trained / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    file = tmp_path / "checkpoint-20" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    train(SMALL, tmp_path)
+    said = capsys.readouterr().out
+    assert f"checkpoint-20 is damaged, and kept as damaged-checkpoint-20: {name} has" in said
+    assert "pretrain goes on from checkpoint-12" in said
+    assert weights_sha256(tmp_path) == weights_sha256(trained)
+
+
+def test_the_best_weights_are_not_taken_if_they_are_damaged(trained: Path, tmp_path: Path) -> None:
+    """Sixteen rows seen a hundred times: the best evaluation is not the last."""
+    config = replace(SMALL, max_samples=30, max_steps=240, muon_learning_rate=0.05, eval_steps=20, decay_fraction=0.0)
+    train(config, tmp_path / "whole")
+    best = StageLog(tmp_path / "whole").read_info()["best"]["step"]
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    (tmp_path / f"again/checkpoint-{best}/model.safetensors").write_bytes(b"half")
+    with pytest.raises(StageFailed, match=rf"checkpoint-{best} is damaged, and its weights are the result"):
+        train(config, tmp_path / "again")
 
 
 def test_dropout_and_accumulation_resume_to_the_same_bytes(tmp_path: Path) -> None:
@@ -194,7 +215,7 @@ pretrain.train(SMALL, Path({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert "Interrupted: stopped after step 7 of 24, with a checkpoint" in done.stderr
-    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-7"]
+    assert [path.name for path in sealed(tmp_path)] == ["checkpoint-7"]
     train(SMALL, tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(trained)
 
@@ -203,7 +224,7 @@ def test_a_full_disk_stops_and_loses_nothing(trained: Path, tmp_path: Path, monk
     save = torch.save
 
     def full_from_step_20(obj: Any, path: Path) -> None:
-        if path.parent.name == ".checkpoint-20.partial":
+        if path.name == "optimizer.pt" and (tmp_path / "checkpoint-12").exists():
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
         save(obj, path)
@@ -211,7 +232,7 @@ def test_a_full_disk_stops_and_loses_nothing(trained: Path, tmp_path: Path, monk
     monkeypatch.setattr(torch, "save", full_from_step_20)
     with pytest.raises(StageFailed, match=r"checkpoint-20 cannot be written: .*No space left on device.* make room"):
         train(SMALL, tmp_path)
-    assert not list(tmp_path.glob(".checkpoint*"))
+    assert not list(tmp_path.glob(".*"))
     monkeypatch.undo()
     train(SMALL, tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(trained)

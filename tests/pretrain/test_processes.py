@@ -54,12 +54,12 @@ def test_two_processes_train_as_one_with_the_same_rows_a_step(tmp_path: Path) ->
 
 
 def test_a_run_goes_on_with_other_processes_but_not_with_other_rows_a_step(tmp_path: Path) -> None:
-    from pretrain.checkpoint import checkpoints
+    from utils.sealed import sealed
 
     two = tmp_path / "two"
     run(2, TRAIN, 2, two)
     first = metrics(two)
-    assert [path.name for path in checkpoints(two)] == ["checkpoint-4", "checkpoint-6"]
+    assert [path.name for path in sealed(two)] == ["checkpoint-4", "checkpoint-6"]
     run(1, TRAIN, 4, two)
     assert [line["step"] for line in metrics(two)] == list(range(1, 9))
     assert metrics(two)[-1]["eval_loss"] == pytest.approx(first[-1]["eval_loss"], rel=2e-4)
