@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +32,7 @@ from recipes import name_of
 from utils import gpu_memory
 from utils.agreement import by_first, first_then_all, peer_has_ended
 from utils.console import console, tee, warn
-from utils.errors import Interrupted, Refused, StageFailed, plain_endings
+from utils.errors import Interrupted, Refused, StageFailed, lacks_room, plain_endings, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import Limits, hours, keep, kept, size_bytes_of
 from utils.locks import lock
@@ -40,6 +40,7 @@ from utils.processes import first_only, in_first, is_first
 from utils.quiet import quiet_libraries
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
+from utils.stopping import endings
 from utils.trackers import stage_environment
 
 __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]
@@ -126,14 +127,16 @@ def run_pipeline(
             with keep(allowed):
                 _run_stages(Run(info, chosen, fetched, outputs, fitting))
         except KeyboardInterrupt as error:
-            info.set(status="interrupted", finished_at=now())
+            with suppress(OSError):  # on a full disk it stays "running", and without its lock that is the same
+                info.set(status="interrupted", finished_at=now())
             stopped = Interrupted(
                 f"{str(error) or 'interrupted'}. Continue with:\n  {screen.resume_command(run_dir, _by_itself(recipe))}"
             )
             console().print_to_copies(str(stopped))
             raise stopped from error
         except StageFailed:
-            info.set(status="failed", finished_at=now())
+            with suppress(OSError):
+                info.set(status="failed", finished_at=now())
             raise
         info.set(status="passed", finished_at=now())
         if not is_first():
@@ -195,22 +198,23 @@ def _by_itself(recipe: str | None) -> Path | None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM stop the run as Ctrl-C does."""
+    """Let SIGTERM stop the run as Ctrl-C does, and a terminal that has gone away."""
     process = os.getpid()
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
         if os.getpid() != process:  # a worker that inherited the handler: its end is the ordinary one
-            os._exit(143)
+            os._exit(128 + number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in endings()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Run:
@@ -237,6 +241,8 @@ def _run_stages(run: Run) -> None:
     for stage in run.stages:
         stage_dir = run.info.run_dir / stage.config.output_dir
         if by_first(partial(_has_passed, stage_dir)):
+            done = StageLog(stage_dir).read_info()  # a kill may have come before the run's own record had it
+            run.info.set_stage(stage.kind, status="passed", duration_s=done["duration_s"], input=done["input"])
             console().print(f"{stage.kind} has passed, and is kept")
         else:
             if kept().left_s <= 0:
@@ -358,17 +364,20 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
     status = "passed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = _reason(error, log) if status == "failed" else None
     done = {} if error is None else log.done()
-    log.info(status=status, duration_s=duration_s, error=reason, **done)
-    run.info.set_stage(stage.kind, status=status, duration_s=duration_s)
+    with nullcontext() if error is None else suppress(OSError):  # a full disk is what may have ended it
+        log.info(status=status, duration_s=duration_s, error=reason, **done)
+        run.info.set_stage(stage.kind, status=status, duration_s=duration_s)
     if reason is not None:
-        log.event("STAGE_FAILED", reason)
+        with suppress(OSError):
+            log.event("STAGE_FAILED", reason)
         failed = StageFailed(f"stage {stage.kind} failed: {reason}\nIts files: {log.info_file.parent}")
         console().print_to_copies(str(failed))
         if not (is_first() or isinstance(error, StageFailed | Refused) or peer_has_ended(error)):
             print(f"process {os.environ['RANK']}: {failed}", file=sys.stderr)  # which the first cannot know
         raise failed from error
     if error is not None:
-        log.event("STAGE_INTERRUPTED", str(error) or f"step {done['steps']} was the last that was logged")
+        with suppress(OSError):
+            log.event("STAGE_INTERRUPTED", str(error) or f"step {done['steps']} was the last that was logged")
         raise error
     console().print(f"{stage.kind} passed in {duration_s:.1f} s", style="green")
 
@@ -379,7 +388,9 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
         return str(error)
     if peer_has_ended(error):
         return "another process of the run has ended; what it or the launcher says tells why. Go on with --resume"
+    if lacks_room(error):
+        return f"{without_number(error)}. What was saved before is whole: make room, and go on with --resume"
     training_log = log.info_file.parent / "training.log"
-    with training_log.open("a", encoding="utf-8") as file:
+    with suppress(OSError), training_log.open("a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     return f"{type(error).__name__}: {error} (traceback in {training_log.name})"

@@ -14,7 +14,7 @@ from chain.record import resumable
 from pipeline import run_pipeline
 from utils.command_line import Parser, refuse
 from utils.console import console, warn
-from utils.errors import Refused, StageFailed, refusal, report
+from utils.errors import Refused, StageFailed, lacks_room, refusal, report, without_number
 from utils.quiet import quiet_libraries
 
 TEST, PROD = "scratch_tiny", "qwen2.5_0.5b"
@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(args)
     except (Refused, StageFailed, KeyboardInterrupt) as error:
         return report(error)
+    except OSError as error:
+        if not lacks_room(error):
+            raise
+        return report(StageFailed(f"{without_number(error)}. Make room; --resume goes on with a run that had begun."))
     return 0
 
 

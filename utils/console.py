@@ -1,5 +1,6 @@
 """The one console of the process: what it prints can be copied to files, and it stays readable when piped."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from utils.errors import without_number
 from utils.pace import Pace
 from utils.processes import is_first
 from utils.runtime import memory_bytes
@@ -30,17 +32,33 @@ class SharedConsole(Console):
         self.copies: list[Console] = []
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich does, here and to the copies."""
-        super().print(*objects, **options)
+        """Print as rich does, here and to the copies. A screen or a copy that can no longer be written is given up."""
+        try:
+            super().print(*objects, **options)
+        except OSError:  # the terminal has gone away
+            self.on_broken_pipe()
         if objects and all(isinstance(item, Control) for item in objects):
             return  # a live display moves the cursor
-        for copy in self.copies:
-            copy.print(*objects, **options)
+        self._to_copies(*objects, **options)
 
     def print_to_copies(self, text: str) -> None:
         """Print plain text to the copies only: what the terminal shows by another way."""
-        for copy in self.copies:
-            copy.print(text, markup=False)
+        self._to_copies(text, markup=False)
+
+    def _to_copies(self, *objects: Any, **options: Any) -> None:
+        for copy in list(self.copies):
+            try:
+                copy.print(*objects, **options)
+            except OSError as error:  # a full disk: what is dispensable does not end a training
+                self.copies.remove(copy)
+                warn(f"{copy.file.name} is written no further: {without_number(error)}")
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence where rich would end the process: nobody reads the screen any more."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # what is still buffered goes there too, when the process ends
+        os.close(nowhere)
 
 
 _console: SharedConsole | None = None
@@ -51,7 +69,7 @@ def console() -> SharedConsole:
     """Return the console that the whole process shares; of several processes the first speaks."""
     global _console
     if _console is None:
-        _console = SharedConsole(width=None if sys.stdout.isatty() else WIDTH, quiet=not is_first())
+        _console = SharedConsole(width=None if sys.stdout and sys.stdout.isatty() else WIDTH, quiet=not is_first())
     return _console
 
 
@@ -80,7 +98,8 @@ def tee(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            shared.copies.remove(copy)
+            if copy in shared.copies:
+                shared.copies.remove(copy)
 
 
 class Bar:

@@ -1,5 +1,6 @@
 """The ways a request ends badly, refused before it starts or failed after it started, and their exit codes."""
 
+import errno
 import re
 import sys
 from collections.abc import Iterable
@@ -35,6 +36,14 @@ def refusal(problems: Iterable[str]) -> Refused:
 def without_number(error: BaseException) -> str:
     """Return what an error says, without the system's number for it."""
     return re.sub(r"\[Errno -?\d+\] ?", "", str(error)) or type(error).__name__
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Tell whether an error says that the disk is full, a file may not grow, or nothing may be written."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class _Route(logging.Handler):
     def take(self, origin: str, level: int, message: str) -> None:
         message = COLOUR.sub("", message).strip()
         if self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
+            with suppress(OSError), self.log.open("a", encoding="utf-8") as file:  # a full disk; the log is dispensable
                 file.write(f"{now()} {logging.getLevelName(level)} {origin}: {message}\n")
         matters = level >= logging.ERROR or (level >= logging.WARNING and not is_noise(message))
         if matters and message not in self.shown:
