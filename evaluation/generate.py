@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from evaluation.likelihood import batches
+from evaluation.batches import in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,20 +50,21 @@ def complete(
     """Return the completion of each prompt (token ids), in the order given: greedy, or `sampled` from a fixed seed.
 
     Prompts of similar length share a batch, padded on the left, which changes no text. A completion ends with the
-    tokenizer's EOS or any that the model's generation config names, as in TRL's GRPO.
+    tokenizer's EOS or any that the model's generation config names, as in TRL's GRPO. Where memory runs out, smaller
+    batches give the same greedy completions; sampled ones are then drawn anew from the same policy.
     """
     stops = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
-    completions: list[Completion | None] = [None] * len(prompts)
     options = (SAMPLED if sampled else GREEDY) | {"eos_token_id": sorted(stops), "pad_token_id": tokenizer.pad_token_id}
+
+    def of_batch(batch: list[int]) -> list[Completion]:
+        generated = _generate(model, [prompts[i] for i in batch], max_new_tokens, options)
+        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [Completion(text, ids, ids[-1] in stops) for ids, text in zip(generated, texts, strict=True)]
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for batch in batches([len(ids) + max_new_tokens for ids in prompts], TOKENS_PER_BATCH, batch_size):
-            generated = _generate(model, [prompts[i] for i in batch], max_new_tokens, options)
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            for index, ids, text in zip(batch, generated, texts, strict=True):
-                completions[index] = Completion(text, ids, ids[-1] in stops)
-    return [completion for completion in completions if completion is not None]
+        return in_batches([len(ids) + max_new_tokens for ids in prompts], TOKENS_PER_BATCH, of_batch, batch_size)
 
 
 def _generate(

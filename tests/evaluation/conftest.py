@@ -1,5 +1,6 @@
 """A small random Llama with the made world's tokenizer, saved as a stage saves it."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,28 @@ def open_checkpoint(tmp_path: Path) -> Callable[..., Checkpoint]:
 def checkpoint(model_dir: Path, open_checkpoint: Callable[..., Checkpoint]) -> Checkpoint:
     """The random Llama."""
     return open_checkpoint(model_dir)
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Return a function after which a model runs out of memory with more than `most_rows` rows, from call `since` on.
+
+    It returns the list of the rows of each call.
+    """
+    import torch
+
+    def limit(model: Any, most_rows: int, since: int = 0) -> list[int]:
+        seen: list[int] = []
+        forward = model.forward
+
+        @functools.wraps(forward)
+        def limited(*args: Any, **named: Any) -> Any:
+            seen.append(len(named["input_ids"]))
+            if seen[-1] > most_rows and len(seen) > since:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return forward(*args, **named)
+
+        monkeypatch.setattr(model, "forward", limited)
+        return seen
+
+    return limit

@@ -1,5 +1,7 @@
 """Greedy completions: a batch of prompts says what each would say alone."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -80,3 +82,23 @@ def test_special_tokens_are_left_out_of_the_text_and_other_added_ones_stay(
 
 def test_no_prompts_give_no_completions(checkpoint: Checkpoint) -> None:
     assert complete(checkpoint.model, checkpoint.tokenizer, [], LIMIT) == []
+
+
+def test_completions_are_the_same_where_memory_runs_out_half_way(
+    checkpoint: Checkpoint, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
+) -> None:
+    expected = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT)
+    since = CHUNK_TOKENS + 3
+    seen = short_of_memory(checkpoint.model, most_rows=4, since=since)
+    assert complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT) == expected
+    assert seen[since] > 4
+    assert seen[since + 1 :][:2] == [8, 4]
+
+
+def test_sampled_completions_go_on_where_memory_runs_out(
+    checkpoint: Checkpoint, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
+) -> None:
+    short_of_memory(checkpoint.model, most_rows=4)
+    first, second = (complete(checkpoint.model, checkpoint.tokenizer, prompts, 8, sampled=True) for _ in range(2))
+    assert len(first) == len(prompts)
+    assert first == second

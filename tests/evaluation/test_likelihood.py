@@ -3,14 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, PreTrainedConfig
 
 from data.world import rows
+from evaluation import likelihood
 from evaluation.checkpoint import Checkpoint, load_reward_model
 from evaluation.encode import Example, demonstration
-from evaluation.likelihood import batches, likelihoods, reward_scores, right_padded
+from evaluation.likelihood import likelihoods, reward_scores, right_padded
 from utils.errors import Refused
 
 
@@ -45,6 +48,85 @@ def test_padded_likelihoods_are_the_unpadded_ones(checkpoint: Checkpoint, exampl
     assert len({found.tokens for found in together}) > 1
 
 
+def sizes_of_logits(model: Any) -> list[int]:
+    """Return a list that grows by the number of logits whenever the model's head makes some."""
+    sizes: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _layer, _given, made: sizes.append(made.numel()))
+    return sizes
+
+
+def test_rows_within_the_bound_have_their_logits_made_as_one_batch(
+    checkpoint: Checkpoint, examples: list[Example]
+) -> None:
+    sizes = sizes_of_logits(checkpoint.model)
+    likelihoods(checkpoint.model, examples, checkpoint.pad_token_id)
+    assert sizes == [len(examples) * max(len(example.input_ids) for example in examples) * 512]
+
+
+def test_logits_of_a_long_row_are_made_in_slices_within_the_bound_and_the_model_runs_once(
+    checkpoint: Checkpoint, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = likelihoods(checkpoint.model, examples, checkpoint.pad_token_id)
+    sizes, runs = sizes_of_logits(checkpoint.model), list[int]()
+    checkpoint.model.base_model.register_forward_hook(lambda _layer, _given, _made: runs.append(1))
+    monkeypatch.setattr(likelihood, "LOGITS_PER_BATCH", 10 * 512 + 3)
+    found = likelihoods(checkpoint.model, examples, checkpoint.pad_token_id)
+    assert min(len(example.input_ids) for example in examples) > 10
+    assert max(sizes) == 10 * 512
+    assert len(runs) == len(examples) + 2  # the head is tried on one token, with the model around it and without
+    assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
+    assert [one[1:] for one in found] == [one[1:] for one in expected]
+    assert likelihoods(checkpoint.model, [Example([40] * 11, [False] * 11)], 2) == [(0.0, 0, 0)]
+
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**SMALL, final_logit_softcapping=1.0),
+        GraniteConfig(**SMALL, logits_scaling=3.0),
+        CohereConfig(**SMALL, logit_scale=0.25),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_logits_that_are_capped_or_scaled_behind_the_head_are_so_in_slices_too(
+    config: PreTrainedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype="float32").eval()
+    example = Example(torch.randint(3, 64, (40,)).tolist(), [index % 5 > 0 for index in range(40)])
+    (expected,) = likelihoods(model, [example], 0)
+    sizes = sizes_of_logits(model)
+    monkeypatch.setattr(likelihood, "LOGITS_PER_BATCH", 7 * 64)
+    (found,) = likelihoods(model, [example], 0)
+    assert max(sizes) == 7 * 64
+    assert found.nll == pytest.approx(expected.nll, rel=1e-5)
+    assert found[1:] == expected[1:]
+
+
+def test_likelihoods_and_rewards_are_the_same_where_memory_runs_out(
+    checkpoint: Checkpoint,
+    examples: list[Example],
+    make_model: Callable[..., Path],
+    short_of_memory: Callable[..., list[int]],
+    tmp_path: Path,
+) -> None:
+    pad, sequences = checkpoint.pad_token_id, [example.input_ids for example in examples]
+    judge = load_reward_model(make_model(tmp_path / "reward", reward=True), pad)
+    expected, rewards = likelihoods(checkpoint.model, examples, pad), reward_scores(judge, sequences, pad)
+    seen = [short_of_memory(model, most_rows=2) for model in (checkpoint.model, judge)]
+    found = likelihoods(checkpoint.model, examples, pad)
+    assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
+    assert [one[1:] for one in found] == [one[1:] for one in expected]
+    assert reward_scores(judge, sequences, pad) == pytest.approx(rewards, rel=1e-4)
+    assert seen == [[12, 6, 3, 2, 1, 2, 1, 2, 1, 2, 1]] * 2
+
+
 def test_padded_rewards_are_the_unpadded_ones(
     checkpoint: Checkpoint, examples: list[Example], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -67,14 +149,6 @@ def test_a_classifier_without_its_head_is_no_judge(make_model: Callable[..., Pat
 def test_nothing_to_score_is_no_error(checkpoint: Checkpoint) -> None:
     assert likelihoods(checkpoint.model, [], 2) == []
     assert likelihoods(checkpoint.model, [Example([40], [False])], 2)[0] == (0.0, 0, 0)
-
-
-def test_batches_hold_every_index_once_within_the_budget() -> None:
-    lengths = [5, 90, 7, 30, 31, 200, 1, 1]
-    found = list(batches(lengths, 100, max_rows=3))
-    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 100 for batch in found)
-    assert max(map(len, found)) == 3
 
 
 def test_padding_stands_on_the_right_and_is_masked() -> None:
