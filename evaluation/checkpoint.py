@@ -1,6 +1,5 @@
 """A saved model under evaluation: loaded when first needed, its results kept so that none is computed twice."""
 
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -9,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.chat import encode
+from evaluation.placement import Placement, device_for, loading_options
 from utils.errors import Refused
 from utils.files import jsonable, read_json, replace_text, weights_sha256
+from utils.runtime import free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,11 +75,7 @@ class Checkpoint:
     def release(self) -> None:
         """Free the model's memory; it is loaded again if it is needed again."""
         if self.__dict__.pop("model", None) is not None:
-            import torch
-
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
 
     @cached_property
     def identity(self) -> str:
@@ -161,14 +158,16 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_policy(directory: Path | str) -> "PreTrainedModel":
-    """Return the language model in `directory`, in float32 on a CPU, elsewhere in the type it was saved in."""
+def load_policy(directory: Path | str, placed: Placement = Placement.AS_SAVED) -> "PreTrainedModel":
+    """Return the language model in `directory`."""
     from transformers import AutoModelForCausalLM
 
-    return _ready(AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype()))
+    return _ready(AutoModelForCausalLM.from_pretrained(directory, **loading_options(placed)), placed)
 
 
-def load_reward_model(directory: Path | str, pad_token_id: int) -> "PreTrainedModel":
+def load_reward_model(
+    directory: Path | str, pad_token_id: int, placed: Placement = Placement.AS_SAVED
+) -> "PreTrainedModel":
     """Return the reward model in `directory`.
 
     Raises:
@@ -177,36 +176,32 @@ def load_reward_model(directory: Path | str, pad_token_id: int) -> "PreTrainedMo
     from transformers import AutoModelForSequenceClassification
 
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        directory, dtype=_dtype(), output_loading_info=True
+        directory, output_loading_info=True, **loading_options(placed)
     )
     if found["missing_keys"]:
         raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: its scores would be random.")
     if model.config.num_labels != 1:
         raise Refused(f"{directory} gives {model.config.num_labels} scores instead of 1: it is no reward model.")
     model.config.get_text_config().pad_token_id = pad_token_id  # the score is read at the last other token
-    return _ready(model)
+    return _ready(model, placed)
 
 
-def load_untrained_reward_model(directory: Path | str, pad_token_id: int, seed: int) -> "PreTrainedModel":
+def load_untrained_reward_model(
+    directory: Path | str, pad_token_id: int, seed: int, placed: Placement = Placement.AS_SAVED
+) -> "PreTrainedModel":
     """Return what reward training starts from: the model in `directory` with a new scoring head, drawn with `seed`."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=_dtype())
+        model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, **loading_options(placed))
     model.config.get_text_config().pad_token_id = pad_token_id
-    return _ready(model)
+    return _ready(model, placed)
 
 
-def _dtype() -> str:
-    from utils.runtime import device
-
-    return "float32" if device() == "cpu" else "auto"
-
-
-def _ready(model: Any) -> "PreTrainedModel":
-    from utils.runtime import device
-
-    ready: PreTrainedModel = model.to(device()).eval().requires_grad_(False)
+def _ready(model: Any, placed: Placement) -> "PreTrainedModel":
+    if placed is not Placement.IN_4_BITS:  # which is where it is to be since it was loaded
+        model = model.to(device_for(placed))
+    ready: PreTrainedModel = model.eval().requires_grad_(False)
     return ready

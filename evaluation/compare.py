@@ -1,7 +1,7 @@
 """A stage's output against its input: the same examples before and after, with the interval of the difference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,21 @@ from evaluation.checkpoint import (
     Impossible,
     ScoreCache,
     fingerprint,
+    load_policy,
     load_reward_model,
     load_tokenizer,
     load_untrained_reward_model,
 )
 from evaluation.encode import completion, prompt_of
 from evaluation.paired import paired_difference
+from evaluation.placement import placed_alike, placed_kind
 from evaluation.task import PromptTask, Scores, Task, scattered
 from evaluation.tasks import rewards_of
 from utils.console import progress
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from evaluation.generate import Completion
 
 JUDGED_ANSWERS = 300
@@ -44,7 +48,7 @@ def evaluate_stage(
     `kind` is the stage's kind. `input_dir` is what it started from, None for random weights; a reward stage is compared
     with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before and after
     are judged by it too. Scores are kept in `output_dir`; those that the input's own evaluation left in `input_dir` are
-    taken over.
+    taken over. Where the GPU has no room for the weights, input and output are both loaded in 4 bits or on the CPU.
     """
     cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
     before, after = _checkpoints(kind, input_dir, output_dir, cache, seed)
@@ -70,16 +74,21 @@ def _checkpoints(
     kind: str, input_dir: Path | str | None, output_dir: Path, cache: ScoreCache, seed: int
 ) -> tuple[Checkpoint | None, Checkpoint]:
     tokenizer = load_tokenizer(output_dir)
+    placed = placed_alike([output_dir] if input_dir is None else [input_dir, output_dir])
+
+    def opened(path: Path | str, load: "Callable[[Path | str], PreTrainedModel]", kind: str) -> Checkpoint:
+        return Checkpoint(path, tokenizer, cache, load, placed_kind(kind, placed))
+
     if kind != "reward":
-        before = None if input_dir is None else Checkpoint(input_dir, tokenizer, cache)
-        return before, Checkpoint(output_dir, tokenizer, cache)
+        after = opened(output_dir, lambda path: load_policy(path, placed), "policy")
+        before = None if input_dir is None else opened(input_dir, lambda path: load_policy(path, placed), "policy")
+        return before, after
     assert input_dir is not None, "a reward model starts from a language model"
     pad = tokenizer.pad_token_id
-    after = Checkpoint(output_dir, tokenizer, cache, lambda path: load_reward_model(path, pad), "reward model")
-    untrained = Checkpoint(
-        input_dir, tokenizer, cache, lambda path: load_untrained_reward_model(path, pad, seed), f"head of seed {seed}"
+    untrained = opened(
+        input_dir, lambda path: load_untrained_reward_model(path, pad, seed, placed), f"head of seed {seed}"
     )
-    return untrained, after
+    return untrained, opened(output_dir, lambda path: load_reward_model(path, pad, placed), "reward model")
 
 
 def _attempt(task: Task, checkpoint: Checkpoint) -> Scores | str:
@@ -118,7 +127,9 @@ def judged_by_reward_model(
     """
     tokenizer = load_tokenizer(reward_model)
     pad = tokenizer.pad_token_id
-    judge = Checkpoint(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad), "reward model")
+    placed = placed_alike([reward_model])
+    kind = placed_kind("reward model", placed)
+    judge = Checkpoint(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad, placed), kind)
     prompts = [asked for row in task.held_out.rows if (asked := prompt_of(row)) is not None][:JUDGED_ANSWERS]
     said = []
     try:

@@ -190,11 +190,47 @@ def test_no_two_models_are_in_memory_at_once(
 
         return first_look
 
-    monkeypatch.setattr(checkpoint, "load_policy", watched(checkpoint.load_policy))
+    monkeypatch.setattr(compare, "load_policy", watched(checkpoint.load_policy))
     monkeypatch.setattr(compare, "load_reward_model", watched(checkpoint.load_reward_model))
     judge = make_model(tmp_path / "reward", seed=3, reward=True)
     evaluate_stage("dpo", *stages, [PROBLEMS], reward_model=judge)
     assert len(loaded) == 5  # after and before for the tasks, both for sampled answers, the judge
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_anew(
+    kind: str, make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU. Only matrices within the layers are in 4 bits, so a new head is that of its seed."""
+    from bitsandbytes.nn import Linear4bit
+
+    from algorithms.overrides import without_cpu_packing
+    from evaluation import checkpoint, compare
+    from evaluation.placement import Placement
+
+    first, second = make_model(tmp_path / "first"), make_model(tmp_path / "second", seed=1, reward=kind == "reward")
+    task = RewardPairs(PAIRS) if kind == "reward" else DOCUMENTS
+    metric = "margin" if kind == "reward" else "loss"
+    as_saved = result(evaluate_stage(kind, first, second, [task]), task.name, metric)
+    loaded: list[set[str]] = []
+    ready = checkpoint._ready
+
+    def watched(model: Any, placed: Placement) -> Any:
+        loaded.append({name for name, module in model.named_modules() if isinstance(module, Linear4bit)})
+        without_cpu_packing(model)  # which fails at so small a size, and is nothing that a GPU does
+        return ready(model, placed)
+
+    monkeypatch.setattr(compare, "placed_alike", lambda _models: Placement.IN_4_BITS)
+    monkeypatch.setattr(checkpoint, "_ready", watched)
+    for _ in range(2):  # the second time, the scores of the first are taken
+        in_4_bits = result(evaluate_stage(kind, first, second, [task]), task.name, metric)
+        assert len(loaded) == 2
+    assert loaded[0] == loaded[1]
+    assert len(loaded[0]) == 14  # 7 in each of 2 layers
+    assert not any("head" in name or "score" in name for name in loaded[0])
+    for side in ("before", "after"):
+        assert in_4_bits[side] != as_saved[side]
+        assert in_4_bits[side] == pytest.approx(as_saved[side], rel=0.5, abs=1.0)
 
 
 def test_equal_answers_are_a_tie(make_model: Callable[..., Path], tmp_path: Path) -> None:
