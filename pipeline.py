@@ -388,7 +388,7 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
         return str(error)
     if peer_has_ended(error):
         return "another process of the run has ended; what it or the launcher says tells why. Go on with --resume"
-    if lacks_room(error):
+    if error is not None and lacks_room(error):
         return f"{without_number(error)}. What was saved before is whole: make room, and go on with --resume"
     training_log = log.info_file.parent / "training.log"
     with suppress(OSError), training_log.open("a", encoding="utf-8") as file:

@@ -131,6 +131,10 @@ class TrainingConfig:
     save_total_limit: int | None = None
     """Checkpoints that are kept. None: all."""
 
+    max_skipped_steps: int = 0
+    """Steps that are left out, and recorded with their rows, where the gradient is not a number. One more fails the
+    stage."""
+
     seed: int = 42
     """Seed of new weights, of the order of the rows, of sampling, and of made data."""
 

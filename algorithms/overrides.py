@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ def continue_token_count(trainer: Any, tokens: int) -> None:
     trainer._total_train_tokens = tokens
 
 
+def samples(trainer: Any) -> bool:
+    """Tell whether a trainer samples what it trains on, as GRPO's does."""
+    return hasattr(trainer, "_buffered_inputs")
+
+
 def continue_generations(trainer: Any, step: int) -> None:
     """Let GRPO sample again at the same optimizer steps as without the interruption; other trainers sample nothing.
 
     TRL counts forward and backward passes from 0 in each trainer, and samples when a whole number of blocks is done:
     resumed within a block, it would mix the prompts of two.
     """
-    if hasattr(trainer, "_buffered_inputs"):
+    if samples(trainer):
         args = trainer.args
         rows = args.per_device_train_batch_size * args.steps_per_generation * args.world_size
         passes = len(trainer._get_train_sampler()) // rows  # of an epoch
@@ -45,9 +51,34 @@ def continue_generations(trainer: Any, step: int) -> None:
 
 def is_between_generations(trainer: Any) -> bool:
     """Tell whether nothing is lost by stopping here: GRPO has used up what it sampled, which no checkpoint holds."""
-    if not hasattr(trainer, "_buffered_inputs"):
+    if not samples(trainer):
         return True
     return bool(trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0)
+
+
+def see_gradients(trainer: Any, is_left_out: Callable[[float], bool]) -> None:
+    """Show the norm of each step's gradient, before it is clipped, to a function that may have the step left out."""
+    measure = trainer._get_grad_norm
+
+    def measured(model: Any, grad_norm: Any = None) -> Any:
+        norm = measure(model, grad_norm)
+        if is_left_out(float(norm)):
+            model.zero_grad(set_to_none=True)  # an optimizer passes over what has no gradient
+            trainer._tr_loss.zero_()  # the sum since the last logged line, which one NaN would spoil for good
+        return norm
+
+    trainer._get_grad_norm = measured
+
+
+def rows_of_step(trainer: Any) -> list[int]:
+    """Return the places of the rows of the step under way in the trainer's prepared rows, on this process, from 0."""
+    loader, passes = trainer.get_train_dataloader(), trainer.args.gradient_accumulation_steps
+    steps = max(1, -(-len(loader) // passes))  # of an epoch
+    epoch, within = divmod(trainer.state.global_step, steps)
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    batches = islice(loader.batch_sampler, within * passes, (within + 1) * passes)
+    return sorted({index for batch in batches for index in batch})
 
 
 def use_one_gpu(args: Any) -> None:
@@ -98,7 +129,7 @@ def sample_in_parts(trainer: Any, told: Callable[[int, int], None]) -> None:
     TRL samples all completions of a generation at once, however small the micro-batch. They are drawn from the same
     policy in parts, though not the same ones. `told` gets how many were sampled at once, and how many are now.
     """
-    if not hasattr(trainer, "_buffered_inputs"):
+    if not samples(trainer):
         return
     sample, most = trainer._generate_single_turn, 0
 

@@ -1,6 +1,7 @@
 """What all stages share: load the rows, configure TRL, train from where it stopped, judge, save."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from utils import processes, runtime, trackers
 from utils.agreement import by_first
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
+from utils.gradients import Gradients
 from utils.out_of_memory import record_out_of_memory, told_with_step
 from utils.sealed import newest_sound, partial, publish, writing
 from utils.stage_log import StageLog
@@ -79,7 +81,7 @@ def fit(
     if config.peft:
         console().print(f"training {trainable:,} of {total:,} parameters ({trainable / total:.2%})", markup=False)
     before = _sample_weights(trainer.model)
-    _train(trainer, stage_dir, log, shown)
+    _train(trainer, config, stage_dir, log, shown)
     history: History = trainer.state.log_history
     if trainer.state.global_step == 0:
         raise StageFailed(f"no step was taken: {len(trainer.train_dataset)} rows do not fill one batch")
@@ -94,7 +96,7 @@ def fit(
     return stage_dir
 
 
-def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str]) -> None:
+def _train(trainer: Any, config: TrainingConfig, stage_dir: Path, log: StageLog, shown: Mapping[str, str]) -> None:
     from transformers import PrinterCallback
 
     checkpoint = by_first(lambda: newest_sound(stage_dir, warn))
@@ -112,12 +114,63 @@ def _train(trainer: Any, stage_dir: Path, log: StageLog, shown: Mapping[str, str
     with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
         watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer))
         trainer.add_callback(watch)
+        overrides.see_gradients(trainer, _judge_of_steps(trainer, config, log))
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             watch.close()
     if watch.stopped is not None:
         raise Interrupted(watch.stopped)
+
+
+def _judge_of_steps(trainer: Any, config: TrainingConfig, log: StageLog) -> Callable[[float], bool]:
+    """Return a function that looks at the norm of a step's gradient, and tells whether the step is to be left out.
+
+    It raises StageFailed, before the weights take any harm, for a norm that is wrong and that `max_skipped_steps` does
+    not cover; either way the rows of the step are recorded.
+    """
+    gradients = Gradients(may_be_zero=overrides.samples(trainer))
+    scaled = trainer.accelerator.scaler is not None
+    skipped = sum(alarm["name"] == SKIPPED for alarm in log.read_info().get("alarms") or [])  # before a resume
+
+    def judge(norm: float) -> bool:
+        nonlocal skipped
+        wrong = gradients.look(norm, scaled=scaled)
+        if wrong is None:
+            return False
+        step, rows = _step(trainer), overrides.rows_of_step(trainer)
+        text = f"{wrong}. The step's rows: {_told(trainer, rows)}"
+        if math.isfinite(norm) or scaled or skipped >= config.max_skipped_steps:
+            log.alarm(step, "gradient", text, rows=rows)
+            raise StageFailed(
+                f"step {step}: {text}\nWhat was saved before is whole. Look at these rows, or lower learning_rate (it"
+                f" is {trainer.args.learning_rate:g}); max_skipped_steps leaves out so many steps whose gradient is not"
+                " a number."
+            )
+        skipped += 1
+        log.alarm(step, SKIPPED, f"left out: {text}", rows=rows)
+        return True
+
+    return judge
+
+
+SKIPPED = "skipped_step"
+SHOWN_ROWS, SHOWN_TOKENS = 4, 12
+
+
+def _told(trainer: Any, rows: list[int]) -> str:
+    """Return the numbers of rows, from 1, and how the first of them begin."""
+    shown = []
+    for row in rows[:SHOWN_ROWS]:
+        values = trainer.train_dataset[row]
+        ids = next((value for name, value in values.items() if name.endswith("input_ids")), None)
+        prompt = values.get("prompt", "")
+        text = prompt[-1]["content"] if isinstance(prompt, list) and prompt else str(prompt)
+        if ids is not None:
+            text = trainer.processing_class.decode(ids[:SHOWN_TOKENS])
+        shown.append(f"{row + 1} {text[:80]!r}")
+    more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    return f"{', '.join(shown)}{more} (of {len(trainer.train_dataset)}, as they are prepared)"
 
 
 def _step(trainer: Any) -> int:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from pretrain.record import Record, recording
 from utils.agreement import by_first, peer_has_ended
 from utils.console import warn
 from utils.errors import Interrupted, Refused, StageFailed
+from utils.gradients import MOST_SKIPPED, Gradients
 from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
 from utils.runtime import device as find_device
@@ -110,6 +111,7 @@ class Run:
     position: Position
     skipped: int = 0
     """Steps in a row that fp16's loss scale was too large for."""
+    gradients: Gradients = field(default_factory=Gradients)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -257,8 +259,10 @@ class Run:
         self.record.checkpoint(path.name)
 
     def _refuse_broken(self, metrics: Mapping[str, float]) -> None:
-        """Raise StageFailed where a value is not finite, or the loss has jumped far out of what it was."""
+        """Raise StageFailed where a value is not finite, the loss has jumped, or the gradient exploded or died."""
         broken = [f"the {name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        if not broken and (wrong := self.gradients.look(metrics.get("grad_norm", 1.0))):
+            broken = [wrong]
         loss = metrics["loss"]
         recent = self.position.recent
         if not broken and len(recent) == RECENT:
@@ -292,9 +296,6 @@ class Run:
 
 RECENT, JUMP_NATS, JUMP_DEVIATIONS = 50, 2.0, 10.0
 """A jump of the loss is this far above the mean of the last `RECENT`: both, so that ordinary noise is none."""
-
-MOST_SKIPPED = 20
-"""Steps in a row that fp16's loss scale may skip; it is halved in each, so this is a millionth of the first."""
 
 
 def summed_loss(model: Any, rows: Batch, labels: Int[Tensor, "B T"], device: torch.device) -> Float[Tensor, ""]:

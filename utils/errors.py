@@ -41,7 +41,7 @@ def without_number(error: BaseException) -> str:
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def lacks_room(error: BaseException | None) -> bool:
+def lacks_room(error: BaseException) -> bool:
     """Tell whether an error says that the disk is full, a file may not grow, or nothing may be written."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
 

@@ -87,11 +87,14 @@ class StageLog:
             self.metrics(step, row.pop("epoch", None), {name: row[name] for name in row if name != "step"})
 
     @first_only
-    def alarm(self, step: int, name: str, message: str) -> None:
-        """Record an alarm as an event and in stage_info.json, there once however often it is raised; tell the user."""
+    def alarm(self, step: int, name: str, message: str, **more: Any) -> None:
+        """Record an alarm as an event and in stage_info.json, there once however often it is raised; tell the user.
+
+        `more` stands beside it in stage_info.json, such as the numbers of rows.
+        """
         self.event("ALARM", f"step {step}: {name}: {message}")
         others = [one for one in self.read_info().get("alarms") or [] if (one["step"], one["name"]) != (step, name)]
-        self.info(alarms=[*others, {"step": step, "name": name, "message": message}])
+        self.info(alarms=[*others, {"step": step, "name": name, "message": message} | more])
         warn(f"step {step}: {name}: {message}")
 
     @first_only

@@ -2,6 +2,8 @@
 
 import inspect
 
+import pytest
+
 
 def test_the_trainer_loads_weights_from_a_checkpoint_by_path() -> None:
     from transformers import Trainer
@@ -31,6 +33,36 @@ def test_trl_keeps_the_helpers_that_mark_templates() -> None:
     assert has_generation_markers("{% generation %}{% endgeneration %}")
     assert not has_generation_markers("{{ messages }}")
     assert next(iter(inspect.signature(get_training_chat_template).parameters)) == "processing_class"
+
+
+def test_the_trainer_measures_every_gradient_before_its_step_and_sums_the_loss_where_we_reach_in() -> None:
+    from transformers import Trainer
+
+    source = inspect.getsource(Trainer)
+    measured = source.index("self._get_grad_norm(model, grad_norm=grad_norm)")
+    assert measured < source.index("self.optimizer.step()", measured)
+    assert "self._tr_loss += tr_loss_step" in source
+
+
+def test_the_trainer_writes_checkpoints_where_we_reach_in() -> None:
+    from transformers import Trainer
+
+    source = inspect.getsource(Trainer._save_checkpoint)
+    assert "self._get_output_dir(trial=trial)" in source
+    assert list(inspect.signature(Trainer._save_checkpoint).parameters) == ["self", "model", "trial"]
+    assert "self.args.output_dir" in inspect.getsource(Trainer._get_output_dir)
+
+
+def test_a_process_that_sees_several_gpus_trains_on_one(capsys: pytest.CaptureFixture[str]) -> None:
+    from trl import SFTConfig
+
+    from algorithms.overrides import use_one_gpu
+
+    args = SFTConfig("never-written", use_cpu=True, bf16=False)
+    args._n_gpu = 2
+    use_one_gpu(args)
+    assert args.n_gpu == 1
+    assert "2 GPUs are visible" in capsys.readouterr().out
 
 
 def test_grpo_counts_its_passes_and_samples_where_we_reach_in() -> None:

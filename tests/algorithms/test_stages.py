@@ -383,9 +383,8 @@ def test_unchanged_weights_fail_the_stage(configure: Configure, stage_dir: Path)
 
 
 def test_a_loss_that_is_not_a_number_fails_the_stage_at_once(configure: Configure, stage_dir: Path) -> None:
-    with pytest.raises(StageFailed, match="the loss is nan at step"):
+    with pytest.raises(StageFailed, match="step 2: the gradient is nan"):
         run("sft", configure("sft", learning_rate=1e38, optim="sgd", max_steps=50), stage_dir)
-    assert metrics(stage_dir)[-1]["loss"] is None
     assert metrics(stage_dir)[-1]["step"] < 10
     assert "TRAIN_END" not in events(stage_dir)
 
