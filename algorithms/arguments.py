@@ -29,6 +29,7 @@ OURS = {
     "report_to": "the environment variable REPORT_TO names the trackers",
     "disable_tqdm": "progress is shown by the run's console",
     "trust_remote_code": "code that comes with a model is never run",
+    "sync_ref_model": "no checkpoint holds a reference that moves, so no resumed stage would be the same",
     "save_only_model": "a checkpoint without the optimizer's state cannot be gone on from to the same result",
     "ignore_data_skip": "a stage that goes on would see the first rows again",
     "logging_nan_inf_filter": "a loss that is not a number must be seen, since it ends the stage",

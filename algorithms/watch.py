@@ -40,6 +40,7 @@ class Watch(TrainerCallback):
         self.row: dict[str, Any] = {}
         self.step = 0
         self.zero_gradients = 0
+        self.save_is_due = False
         self.newest: dict[str, float | str] = {}
         self.bar: Bar | None = None
         self.steps = StepWatch(log)
@@ -68,6 +69,7 @@ class Watch(TrainerCallback):
         self.steps.done(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
+        self._save_between_generations(state, control)
         reason = self._reason_to_stop(state)
         if reason and self.may_stop():
             self.stopped = reason
@@ -105,6 +107,17 @@ class Watch(TrainerCallback):
         self.log.event("CHECKPOINT", f"checkpoint-{state.global_step}")
         self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
         self.steps.begin()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Let a checkpoint that is due at the end of an epoch wait, too."""
+        self._save_between_generations(state, control)
+        return control
+
+    def _save_between_generations(self, state: Any, control: Any) -> None:
+        """Let a checkpoint wait until GRPO has used up what it sampled, which none holds; the last need not."""
+        due = control.should_save or self.save_is_due
+        control.should_save = due and (self.may_stop() or state.global_step >= state.max_steps)
+        self.save_is_due = due and not control.should_save
 
     def _reason_to_stop(self, state: Any) -> str | None:
         """Return why all processes stop after this step, one of which may have been asked to; None if they go on."""

@@ -3,7 +3,7 @@
 import gc
 import importlib
 import json
-import re
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -212,31 +212,21 @@ def test_what_the_recipe_leaves_open_is_trls_default() -> None:
     assert recovery.batch_of("grpo", config) == Batch(8, 1, 8)
 
 
-@pytest.mark.parametrize("resumed_at", [1, 2, 3])
-def test_grpo_resumed_within_a_generation_mixes_no_two_blocks(
-    resumed_at: int, model_dir: Path, configure: Configure, tmp_path: Path, forwards: Forwards
+@pytest.mark.parametrize("save_steps", [1, 3])
+def test_grpos_checkpoints_wait_until_what_was_sampled_is_used_up(
+    save_steps: int, configure: Configure, tmp_path: Path
 ) -> None:
-    """A generation of 16 completions, of 4 prompts, serves 2 steps of 8: no step sees a prompt of another block."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-
-    def asked(rows: list[tuple[int, ...]]) -> set[str]:
-        return {re.findall(r"user\n(say \w+ \w+)", text)[0] for text in tokenizer.batch_decode(rows)}
-
-    options = {"steps_per_generation": 2}
-    config = configure("grpo", max_steps=4, save_steps=1, per_device_train_batch_size=8, trainer_args=options)
-    whole = run("grpo", config, tmp_path / "whole")
-    blocks = [asked(forwards.rows[at] + forwards.rows[at + 1]) for at in (0, 2)]
-    assert [len(block) for block in blocks] == [4, 4]
-    assert not blocks[0] & blocks[1]
-    resumed, forwards.rows = tmp_path / "resumed", []
-    resumed.mkdir()
-    (whole / f"checkpoint-{resumed_at}").rename(resumed / f"checkpoint-{resumed_at}")
-    run("grpo", config, resumed)
-    for step, rows in enumerate(forwards.rows, start=resumed_at):
-        assert asked(rows) <= blocks[step // 2]
-    assert (weights_sha256(resumed) == weights_sha256(whole)) == (resumed_at == 2)  # else it samples anew
+    """A generation of 16 completions serves 2 steps of 8, and each is used twice: a checkpoint lies after 4 steps."""
+    options = {"steps_per_generation": 2, "num_iterations": 2}
+    config = configure("grpo", max_steps=10, save_steps=save_steps, per_device_train_batch_size=8, trainer_args=options)
+    whole, resumed = run("grpo", config, tmp_path / "whole"), tmp_path / "resumed"
+    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in whole.glob("checkpoint-*"))
+    assert saved == [4, 8, 10]
+    for step in (4, 8):
+        shutil.copytree(whole / f"checkpoint-{step}", resumed / f"checkpoint-{step}")
+        run("grpo", config, resumed)
+        assert weights_sha256(resumed) == weights_sha256(whole)
+        shutil.rmtree(resumed)
 
 
 def test_grpo_samples_in_parts_where_a_whole_generation_does_not_fit(
