@@ -16,6 +16,7 @@ from typing import Any
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from algorithms.config import GRPOExtraConfig, StageOutput
 from chain import command_line, screen
+from chain.disk import refuse_little
 from chain.fitting import Fitting, fit_all
 from chain.preflight import Fetched, fetch
 from chain.record import (
@@ -109,6 +110,8 @@ def run_pipeline(
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
         begun = {} if earlier is None else _begun(earlier.run_dir, [one for one in chosen if one.kind not in changes])
         fitting = fit_all(chosen, outputs, allowed.memory_budget_bytes, begun)
+        rows = {kind: data["train_rows"] for kind, data in fetched.data.items()}
+        refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new")
     run_dir = by_first(lambda: earlier.run_dir if earlier else create(runs_dir))
     with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
         info = RunInfo(run_dir)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from algorithms import memory
 from algorithms.config import StageOutput
-from chain import forecast, timing
+from chain import disk, forecast, timing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
 from chain.preflight import load_data, missing
 from chain.run_directory import usable
@@ -21,12 +21,9 @@ from utils import hub
 from utils.console import console
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
-from utils.processes import count
 from utils.runtime import device
 
-WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
 TYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-OPTIMIZER_STATES = 2  # of AdamW: the running means of the gradient and of its square, one number each a weight
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,8 @@ def plan(
         stated = [(stage.config.dataset_name, known)] if known else []
         if peak is not None and isinstance(stage.model, str) and models.of(stage).source != "this machine":
             stated.append((stage.model, models.of(stage).source))
-        steps = _steps(stage, train_rows)
-        disk_bytes = _disk_bytes(stage, steps, number, models if shapes else None)
+        steps = disk.steps_of(stage, train_rows)
+        disk_bytes = disk.bytes_of(stage, steps, number, models if shapes else None)
         seconds, untimed = _seconds(stage, models, peak, steps, train_rows)
         needs.append(
             Needs(
@@ -288,26 +285,6 @@ def _rows(stage: Stage, check_data: bool, offline: bool, recorded: Sizes) -> tup
     return min(rows, config.max_samples or rows), measured_on, "the recipe" if offline else "the Hub"
 
 
-def _steps(stage: Stage, rows: int | None) -> int | None:
-    """Return the optimizer steps of a stage: those it sets, or what the Trainer makes of rows, batch and epochs.
-
-    With packing, rows share sequences, and this is an upper bound.
-    """
-    if stage.model is None:
-        return int(stage.config.max_steps)
-    args = trainer_args(stage)
-    if args.max_steps > 0:
-        return int(args.max_steps)
-    if rows is None:
-        return None
-    batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    batches = math.ceil(math.ceil(rows / batch) / count())  # of each process
-    if stage.kind == "grpo":  # whole generation batches of G completions a prompt, each used num_iterations times
-        prompts = args.generation_batch_size // args.num_generations
-        batches = rows // prompts * args.num_iterations * args.steps_per_generation
-    return math.ceil(args.num_train_epochs * max(math.ceil(batches / accumulation), 1))
-
-
 def _parameters(
     stage: Stage, so_far: Mapping[str, int | None], outputs: Mapping[str, Path], offline: bool
 ) -> int | None:
@@ -373,30 +350,3 @@ def _data_bytes(stage: Stage) -> int | None:
     except (OSError, ValueError, DatasetsError):
         return None  # whoever asks for its rows says why
     return info.download_size + info.dataset_size if info.download_size and info.dataset_size else None
-
-
-def _disk_bytes(stage: Stage, steps: int | None, parameters: int | None, models: Models | None = None) -> int | None:
-    """Return the disk that a stage takes at most: its output, and its checkpoints with the optimizer's states.
-
-    A new checkpoint is written before the oldest is removed, so there is one more than are kept. `models` are for the
-    states of a known optimizer; without, they are AdamW's.
-    """
-    if parameters is None or steps is None:
-        return None
-    config: Any = stage.config if stage.model is None else trainer_args(stage)
-    number = WEIGHT_BYTES.get(getattr(stage.config, "dtype", None), 4)
-    output = kept = number * parameters
-    states = OPTIMIZER_STATES * number * parameters
-    if models is not None:
-        held = forecast.settings(stage, config, models.of(stage), models)
-        trained = memory.trained_weights(models.of(stage).shapes, held.adapter)
-        number = 4 if held.adapter else held.weight_bytes
-        output = held.weight_bytes * parameters
-        kept = number * sum(weight.elements for weight in trained)  # of an adapter, its own weights alone
-        states = memory.optimizer_bytes(trained, held.optim, number)
-    if getattr(config, "save_strategy", "steps") == "no":
-        return output
-    every = config.save_steps if config.save_steps >= 1 else config.save_steps * steps
-    checkpoints = math.ceil(steps / every)
-    most = min(checkpoints, (config.save_total_limit or checkpoints) + 1)
-    return output + most * (kept + states)

@@ -1,13 +1,19 @@
 """What a plan counts, worked by hand."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
-from chain import plan
-from chain.plan import _disk_bytes, _download_bytes, _steps
+from chain import disk
+from chain.disk import bytes_of, steps_of
+from chain.forecast import Models
+from chain.plan import _download_bytes
 from chain.stages import Stage
+from recipes import load
+from utils.errors import Refused
 
 
 def test_plan_of_grpo_counts_whole_groups() -> None:
@@ -16,24 +22,24 @@ def test_plan_of_grpo_counts_whole_groups() -> None:
         num_train_epochs=1,
     )  # fmt: skip
     # 16 completions a step are 4 prompts of 4; 103 prompts give 25 whole batches of prompts, one step each
-    assert _steps(Stage("grpo", config, GRPOExtraConfig(num_generations=4)), 103) == 25
+    assert steps_of(Stage("grpo", config, GRPOExtraConfig(num_generations=4)), 103) == 25
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 13), (2, 7)])
 def test_a_step_has_the_rows_of_every_process(processes: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "count", lambda: processes)
+    monkeypatch.setattr(disk, "count", lambda: processes)
     config = TrainingConfig(
         model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=4, gradient_accumulation_steps=2,
         num_train_epochs=1,
     )  # fmt: skip
-    assert _steps(Stage("sft", config), 101) == steps  # 101 rows are 26 batches of 4, 13 for each of two processes
+    assert steps_of(Stage("sft", config), 101) == steps  # 101 rows are 26 batches of 4, 13 for each of two processes
 
 
 def test_disk_is_the_output_and_one_checkpoint_more_than_are_kept() -> None:
     config = TrainingConfig(model_name="m", output_dir="o", dataset_name="d", save_steps=5, save_total_limit=2)
     # 17 weights of 4 bytes are 68; AdamW's two states 136; steps 5, 10, 15 and 18 save, and 3 lie there at once
-    assert _disk_bytes(Stage("sft", config), 18, 17) == 68 + 3 * (68 + 136)
-    assert _disk_bytes(Stage("sft", config), 6, 17) == 68 + 2 * (68 + 136)
+    assert bytes_of(Stage("sft", config), 18, 17) == 68 + 3 * (68 + 136)
+    assert bytes_of(Stage("sft", config), 6, 17) == 68 + 2 * (68 + 136)
 
 
 def test_a_download_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +48,32 @@ def test_a_download_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage("sft", TrainingConfig(model_name="no/such-model", output_dir="o", dataset_name="made:prompts"))
     seen: set[tuple[str, str | None]] = set()
     assert [_download_bytes(stage, seen), _download_bytes(stage, seen)] == [12 * 2 + 5 * 4, 0]
+
+
+def test_a_run_that_would_fill_the_disk_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.hub.local_model", lambda *_: None)
+    sizes = load("qwen2.5_0.5b").sizes
+    monkeypatch.setattr(disk, "Models", lambda stages, outputs: Models(stages, outputs, sizes))
+    config = TrainingConfig(
+        model_name="Qwen/Qwen2.5-0.5B", output_dir="o", dataset_name="d", save_steps=1, save_total_limit=None,
+        per_device_train_batch_size=1, max_length=64,
+    )  # fmt: skip
+    stage = Stage("sft", config)
+    each = 494_032_768 * (4 + 8)  # a checkpoint: weights, and AdamW's states
+    with pytest.raises(Refused, match=r"writes up to [\d.]+ GiB.*GiB free: make room.*save_total_limit"):
+        disk.refuse_little([stage], {}, {"sft": 10 * shutil.disk_usage(tmp_path).free // each}, tmp_path / "run")
+    disk.refuse_little([stage], {}, {}, tmp_path / "run")  # of how many steps is not known
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_resumed_run_has_written_is_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrain = Stage("pretrain", load("scratch_tiny").configs["pretrain"])
+    need = bytes_of(pretrain, 1000, Models([pretrain], {}).of(pretrain).shapes.parameters)
+    assert need is not None
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=need - 1000))
+    with pytest.raises(Refused, match="make room"):
+        disk.refuse_little([pretrain], {}, {}, tmp_path)
+    (tmp_path / "checkpoint").write_bytes(bytes(1000))
+    disk.refuse_little([pretrain], {}, {}, tmp_path)
