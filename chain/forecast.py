@@ -1,6 +1,5 @@
 """What GPU memory a stage will take, from its configuration, and the micro-batch with which it keeps to a budget."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,12 +228,7 @@ def with_micro_batch(stage: Stage, rows: int) -> Stage:
     batch = batch_of(stage.kind, stage.config)
     passes = batch.per_device_train_batch_size * batch.gradient_accumulation_steps // rows
     smaller = replace(batch, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-    config = with_batch(stage.config, smaller)
-    options, named = config.trainer_args, "per_device_eval_batch_size"
-    groups = stage.extra.num_generations if stage.extra else 1  # TRL evaluates whole groups
-    if getattr(config, named, None) is None and options.get(named, 0) > max(rows, groups):
-        config = replace(config, trainer_args={**options, named: math.ceil(rows / groups) * groups})
-    return replace(stage, config=config)
+    return replace(stage, config=with_batch(stage.kind, stage.config, smaller, stage.extra))
 
 
 def micro_batches(stage: Stage) -> Iterator[Stage]:

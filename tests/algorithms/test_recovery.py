@@ -197,13 +197,72 @@ def test_grpo_samples_as_many_completions_at_once_as_before() -> None:
         )  # fmt: skip
         smaller = recovery.batch_of("grpo", config).smaller()
         assert smaller is not None
-        made = recovery.with_batch(config, smaller)
+        made = recovery.with_batch("grpo", config, smaller)
         assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (4, 4)
         return dict(made.trainer_args)
 
     assert halved() == {}  # TRL's: one generation a step, of all its 16 completions
     assert halved(steps_per_generation=4) == {"steps_per_generation": 8}
     assert halved(generation_batch_size=32) == {"generation_batch_size": 32}
+
+
+def test_passes_without_gradients_take_no_more_rows_than_those_that_train() -> None:
+    def halved(kind: str, extra: GRPOExtraConfig | None = None, **trainer_args: int) -> TrainingConfig:
+        config = TrainingConfig(
+            model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8, trainer_args=trainer_args
+        )
+        batch = recovery.batch_of(kind, config)
+        assert recovery.with_batch(kind, config, batch, extra).trainer_args == trainer_args  # the recipe's own stays
+        smaller = batch.smaller()
+        assert smaller is not None
+        return recovery.with_batch(kind, config, smaller, extra)
+
+    ahead = halved("dpo", per_device_eval_batch_size=16, precompute_ref_batch_size=32).trainer_args
+    assert ahead == {"per_device_eval_batch_size": 4, "precompute_ref_batch_size": 4}
+    fewer = {"per_device_eval_batch_size": 2, "precompute_ref_batch_size": 1}
+    assert halved("dpo", **fewer).trainer_args == fewer
+    groups = GRPOExtraConfig(num_generations=8)
+    assert halved("grpo", groups, per_device_eval_batch_size=16).trainer_args == {"per_device_eval_batch_size": 8}
+
+
+def test_a_micro_batch_given_in_trainer_args_becomes_smaller_too() -> None:
+    given = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    config = TrainingConfig(model_name="m", output_dir="o", dataset_name="d", trainer_args=given)
+    smaller = recovery.batch_of("sft", config).smaller()
+    assert smaller is not None
+    assert recovery.batch_of("sft", recovery.with_batch("sft", config, smaller)) == Batch(4, 4)
+
+
+def test_memory_that_runs_out_in_the_reference_pass_halves_its_rows(
+    configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from trl import DPOTrainer
+
+    ahead, sizes = DPOTrainer._precompute_ref_logps, []
+
+    def limited(trainer: Any, dataset: Any, name: str, batch_size: int) -> Any:
+        sizes.append(batch_size)
+        if batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return ahead(trainer, dataset, name, batch_size)
+
+    monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", limited)
+    options = {"precompute_ref_log_probs": True, "precompute_ref_batch_size": 8}
+    run("dpo", configure("dpo", max_steps=1, per_device_train_batch_size=4, trainer_args=options), stage_dir)
+    assert sizes == [8, 2]
+
+
+def test_one_row_at_a_time_is_told_what_takes_more_rows() -> None:
+    def advised(rows: int) -> str:
+        config = TrainingConfig(
+            model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=rows,
+            trainer_args={"precompute_ref_batch_size": 8},
+        )  # fmt: skip
+        return recovery.advice("dpo", config)
+
+    assert "a smaller precompute_ref_batch_size (it is 8)" in advised(1)
+    assert "precompute_ref_batch_size" not in advised(2)  # with two rows it came down to one, and memory ran out again
 
 
 def test_what_the_recipe_leaves_open_is_trls_default() -> None:
