@@ -43,5 +43,16 @@ configs = {
     ),
 }  # fmt: skip
 
+# As published, for a plan without a network: rows of the splits, and what of config.json shapes the model.
+SIZES = {
+    "trl-lib/Capybara": {"train": 15_806},
+    "trl-lib/ultrafeedback_binarized": {"train": 62_135},
+    "Qwen/Qwen2.5-1.5B": {
+        "model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151_936, "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    },
+}  # fmt: skip
+
 if __name__ == "__main__":
     run_pipeline(configs)

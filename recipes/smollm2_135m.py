@@ -61,7 +61,7 @@ SIZES = {
     "trl-lib/Capybara": {"train": 15_806},
     "trl-lib/ultrafeedback_binarized": {"train": 62_135},
     "trl-lib/DeepMath-103K": {"train": 97_870},
-    "HuggingFaceTB/SmolLM2-135M": {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": {
         "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
         "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49_152, "tie_word_embeddings": True,
         "dtype": "bfloat16",

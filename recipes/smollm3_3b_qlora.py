@@ -39,5 +39,16 @@ configs = {
     ),
 }  # fmt: skip
 
+# As published, for a plan without a network: rows of the splits, and what of config.json shapes the model.
+SIZES = {
+    "trl-lib/Capybara": {"train": 15_806},
+    "trl-lib/ultrafeedback_binarized": {"train": 62_135},
+    "HuggingFaceTB/SmolLM3-3B": {
+        "model_type": "smollm3", "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
+        "num_key_value_heads": 4, "intermediate_size": 11_008, "vocab_size": 128_256, "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    },
+}  # fmt: skip
+
 if __name__ == "__main__":
     run_pipeline(configs)

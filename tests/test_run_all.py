@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -418,3 +419,29 @@ def test_plan_of_prod_tells_memory_without_a_network_by_what_the_recipe_records(
     assert "Forecast peak of GPU memory in MiB, of 6.00 GiB" in said
     assert "Not on this machine, so as the recipe states: trl-lib/Capybara, Qwen/Qwen2.5-0.5B" in said
     assert "Time not measured: sft, reward, dpo, grpo: no GPU is here" in said
+
+
+PUBLISHED = [name for name in shipped() if name != "scratch_tiny"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_recipe_records_the_size_of_all_that_it_names_on_the_hub(name: str) -> None:
+    recipe = load(name)
+    for config in recipe.configs.values():
+        assert config.dataset_split in recipe.sizes[config.dataset_name]
+        if isinstance(config.model_name, str):
+            assert "model_type" in recipe.sizes[config.model_name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_plan_without_a_network_tells_the_memory_of_every_stage_of_a_shipped_recipe(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.hub.unreachable", lambda: "the Hub cannot be reached")
+    monkeypatch.setattr("utils.hub.local_model", lambda *_: None)
+    monkeypatch.setattr("utils.hub.has_dataset", lambda *_: False)
+    assert main(["--recipe", name, "--plan"]) == 0
+    said = capsys.readouterr().out
+    (peaks,) = re.findall(r"^│peak .*$", said, flags=re.MULTILINE)
+    assert len(re.findall(r"[\d,]+", peaks)) == len(load(name).configs)
+    assert "cannot be forecast" not in said
