@@ -112,10 +112,11 @@ def moments(model: Shapes, settings: Settings) -> dict[str, Moment]:
     vocabulary = model.vocab_size * model.hidden_size * number if settings.adapter is None else 0
     saved, casts = saved_bytes(model, settings), _autocast_bytes(model, settings)
     lasting = 0 if settings.gradient_checkpointing else casts  # a checkpointed layer casts its weights again
+    cached = casts if settings.adapter is None else lasting  # autocast keeps its copies of what is trained alone
     found: dict[str, dict[str, int]] = {}
     if settings.has_logits:
         forward, backward = head_bytes(model, settings)
-        found["head, forward"] = {"gradients": earlier, "activations": saved, "autocast": casts, "logits": forward}
+        found["head, forward"] = {"gradients": earlier, "activations": saved, "autocast": cached, "logits": forward}
         found["head, backward"] = {"gradients": earlier, "activations": saved, "autocast": lasting, "logits": backward}
     # the head's gradient waits for the embedding's if they are one, or is there already
     waiting = vocabulary if settings.has_logits and (model.tied or not settings.accumulates) else 0
@@ -224,12 +225,13 @@ def layer_bytes(model: Shapes, settings: Settings) -> int:
     width, inner, compute = model.hidden_size, model.intermediate_size, settings.compute_bytes
     queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
     stream = settings.weight_bytes
+    trained = settings.adapter is None  # a frozen weight has no gradient, so what it multiplies is not saved for one
     # a norm saves its input in float32 and, before its own weight, the result
-    norm = stream if settings.liger else 4 + stream
+    norm = stream if settings.liger else 4 + stream * trained
     total = 2 * norm * width + (norm * (queries + keys) if model.normalises_heads else 0)
     # under autocast, each of five projections saves a copy of its own of the norm's result
-    total += 5 * compute * width if stream > compute else 2 * stream * width
-    total += (3 if settings.liger else 4) * compute * inner
+    total += trained * (5 * compute * width if stream > compute else 2 * stream * width)
+    total += (2 + trained + (not settings.liger)) * compute * inner
     total += _attention_bytes(model, settings, queries, keys)
     if settings.adapter is not None:
         inputs = [weight.shape[1] for weight in model.weights if weight.name in settings.adapter.targets]
