@@ -31,6 +31,15 @@ def compute_dtype(config: TrainingConfig) -> str:
     return "float16" if target == "cuda" else "float32"
 
 
+def frozen_dtype(config: TrainingConfig) -> str:
+    """Return the type that the weights beside an adapter are loaded in: the recipe's, but what the device computes in.
+
+    On a GPU before Ampere bfloat16 is emulated; float16 is as small, and what autocast computes in there.
+    """
+    asked = config.dtype or (compute_dtype(config) if config.peft == "qlora" else "float32")
+    return "float16" if asked == "bfloat16" and compute_dtype(config) == "float16" else asked
+
+
 def quantization(config: TrainingConfig) -> dict[str, Any]:
     """Return what `from_pretrained` takes so that the weights of a QLoRA stage are in 4 bits; nothing for others.
 

@@ -78,8 +78,8 @@ def resolve(config: TrainingConfig, extra: GRPOExtraConfig | None, stage_dir: Pa
         options["use_cpu"] = True
     if "bf16" not in options and not options.get("fp16") and not computes_in_bf16(target):
         options["bf16"] = False
-        if target == "cuda":  # before Ampere; the gradient scaler takes no weights in float16, but adapters in float32
-            options.setdefault("fp16", config.dtype != "float16" or config.peft is not None)
+        if target == "cuda":  # before Ampere; the gradient scaler takes no weights in 16 bits, but adapters in float32
+            options.setdefault("fp16", config.dtype not in ("float16", "bfloat16") or config.peft is not None)
     batch_size = options.get("per_device_train_batch_size")
     if batch_size is not None and batch_size % (extra.num_generations if extra else 1) == 0:
         options.setdefault("per_device_eval_batch_size", batch_size)  # evaluation must not need more than training

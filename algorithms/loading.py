@@ -54,8 +54,8 @@ def fit_to(rows: Any, tokenizer: Any, *, gives_template: bool = False) -> None:
 
 def options(config: TrainingConfig) -> dict[str, Any]:
     """Return what `from_pretrained` takes to load the stage's model: type, attention kernel, revision, and the rest."""
-    default = adapters.compute_dtype(config) if config.peft == "qlora" else "float32"
-    chosen: dict[str, Any] = {"dtype": config.dtype or default, "revision": config.revision or "main"}
+    dtype = (config.dtype or "float32") if config.peft is None else adapters.frozen_dtype(config)
+    chosen: dict[str, Any] = {"dtype": dtype, "revision": config.revision or "main"}
     chosen["trust_remote_code"] = False
     if config.attn_implementation is not None:
         chosen["attn_implementation"] = config.attn_implementation

@@ -389,3 +389,8 @@ def test_qlora_computes_in_what_the_device_has(
     assert loading.options(config)["dtype"] == dtype
     assert loading.options(configure("sft", peft="qlora", dtype="float32"))["dtype"] == "float32"
     assert loading.options(configure("sft", peft="lora"))["dtype"] == "float32"
+    # frozen weights before Ampere: float16 is what autocast computes in there
+    frozen = "float16" if (device, native) == ("cuda", False) else "bfloat16"
+    assert loading.options(configure("sft", peft="lora", dtype="bfloat16"))["dtype"] == frozen
+    assert loading.options(configure("sft", peft="qlora", dtype="bfloat16"))["dtype"] == frozen
+    assert loading.options(configure("sft", dtype="bfloat16"))["dtype"] == "bfloat16"

@@ -126,13 +126,13 @@ def test_autocast_is_trls_default_except_on_a_device_without_bf16(
     assert arguments.resolve(config(), None, tmp_path)["bf16"] is False
     assert arguments.resolve(config(bf16=True), None, tmp_path)["bf16"] is True
     assert "bf16" not in arguments.resolve(config(trainer_args={"fp16": True}), None, tmp_path)
-    # a card without bfloat16 computes in float16, unless the weights that are trained are in it
-    in_fp16 = {"float32": None, "float16": None, "float16 with an adapter": "lora"}
+    # a card without bfloat16 computes in float16, unless the weights that are trained are in 16 bits
+    in_fp16 = {"float32": None, "float16": None, "bfloat16": None, "float16 with an adapter": "lora"}
     chosen = {
         name: arguments.resolve(config(dtype=name.split()[0], peft=peft), None, tmp_path).get("fp16")
         for name, peft in in_fp16.items()
     }
-    on_a_card = {"float32": True, "float16": False, "float16 with an adapter": True}
+    on_a_card = {"float32": True, "float16": False, "bfloat16": False, "float16 with an adapter": True}
     assert chosen == (on_a_card if target == "cuda" else dict.fromkeys(in_fp16))
 
 
