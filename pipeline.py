@@ -17,7 +17,7 @@ import cache_config  # noqa: F401  sets the environment before any Hugging Face 
 from algorithms.config import GRPOExtraConfig, StageOutput
 from chain import command_line, screen
 from chain.disk import refuse_little
-from chain.fitting import Fitting, fit_all
+from chain.fitting import Fitting, fit_all, missed
 from chain.preflight import Fetched, fetch
 from chain.record import (
     changes_since,
@@ -383,6 +383,9 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
             log.event("STAGE_INTERRUPTED", str(error) or f"step {done['steps']} was the last that was logged")
         raise error
     console().print(f"{stage.kind} passed in {duration_s:.1f} s", style="green")
+    info = log.read_info()
+    if device() == "cuda" and (said := missed(stage.kind, info.get("forecast"), info["peak_memory_bytes"])):
+        console().print(said, markup=False)
 
 
 def _reason(error: BaseException | None, log: StageLog) -> str:

@@ -70,6 +70,15 @@ def replace_layers(model: Any, stage_dir: Path) -> Any:
     return model
 
 
+def knows(model_type: str) -> bool:
+    """Tell whether Liger is installed and has layers for an architecture."""
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    except ImportError:
+        return False
+    return model_type in MODEL_TYPE_TO_APPLY_LIGER_FN
+
+
 def layers(model: Any) -> dict[str, int]:
     """Return how many modules of a model run Liger's code, by the name of the layer; attention counts as RoPE."""
     found: Counter[str] = Counter()

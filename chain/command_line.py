@@ -9,6 +9,7 @@ from typing import Any
 
 from algorithms.checks import RULES
 from algorithms.config import GRPOExtraConfig
+from chain.fitting import available_bytes
 from chain.forecast import Sizes
 from chain.plan import memory_lines, plan, plan_lines
 from chain.preflight import fetch
@@ -22,7 +23,6 @@ from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
-from utils.runtime import card_bytes
 
 
 def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
@@ -187,7 +187,7 @@ def show_plan(asked: Request, check_data: bool) -> None:
         chosen, outputs = stages(asked)
         passed = finished_outputs(find(asked.runs_dir, asked.resume)) if asked.resume else {}
         left = [stage for stage in chosen if stage.kind not in passed]
-        budget_bytes = asked.limits.memory_budget_bytes or card_bytes()
+        budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
         needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
     title = f"Plan of {asked.recipe}"
     if passed:

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algorithms.memory import CONTEXT_BYTES
 from chain import forecast
-from chain.forecast import Models
+from chain.forecast import Models, gib
 from chain.stages import Stage
+from utils.agreement import by_first
+from utils.console import console
 from utils.errors import refusal
+from utils.gpu_memory import others_bytes
 from utils.runtime import card_bytes
+
+OFF = 0.10
+"""Share of what was reserved that a forecast may be off before it is said."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +30,42 @@ class Fitting:
     said: Sequence[str]
 
 
+def available_bytes(budget_bytes: int | None) -> int | None:
+    """Return the GPU memory to plan with: the budget, by default the card, less what other programs hold.
+
+    The run is capped so, too. Without a GPU it is the budget.
+    """
+    card = card_bytes()
+    if card is None:
+        return budget_bytes
+    most, others = min(budget_bytes or card, card), others_bytes(CONTEXT_BYTES)
+    if others:
+        console().print(f"other programs hold {gib(others)} of the GPU: {gib(max(0, most - others))} are left")
+    return max(0, most - others)
+
+
+def missed(kind: str, record: Mapping[str, Any] | None, reserved_bytes: int) -> str | None:
+    """Say what a stage has reserved of the GPU, where its recorded forecast is more than a tenth off; else None."""
+    if not record or abs(record["reserved_bytes"] - reserved_bytes) <= OFF * reserved_bytes:
+        return None
+    expected, more = record["reserved_bytes"], record["reserved_bytes"] / max(reserved_bytes, 1) - 1
+    return f"{kind}: {gib(reserved_bytes)} of the GPU were reserved, and {gib(expected)} forecast ({more:+.0%})"
+
+
 def fit_all(
     stages: Sequence[Stage], outputs: Mapping[str, Path], budget_bytes: int | None, begun: Mapping[str, int]
 ) -> dict[str, Fitting]:
-    """Return how each stage is trained in `budget_bytes` of GPU memory; None: in all that the GPU has.
+    """Return how each stage is trained in `budget_bytes` of GPU memory, of which other programs may hold a part.
 
-    `begun` are the micro-batches of stages that were stopped, which they keep. Without a budget and a GPU there is
-    nothing to choose: an empty mapping. A stage whose memory cannot be forecast stays as it is, and that is said.
+    None is all that the GPU has. `begun` are the micro-batches of stages that were stopped, which they keep. Without a
+    budget and a GPU there is nothing to choose: an empty mapping. A stage whose memory cannot be forecast stays as it
+    is, and that is said.
 
     Raises:
         Refused: some stage does not fit, with what would make it.
     """
-    budget_bytes = budget_bytes or card_bytes()
+    given_bytes = budget_bytes
+    budget_bytes = by_first(lambda: available_bytes(given_bytes))  # one micro-batch for all processes
     if budget_bytes is None:
         return {}
     models, found, problems = Models(stages, outputs), {}, []

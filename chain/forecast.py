@@ -9,9 +9,11 @@ from algorithms import memory
 from algorithms.config import StageOutput, TrainingConfig
 from algorithms.memory import Adapter, Sampling, Settings
 from algorithms.shapes import Shapes, shapes_of
-from chain.stages import Stage
+from chain.stages import Stage, reference
 from utils import hub
-from utils.errors import Refused
+from utils.errors import without_number
+from utils.files import base_of
+from utils.processes import count
 
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -38,6 +40,11 @@ class Model:
     source: str
     """Where its configuration is from."""
 
+    @property
+    def number_bytes(self) -> int:
+        """Of one number of its weights, as they are saved; a reward model of GRPO is loaded so."""
+        return NUMBER_BYTES.get(self.dtype or "float32", 4)
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -52,10 +59,16 @@ class Forecast:
         """Of the GPU, the CUDA context included."""
         return sum(self.components.values())
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Of the GPU, what torch reserves: the peak without the CUDA context."""
+        return self.peak_bytes - self.components["context"]
+
     def record(self, budget_bytes: int | None) -> dict[str, Any]:
         """Return it as stage_info.json holds it."""
         return dict(self.components) | {
             "peak_bytes": self.peak_bytes,
+            "reserved_bytes": self.reserved_bytes,
             "budget_bytes": budget_bytes,
             "per_device_train_batch_size": self.per_device_train_batch_size,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
@@ -92,27 +105,32 @@ class Models:
             model, revision = stage.model, stage.config.revision
         key = (model, revision, scores)
         if key not in self._known:
-            config, source = self._config(model, revision)
+            try:
+                config, source = self._config(model, revision)
+                shapes = shapes_of(config, scores=scores)
+            except (OSError, ImportError, LookupError) as error:  # what transformers raises besides ValueError
+                reason = without_number(error).strip().partition("\n")[0]
+                raise ValueError(f"the configuration of {reference(model)} cannot be loaded: {reason}") from error
             saved = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-            self._known[key] = Model(config, shapes_of(config, scores=scores), saved, source)
+            self._known[key] = Model(config, shapes, saved, source)
         found = self._known[key]
         return replace(found, dtype=dtype if dtype not in (None, "auto") else found.dtype)
 
     def _config(self, model: str | StageOutput, revision: str | None) -> tuple[Any, str]:
         from transformers import AutoConfig
 
+        def read(path: Path) -> Any:  # of an adapter, that of its model
+            return AutoConfig.from_pretrained(base_of(path) or path, trust_remote_code=False)
+
         if isinstance(model, StageOutput):
-            return AutoConfig.from_pretrained(self.outputs[model.name], trust_remote_code=False), "an earlier run"
+            return read(self.outputs[model.name]), "an earlier run"
         directory = hub.local_model(model, revision)
         if directory is not None:
-            return AutoConfig.from_pretrained(directory, trust_remote_code=False), "this machine"
+            return read(directory), "this machine"
         recorded = dict(self.sizes.get(model, {}))
         if "model_type" in recorded:
             return AutoConfig.for_model(recorded.pop("model_type"), **recorded), "the recipe"
-        try:
-            return AutoConfig.from_pretrained(hub.model_config(model, revision), trust_remote_code=False), "the Hub"
-        except Refused as error:
-            raise ValueError(str(error)) from error
+        return read(hub.model_config(model, revision)), "the Hub"
 
 
 def _of_pretraining(config: Any, *, scores: bool) -> Model:
@@ -155,19 +173,22 @@ def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
     Raises:
         ValueError: nothing limits the length of its rows, or the size of a reward model is not known.
     """
+    from algorithms import liger
+
     config, rows = stage.config, args.per_device_train_batch_size
     weight, compute = _number_bytes(stage, args, model)
     adapter = _adapter(config, model.shapes)
     sampling, tokens = None, getattr(args, "max_length", None)
     if stage.kind == "grpo":
         sampling = Sampling(
-            sequences=args.generation_batch_size,
+            sequences=args.generation_batch_size // count(),  # which is of all processes
             prompt_tokens=PROMPT_TOKENS,
             completion_tokens=args.max_completion_length,
         )
         tokens = PROMPT_TOKENS + args.max_completion_length
     if tokens is None:
         raise ValueError("max_length is not set, so nothing limits the length of its rows")
+    judges = [models.described(one, None, scores=True) for one in stage.reward_models]
     with_reference = {"dpo": not getattr(args, "precompute_ref_log_probs", False), "grpo": getattr(args, "beta", 0) > 0}
     return Settings(
         sequences=rows * (2 if stage.kind in ("reward", "dpo") else 1),
@@ -178,13 +199,14 @@ def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
         gradient_checkpointing=args.gradient_checkpointing,
         optim=str(getattr(args.optim, "value", args.optim)),
         attention=config.attn_implementation or "sdpa",
-        liger=bool(args.use_liger_kernel),
+        liger=config.use_liger_kernel is not False and liger.knows(model.config.model_type),
         padding_free=bool(getattr(args, "packing", False) or getattr(args, "padding_free", False)),
         has_logits=stage.kind != "reward",
         adapter=adapter,
         sampling=sampling,
         reference=adapter is None and with_reference.get(stage.kind, False),
-        reward_models_bytes=sum(_judge_bytes(one, models) for one in stage.reward_models),
+        reward_models_bytes=sum(judge.shapes.parameters * judge.number_bytes for judge in judges),
+        reward_weight_bytes=max((judge.number_bytes for judge in judges), default=4),
     )
 
 
@@ -194,7 +216,7 @@ def _number_bytes(stage: Stage, args: Any, model: Model) -> tuple[int, int]:
     from utils.runtime import device
 
     chosen = stage.config.dtype or ("bfloat16" if stage.config.peft == "qlora" else "float32")
-    weight = NUMBER_BYTES.get(model.dtype or "float32" if chosen == "auto" else chosen, 4)
+    weight = model.number_bytes if chosen == "auto" else NUMBER_BYTES.get(chosen, 4)
     given = arguments.given(stage.config, stage.extra)
     # without a GPU here, the resolved value tells of this CPU, not of the card that the plan is for
     autocast = args.fp16 or (args.bf16 if device() == "cuda" else given.get("bf16", True))
@@ -213,12 +235,6 @@ def _adapter(config: TrainingConfig, shapes: Shapes) -> Adapter | None:
         wanted = (modules,) if isinstance(modules, str) else tuple(modules)
         linear = [name for name in linear if name.removesuffix(".weight").endswith(wanted)]
     return Adapter(r=int(options["r"]), targets=tuple(linear), quantised=config.peft == "qlora")
-
-
-def _judge_bytes(reward_model: str | StageOutput, models: Models) -> int:
-    """Return the size of a reward model, which is loaded in the type that it is saved in."""
-    model = models.described(reward_model, None, scores=True)
-    return model.shapes.parameters * NUMBER_BYTES.get(model.dtype or "float32", 4)
 
 
 def with_micro_batch(stage: Stage, rows: int) -> Stage:
@@ -245,11 +261,13 @@ def micro_batches(stage: Stage) -> Iterator[Stage]:
 def fit(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Stage, Forecast] | None:
     """Return the stage with the largest micro-batch whose forecast keeps to the budget, and that forecast.
 
-    None: no micro-batch does.
+    None: no micro-batch does, or the weights would have to be of another type; see `needs_float32`.
 
     Raises:
         ValueError: its memory cannot be forecast.
     """
+    if needs_float32(stage, models):
+        return None
     for candidate in micro_batches(stage):
         found = forecast(candidate, models)
         if budget_bytes is None or found.peak_bytes <= budget_bytes:
@@ -258,21 +276,41 @@ def fit(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Stage, 
 
 
 def changes(stage: Stage, found: Forecast) -> list[str]:
-    """Say in one line what a forecast's batch changes of the recipe's; nothing if it is the recipe's."""
+    """Say what is not as the recipe has it, a line each: a forecast's batch, and what the GPU here makes different."""
+    return [*_other_type(stage), *_other_batch(stage, found)]
+
+
+def _other_type(stage: Stage) -> list[str]:
+    if stage.config.peft is None or stage.config.dtype != "bfloat16" or not lacks_bf16():
+        return []
+    return [f"{stage.kind}: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
+
+
+def _other_batch(stage: Stage, found: Forecast) -> list[str]:
     args = trainer_args(stage)
     was = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
     now = (found.per_device_train_batch_size, found.gradient_accumulation_steps)
     if was == now:
         return []
-    losses = getattr(args, "loss_type", ())
-    by_pass = {"sft", "bnpo"} & set((losses,) if isinstance(losses, str) else losses)
-    same = "a step is the same"
-    if by_pass:
-        same = f"the loss {by_pass.pop()!r} is a mean over the tokens of a pass, so that passes weigh alike"
+    same = "; ".join(_by_pass(args)) or "a step is the same"
     return [
         f"{stage.kind}: {now[0]} × {now[1]} instead of {was[0]} × {was[1]} (per_device_train_batch_size × "
         f"gradient_accumulation_steps) keeps to the memory budget; {same}"
     ]
+
+
+def _by_pass(args: Any) -> Iterator[str]:
+    """Say what of a step depends on the passes that it is made of."""
+    losses = getattr(args, "loss_type", ())
+    for loss in (losses,) if isinstance(losses, str) else losses:
+        if loss in ("sft", "bnpo"):
+            yield f"the loss {loss!r} is a mean over the tokens of a pass, so that passes weigh alike"
+        elif loss in ("aot", "aot_unpaired"):
+            yield f"the loss {loss!r} sorts the pairs of a pass, so that fewer are compared"
+    if getattr(args, "entropy_coef", 0) or getattr(args, "use_adaptive_entropy", False):
+        yield "the entropy's bonus is a mean over the tokens of a pass, so that passes weigh alike"
+    if getattr(args, "top_entropy_quantile", 1) < 1:
+        yield "top_entropy_quantile is taken of the tokens of a pass, so that others are left out"
 
 
 def smallest(stage: Stage, models: Models) -> Forecast:
@@ -310,9 +348,11 @@ def _remedies(stage: Stage) -> Iterator[dict[str, Any]]:
     in_16_bits: dict[str, Any] = {"dtype": "bfloat16", "optim": "adamw_torch_8bit"}
     rounding = {"optim_args": "bf16_stochastic_round=True"}  # plain bfloat16 rounds small steps away
     ways: list[dict[str, Any]] = [checkpointing]
-    if not lacks_bf16() and stage.config.peft is None:
-        ways.append(checkpointing | in_16_bits | rounding)
-    ways += [checkpointing | {"dtype": "float32" if lacks_bf16() else "bfloat16", "peft": "lora"}]
+    if stage.config.peft is None:
+        ways.append(checkpointing | ({"dtype": "float32"} if lacks_bf16() else in_16_bits | rounding))
+    # before Ampere, float32 first: its range cannot be left, that of float16 can
+    for dtype in ("float32", "float16") if lacks_bf16() else ("bfloat16",):
+        ways.append(checkpointing | {"dtype": dtype, "peft": "lora"})
     ways += [checkpointing | {"peft": "qlora"}]
     yield from ways[1:]
     name, tokens = (
@@ -329,22 +369,29 @@ def lacks_bf16() -> bool:
     return device() == "cuda" and not computes_in_bf16("cuda")
 
 
-WITHOUT_BF16 = (
-    "this GPU does not compute in bfloat16, so training all weights needs them in float32, and that does not fit: LoRA"
-)
-"""What is said of a card before Ampere: fp16 weights cannot be trained with a GradScaler, bf16 ones are emulated."""
+def needs_float32(stage: Stage, models: Models) -> bool:
+    """Tell whether a stage trains all weights in bfloat16 on a GPU that does not compute in it.
+
+    There bfloat16 is emulated, and what is fast, float16 under autocast with scaled losses, is for float32 weights.
+    """
+    if stage.config.peft is not None or not lacks_bf16():
+        return False
+    dtype = stage.config.dtype
+    return (models.of(stage).dtype if dtype == "auto" else dtype) == "bfloat16"
 
 
 def refusal_of(stage: Stage, models: Models, budget_bytes: int) -> str:
     """Say that a stage does not fit, by how much, and what would make it."""
-    least, change = smallest(stage, models), remedy(stage, models, budget_bytes)
+    why, change = "", remedy(stage, models, budget_bytes)
+    if needs_float32(stage, models):
+        why = "this GPU does not compute in bfloat16, so all weights have to be trained in float32; "
+        stage = replace(stage, config=replace(stage.config, dtype="float32"))
+    least = smallest(stage, models)
     said = (
-        f"{stage.kind} does not fit in {gib(budget_bytes)}: with one row at a time its forecast is "
-        f"{gib(least.peak_bytes)} (weights {gib(least.components['weights'])}, gradients "
-        f"{gib(least.components['gradients'])}, optimizer {gib(least.components['optimizer'])})"
+        f"{stage.kind} does not fit in {gib(budget_bytes)}{' as it is' if why else ''}: {why}with one row at a time its"
+        f" forecast is {gib(least.peak_bytes)} (weights {gib(least.components['weights'])}, gradients"
+        f" {gib(least.components['gradients'])}, optimizer {gib(least.components['optimizer'])})"
     )
-    if lacks_bf16():
-        said += f". {WITHOUT_BF16}"
     return (
         f"{said}. It fits with {change}" if change else f"{said}. Nothing that is tried makes it fit: a smaller model"
     )

@@ -17,6 +17,20 @@ def cap_bytes(budget_bytes: int, *, total_bytes: int, free_bytes: int, reserved_
     return min(budget_bytes, total_bytes) - others
 
 
+def others_bytes(context_bytes: int) -> int:
+    """Return what other programs hold of the GPU, and 0 without a CUDA device.
+
+    `context_bytes` is what this process's own CUDA context is taken for: the driver tells the sum of both alone.
+    """
+    if device() != "cuda":
+        return 0
+    import torch
+
+    card = _device()
+    free, total = torch.cuda.mem_get_info(card)
+    return max(0, total - free - torch.cuda.memory_reserved(card) - context_bytes)
+
+
 def keep_within(budget_bytes: int | None) -> int | None:
     """Cap the process so that the card's use stays within the budget, by default the card; return the cap in bytes.
 

@@ -1,5 +1,7 @@
 """A stage's memory, and the micro-batch that keeps to a budget: the step stays the recipe's."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,7 @@ def test_a_stage_that_was_stopped_keeps_its_micro_batch(monkeypatch: pytest.Monk
     assert (fitting.record["per_device_train_batch_size"], fitting.record["gradient_accumulation_steps"]) == (2, 8)
     assert fitting.record["budget_bytes"] == 64 * GIB
     assert fitting.record["peak_bytes"] == sum(fitting.record[name] for name in COMPONENTS)
+    assert fitting.record["reserved_bytes"] == fitting.record["peak_bytes"] - fitting.record["context"]
     assert fitting.said == [
         "sft: 2 × 8 instead of 8 × 2 (per_device_train_batch_size × gradient_accumulation_steps) keeps to the memory"
         " budget; a step is the same"
@@ -137,9 +140,133 @@ def test_a_loss_that_smaller_passes_change_is_said() -> None:
     assert said[1] == "the loss 'sft' is a mean over the tokens of a pass, so that passes weigh alike"
 
 
-def test_without_a_gpu_and_a_budget_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.fitting.card_bytes", lambda: None)
-    assert fit_all([stage("sft")], {}, None, {}) == {}
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("dpo", {"loss_type": ["aot"]}, "the loss 'aot' sorts the pairs of a pass, so that fewer are compared"),
+        ("dpo", {"loss_type": "aot_unpaired"}, "the loss 'aot_unpaired' sorts the pairs of a pass"),
+        ("grpo", {"entropy_coef": 0.01}, "the entropy's bonus is a mean over the tokens of a pass"),
+        ("grpo", {"top_entropy_quantile": 0.2}, "top_entropy_quantile is taken of the tokens of a pass"),
+        ("grpo", {"loss_type": "bnpo"}, "the loss 'bnpo' is a mean over the tokens of a pass"),
+        ("grpo", {}, "a step is the same"),
+    ],
+)
+def test_whatever_looks_at_a_pass_as_a_whole_is_said(kind: str, options: dict[str, Any], said: str) -> None:
+    one = stage(kind, GRPOExtraConfig() if kind == "grpo" else None, trainer_args=options)
+    (line,) = forecast.changes(one, forecast.smallest(one, models()))
+    assert f"; {said}" in line
+    assert ("a step is the same" in line) == (not options)
+
+
+def test_each_process_samples_its_share_of_a_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    grpo = stage("grpo", GRPOExtraConfig(num_generations=4), trainer_args={"generation_batch_size": 32})
+    whole = forecast.forecast(grpo, models()).components["kv_cache"]
+    monkeypatch.setattr(forecast, "count", lambda: 2)
+    assert forecast.forecast(grpo, models()).components["kv_cache"] == whole / 2
+
+
+def test_ligers_layers_are_counted_on_where_the_stage_will_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def has_liger(**fields: Any) -> bool:
+        one, described = stage("sft", **fields), models()
+        return forecast.settings(one, forecast.trainer_args(one), described.of(one), described).liger
+
+    assert (has_liger(), has_liger(use_liger_kernel=True), has_liger(use_liger_kernel=False)) == (True, True, False)
+    monkeypatch.setattr("liger_kernel.transformers.monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN", {"llama": None})
+    assert not has_liger()
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", None)  # as where it is not installed
+    assert not has_liger()
+
+
+def test_a_reward_model_scores_in_the_type_that_it_was_saved_in() -> None:
+    extra = GRPOExtraConfig(reward_func=StageOutput("reward"))
+    for dtype, number in (("float32", 4), ("bfloat16", 2)):
+        described, one = models(stage("reward", dtype=dtype)), stage("grpo", extra)
+        found = forecast.settings(one, forecast.trainer_args(one), described.of(one), described)
+        assert (found.reward_weight_bytes, found.reward_models_bytes) == (number, 494_033_664 * number)
+
+
+@pytest.fixture
+def before_ampere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that does not compute in bfloat16, as far as the arguments of a stage and its forecast look."""
+    monkeypatch.setattr(forecast, "lacks_bf16", lambda: True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
+def test_before_ampere_bfloat16_weights_are_not_trained_and_lora_is_proposed(dtype: str, before_ampere: None) -> None:
+    one = stage("sft", dtype=dtype, optim="adamw_torch_8bit", max_length=1024)
+    assert forecast.fit(one, models(), 6 * GIB) is None
+    said = forecast.refusal_of(one, models(), 6 * GIB)
+    why = "this GPU does not compute in bfloat16, so all weights have to be trained in float32"
+    assert said.startswith(f"sft does not fit in 6.00 GiB as it is: {why}; with one row at a time its forecast is ")
+    assert said.endswith("It fits with --set sft.dtype=float32 --set sft.peft=lora")
+    assert "\n" not in said
+    adapter = stage("sft", dtype="float32", peft="lora", optim="adamw_torch_8bit", max_length=1024)
+    assert forecast.fit(adapter, models(), 6 * GIB) is not None
+
+
+def test_before_ampere_float32_weights_are_proposed_where_there_is_room(before_ampere: None) -> None:
+    one = stage("sft", optim="adamw_torch_8bit", max_length=1024)
+    assert forecast.refusal_of(one, models(), 24 * GIB).endswith("It fits with --set sft.dtype=float32")
+    assert forecast.fit(stage("sft", dtype="float32", max_length=1024), models(), 24 * GIB) is not None
+
+
+def test_before_ampere_float16_is_proposed_where_float32_beside_an_adapter_does_not_fit(before_ampere: None) -> None:
+    one = stage("sft", max_length=512)
+    most = {
+        dtype: forecast.smallest(stage("sft", dtype=dtype, peft="lora", max_length=512), models()).peak_bytes
+        for dtype in ("float32", "float16")
+    }
+    assert most["float16"] < most["float32"]
+    said = forecast.refusal_of(one, models(), most["float32"] - 1)
+    assert said.endswith("It fits with --set sft.dtype=float16 --set sft.peft=lora")
+
+
+def test_before_ampere_weights_beside_an_adapter_are_said_to_be_in_float16(before_ampere: None) -> None:
+    one = stage("sft", peft="lora")
+    chosen = forecast.fit(one, models(), 64 * GIB)
+    assert chosen is not None
+    said = ["sft: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
+    assert forecast.changes(one, chosen[1]) == said
+    assert forecast.changes(stage("sft", peft="lora", dtype="float32"), chosen[1]) == []
+
+
+def test_a_kept_adapter_is_forecast_by_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for directory in (base, adapter):
+        directory.mkdir()
+    (base / "config.json").write_text(json.dumps(dict(SIZES["Qwen/Qwen2.5-0.5B"])))
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    monkeypatch.setattr("utils.hub.local_model", lambda name, _: Path(name))
+    outputs = {"sft": adapter}
+    of_an_earlier_run = stage("dpo", model_name=StageOutput("sft"), peft="lora")
+    by_its_path = stage("dpo", model_name=str(adapter), peft="lora")
+    for one in (of_an_earlier_run, by_its_path):
+        assert Models([one], outputs).of(one).shapes.parameters == 494_032_768
+        assert forecast.fit(one, Models([one], outputs), 64 * GIB) is not None
+
+
+def test_a_configuration_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.hub.local_model", lambda *_: tmp_path)
+    one = stage("sft", model_name=str(tmp_path), peft="lora")
+
+    def said() -> str:
+        fitting = fit_all([one], {}, 6 * GIB, {})["sft"]
+        assert fitting.record is None
+        (line,) = fitting.said
+        assert line.startswith("sft: its memory cannot be forecast: ")
+        return line
+
+    (tmp_path / "config.json").write_text("{")
+    assert f"the configuration of {tmp_path} cannot be loaded: " in said()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    assert "which is not there" in said()
+    (tmp_path / "adapter_config.json").unlink()
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", _lacks_a_library)
+    assert said().endswith("cannot be loaded: it needs a library")
+
+
+def _lacks_a_library(*_: Any, **__: Any) -> None:
+    raise ImportError("it needs a library\nwhich can be installed")
 
 
 def test_an_unknown_optimizer_is_said_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
