@@ -50,6 +50,7 @@ TO_THE_DATA_OR_MODEL = {
 ELSEWHERE = {
     "output_dir",  # the run's directory
     "use_liger_kernel",  # test_liger.py
+    "max_skipped_steps",  # test_gradients.py
     *("peft", "peft_args", "merge_adapter"),  # test_adapters.py
 }
 

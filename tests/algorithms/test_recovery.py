@@ -219,8 +219,8 @@ def test_passes_without_gradients_take_no_more_rows_than_those_that_train() -> N
 
     ahead = halved("dpo", per_device_eval_batch_size=16, precompute_ref_batch_size=32).trainer_args
     assert ahead == {"per_device_eval_batch_size": 4, "precompute_ref_batch_size": 4}
-    fewer = {"per_device_eval_batch_size": 2, "precompute_ref_batch_size": 1}
-    assert halved("dpo", **fewer).trainer_args == fewer
+    few = halved("dpo", per_device_eval_batch_size=2, precompute_ref_batch_size=1).trainer_args
+    assert few == {"per_device_eval_batch_size": 2, "precompute_ref_batch_size": 1}
     groups = GRPOExtraConfig(num_generations=8)
     assert halved("grpo", groups, per_device_eval_batch_size=16).trainer_args == {"per_device_eval_batch_size": 8}
 

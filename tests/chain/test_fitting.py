@@ -4,7 +4,6 @@ import pytest
 
 from algorithms import TrainingConfig
 from algorithms.memory import CONTEXT_BYTES
-from chain import fitting
 from chain.fitting import available_bytes, fit_all, missed
 from chain.stages import Stage
 
@@ -35,8 +34,8 @@ def test_a_card_that_nothing_else_uses_is_all_to_plan_with(card: None, monkeypat
 
 def test_the_micro_batch_keeps_to_what_is_left(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
     budgets: list[int] = []
-    monkeypatch.setattr(fitting.forecast, "fit", lambda stage, models, budget: budgets.append(budget))
-    monkeypatch.setattr(fitting.forecast, "refusal_of", lambda *_: "it does not fit")
+    monkeypatch.setattr("chain.forecast.fit", lambda stage, models, budget: budgets.append(budget))
+    monkeypatch.setattr("chain.forecast.refusal_of", lambda *_: "it does not fit")
     with pytest.raises(ValueError, match="it does not fit"):
         fit_all([Stage("sft", TrainingConfig(model_name="m", output_dir="o", dataset_name="d"))], {}, 6 * GIB, {})
     assert budgets == [4 * GIB + CONTEXT_BYTES]
