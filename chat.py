@@ -20,12 +20,11 @@ from data.chat import PROBE, Message, encode, render
 from data.world.tools import calculate, called_expression
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
-from utils.errors import Refused, report
+from utils.errors import Refused, plain_endings, report
 from utils.files import refuse_pointer, tensor_shapes, weight_files
+from utils.text import plain
 
 STOPPED = "stopped"
-UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-"""Control characters. A model may sample some, and they must not reach a terminal."""
 
 
 def parser() -> Parser:
@@ -260,7 +259,7 @@ def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int
     turns: list[Message] = [*speaker.turns, {"role": "user", "content": prompt.strip() if speaker.chat else prompt}]
     kept = fitting(turns, lambda some: len(speaker.ids(some)), speaker.limit, args.max_tokens)
     if named:
-        Console(highlight=False).print(speaker.name, style="bold", markup=False, emoji=False, soft_wrap=True)
+        Console(highlight=False).print(plain(speaker.name), style="bold", markup=False, emoji=False, soft_wrap=True)
     if len(kept) < len(turns):
         note(f"(the context of {speaker.limit} tokens is full: the oldest {len(turns) - len(kept)} turns are dropped)")
     ids = speaker.ids(kept)
@@ -293,8 +292,8 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 def write(text: str) -> None:
-    """Print to stdout, such as a part of an answer, as it is but for control characters."""
-    sys.stdout.write(text.translate(UNPRINTABLE))
+    """Print to stdout, such as a part of an answer, as it is but for what would steer a terminal."""
+    sys.stdout.write(plain(text))
     sys.stdout.flush()
 
 
@@ -304,4 +303,5 @@ def note(text: str) -> None:
 
 
 if __name__ == "__main__":
+    plain_endings()
     sys.exit(main())

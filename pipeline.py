@@ -42,6 +42,7 @@ from utils.quiet import quiet_libraries
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.stopping import endings
+from utils.text import entry, safe
 from utils.trackers import stage_environment
 
 __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]
@@ -376,7 +377,7 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
         failed = StageFailed(f"stage {stage.kind} failed: {reason}\nIts files: {log.info_file.parent}")
         console().print_to_copies(str(failed))
         if not (is_first() or isinstance(error, StageFailed | Refused) or peer_has_ended(error)):
-            print(f"process {os.environ['RANK']}: {failed}", file=sys.stderr)  # which the first cannot know
+            print(safe(f"process {os.environ['RANK']}: {failed}"), file=sys.stderr)  # which the first cannot know
         raise failed from error
     if error is not None:
         with suppress(OSError):
@@ -398,5 +399,5 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
         return f"{without_number(error)}. What was saved before is whole: make room, and go on with --resume"
     training_log = log.info_file.parent / "training.log"
     with suppress(OSError), training_log.open("a", encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
+        file.write(entry("".join(traceback.format_exception(error))))
     return f"{type(error).__name__}: {error} (traceback in {training_log.name})"

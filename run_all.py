@@ -14,7 +14,7 @@ from chain.record import resumable
 from pipeline import run_pipeline
 from utils.command_line import Parser, refuse
 from utils.console import console, warn
-from utils.errors import Refused, StageFailed, lacks_room, refusal, report, without_number
+from utils.errors import Refused, StageFailed, lacks_room, plain_endings, refusal, report, without_number
 from utils.quiet import quiet_libraries
 
 TEST, PROD = "scratch_tiny", "qwen2.5_0.5b"
@@ -142,4 +142,5 @@ def show_recipes() -> None:
 
 
 if __name__ == "__main__":
+    plain_endings()
     sys.exit(main())

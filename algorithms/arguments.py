@@ -23,18 +23,39 @@ SMALL_RATE = 1e-4
 """AdamW moves a weight by about the learning rate a step. Below half the spacing of bfloat16, which is 2**-8 to 2**-7
 of the value, plain rounding undoes the move: at this rate that of each weight of 2**-5 = 0.031 or more."""
 
+NO_CODE = "code that comes with a model is never run"
+NO_PICKLE = "weights are read from safetensors alone, which cannot run code"
+NO_TOKEN = "a token belongs in the environment, as HF_TOKEN (see .env.example): a recipe's values are recorded"
+NOT_SENT = "nothing is sent to the Hub: upload the stage's directory when it has passed"
+
 OURS = {
     "output_dir": "it is the stage's directory",
     "resume_from_checkpoint": "a stage resumes from the newest checkpoint in its directory",
     "report_to": "the environment variable REPORT_TO names the trackers",
     "disable_tqdm": "progress is shown by the run's console",
-    "trust_remote_code": "code that comes with a model is never run",
     "sync_ref_model": "no checkpoint holds a reference that moves, so no resumed stage would be the same",
+    "trust_remote_code": NO_CODE,
+    "hub_token": NO_TOKEN,
+    "push_to_hub": NOT_SENT,
+    "hub_model_id": NOT_SENT,
+    "hub_strategy": NOT_SENT,
+    "hub_private_repo": NOT_SENT,
+    "hub_always_push": NOT_SENT,
+    "hub_revision": NOT_SENT,
+    "log_completions_hub_repo": NOT_SENT,
     "save_only_model": "a checkpoint without the optimizer's state cannot be gone on from to the same result",
     "ignore_data_skip": "a stage that goes on would see the first rows again",
     "logging_nan_inf_filter": "a loss that is not a number must be seen, since it ends the stage",
 }
 """Options that a recipe cannot set, with the reason."""
+
+OURS_IN_LOADING = {
+    "trust_remote_code": NO_CODE,
+    "use_safetensors": NO_PICKLE,
+    "weights_only": NO_PICKLE,
+    "token": NO_TOKEN,
+}
+"""Options of loading a model (`model_init_kwargs`) that a recipe cannot set, with the reason."""
 
 
 def config_class(kind: str) -> Any:

@@ -106,9 +106,9 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
     for name in ("dtype", "attn_implementation", "revision"):
         if isinstance(loading, Mapping) and name in loading:
             problems.append(f"trainer_args: model_init_kwargs: {name} is a field of TrainingConfig: set it there")
-    if isinstance(loading, Mapping) and "trust_remote_code" in loading:
-        reason = arguments.OURS["trust_remote_code"]
-        problems.append(f"trainer_args: model_init_kwargs: trust_remote_code cannot be set: {reason}")
+    for name, reason in arguments.OURS_IN_LOADING.items():
+        if isinstance(loading, Mapping) and name in loading:
+            problems.append(f"trainer_args: model_init_kwargs: {name} cannot be set: {reason}")
     return problems
 
 

@@ -11,6 +11,7 @@ from data.chat import encode
 from utils.console import warn
 from utils.errors import Refused, StageFailed
 from utils.stage_log import StageLog
+from utils.text import entry
 
 INSPECTED = 2000  # most examples that are looked at
 MEASURED = 500  # most rows whose length is looked at before the run starts
@@ -205,4 +206,4 @@ def _show(tokenizer: Any, row: dict[str, Any], stage_dir: Path) -> None:
         parts.append(tokenizer.decode([token]))
     text = "".join(parts) + ("⟧" if learnt else "")
     with (stage_dir / "training.log").open("a", encoding="utf-8") as file:
-        file.write(f"A training example, what is learnt between ⟦ and ⟧:\n{text}\n")
+        file.write(entry(f"A training example, what is learnt between ⟦ and ⟧:\n{text}"))

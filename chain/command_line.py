@@ -16,7 +16,7 @@ from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.run_directory import find, find_source
 from chain.screen import resume_command
-from chain.set_values import seeds, with_values
+from chain.set_values import recorded_values, seeds, with_values
 from chain.stages import Stage
 from utils.command_line import Parser, refuse
 from utils.console import console
@@ -146,7 +146,7 @@ def request(
         if record["recipe"] != recipe:
             said = f"run {info.run_dir.name} is not of {recipe} but of {record['recipe'] or 'none that has a file'}"
             raise Refused(f"{said}. Continue it with:\n  {resume_command(info.run_dir)}")
-        values = [*record["values"], *values]
+        values = [*recorded_values(record, values), *values]
         names = tuple(entry["name"] for entry in record["stages"])
         asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
     configs, grpo_extra = with_values(configs, grpo_extra, values)

@@ -14,6 +14,7 @@ from utils.files import jsonable, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.locks import is_live
 from utils.runtime import git_commit, hardware, now, versions
+from utils.secrets import hidden
 from utils.stage_log import StageLog
 
 
@@ -131,7 +132,7 @@ def set_aside(stage_dir: Path) -> Path:
 
 
 def recorded(stage: Stage) -> dict[str, Any]:
-    """Return a stage's configuration as the run records it, in JSON's types."""
+    """Return a stage's configuration as the run records it: in JSON's types, secrets hidden."""
     config = dict(jsonable(stage.config))
     if stage.model is not None:
         config["model_name"] = reference(stage.model)
@@ -139,7 +140,7 @@ def recorded(stage: Stage) -> dict[str, Any]:
         config["grpo_extra"] = jsonable(stage.extra) | {
             "reward_func": [reward_name(one) for one in stage.extra.rewards]
         }
-    return config
+    return dict(hidden(config))
 
 
 def open_record(

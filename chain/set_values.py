@@ -8,6 +8,7 @@ from typing import Any, get_origin, get_type_hints
 
 from algorithms.config import GRPOExtraConfig, StageOutput
 from utils.errors import Refused, did_you_mean
+from utils.secrets import HIDDEN, SECRET_NAME
 from utils.values import UNREAD, parse
 
 Configs = Mapping[str, Any]
@@ -39,10 +40,27 @@ def with_values(
         try:
             changed, grpo_extra = _with_value(changed, grpo_extra, assignment)
         except ValueError as error:
-            problems.append(f"--set {assignment}: {error}")
+            name = assignment.partition("=")[0]
+            told = f"{name}={HIDDEN}" if SECRET_NAME.search(name.rpartition(".")[2]) else assignment
+            problems.append(f"--set {told}: {error}")
     if problems:
         raise Refused("\n".join(problems))
     return changed, grpo_extra
+
+
+def recorded_values(record: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
+    """Return what was set in a run that is resumed, but for what is `asked` anew.
+
+    Raises:
+        Refused: a value held a secret, which is on no record, and is not asked for anew.
+    """
+    anew = {assignment.partition("=")[0].strip() for assignment in asked}
+    kept = [value for value in record["values"] if value.partition("=")[0].strip() not in anew]
+    if lost := [value for value in kept if HIDDEN in value]:
+        raise Refused(
+            f"the run was given a secret, which is on no record: add --set {lost[0]} with it in place of {HIDDEN}"
+        )
+    return kept
 
 
 def _with_value(

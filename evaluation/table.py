@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.metrics import SHOWN, verdict
+from utils.text import safe
 
 COLOURS = {"better": "green", "worse": "red", "no evidence": "dim"}
 Result = Mapping[str, Any]
@@ -39,10 +40,10 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
             change = f"{number(result['before'])} → {number(result['after'])}"
             style = COLOURS.get(mark, "none")
             table.add_row(
-                escape(name) if index == 0 else "", escape(label), str(result["n"]), change, escape(difference(result)),
-                f"[{style}]{mark}[/]", end_section=index == len(rows) - 1,
+                escape(safe(name)) if index == 0 else "", escape(safe(label)), str(result["n"]), change,
+                escape(difference(result)), f"[{style}]{mark}[/]", end_section=index == len(rows) - 1,
             )  # fmt: skip
-    table.caption = "\n".join(map(escape, reasons)) or None
+    table.caption = "\n".join(escape(safe(reason)) for reason in reasons) or None
     return table
 
 

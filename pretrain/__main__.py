@@ -18,7 +18,7 @@ from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
-from utils.errors import Interrupted, Refused, StageFailed, report
+from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report
 from utils.files import weights_sha256
 from utils.locks import is_live, lock
 from utils.processes import count, is_first
@@ -222,4 +222,5 @@ def _show_result(info: Mapping[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
+    plain_endings()
     sys.exit(main())

@@ -23,6 +23,7 @@ from chain.run_directory import RunInfo
 from chat import fitting, main
 from data.chat import CHAT_TEMPLATE, encode
 from utils.files import write_json
+from utils.text import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTION = "How many apples are there now?"
@@ -160,7 +161,7 @@ def test_greedy_is_the_likeliest_text_of_the_model(said: Callable[..., str], wor
     output = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=30)
     expected = world_tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
     argv = ("random", "--prompt", QUESTION, "--temperature", "0", "--max-tokens", "30")
-    assert said(*argv) == said(*argv) == expected.translate(chat.UNPRINTABLE) + "\n"
+    assert said(*argv) == said(*argv) == plain(expected) + "\n"
 
 
 def test_an_answer_stops_where_the_model_ends_its_turn(said: Callable[..., str]) -> None:

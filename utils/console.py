@@ -19,13 +19,17 @@ from utils.errors import without_number
 from utils.pace import Pace
 from utils.processes import is_first
 from utils.runtime import memory_bytes
+from utils.text import safe
 
 WIDTH = 120  # columns of files and pipes, which have no width of their own
 PLAIN_INTERVAL_S = 5.0
 
 
 class SharedConsole(Console):
-    """A rich console that also prints to each open copy, without colours or cursor movements."""
+    """A rich console that also prints to each open copy, without colours or cursor movements.
+
+    Strings are printed as `safe` makes them. What rich renders otherwise must have been made safe before.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, **options)
@@ -33,6 +37,7 @@ class SharedConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich does, here and to the copies. A screen or a copy that can no longer be written is given up."""
+        objects = tuple(safe(item) if isinstance(item, str) else item for item in objects)
         try:
             super().print(*objects, **options)
         except OSError:  # the terminal has gone away
@@ -43,7 +48,7 @@ class SharedConsole(Console):
 
     def print_to_copies(self, text: str) -> None:
         """Print plain text to the copies only: what the terminal shows by another way."""
-        self._to_copies(text, markup=False)
+        self._to_copies(safe(text), markup=False)
 
     def _to_copies(self, *objects: Any, **options: Any) -> None:
         for copy in list(self.copies):
@@ -75,7 +80,7 @@ def console() -> SharedConsole:
 
 def warn(message: str) -> None:
     """Show a warning to the user, as plain text."""
-    console().print(f"[yellow]warning:[/yellow] {escape(message)}")
+    console().print(f"[yellow]warning:[/yellow] {escape(safe(message))}")
 
 
 def panel(title: str, rows: Mapping[str, str], colour: str = "cyan") -> RenderableType:
@@ -84,7 +89,7 @@ def panel(title: str, rows: Mapping[str, str], colour: str = "cyan") -> Renderab
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(safe(value)))
     return Panel(table, title=title, title_align="left", border_style=colour)
 
 
@@ -116,7 +121,7 @@ class Bar:
         self._said_step = start
         self._task: TaskID | None = None
         if live is not None:
-            self._task = live.add_task(escape(description), total=total, completed=start, text="")
+            self._task = live.add_task(escape(safe(description)), total=total, completed=start, text="")
         self._say(f"{description}: {start}/{total}")
 
     def update(self, step: int, **metrics: float | str) -> None:
@@ -125,7 +130,7 @@ class Bar:
         self.pace.mark(step)
         if self.live is not None and self._task is not None:
             text = _joined(self._left(), _memory(), self.text)
-            self.live.update(self._task, completed=step, text=escape(text))
+            self.live.update(self._task, completed=step, text=escape(safe(text)))
         due = time.monotonic() - self._said_at >= PLAIN_INTERVAL_S and step - self._said_step >= self.total / 10
         if due and step < self.total:
             self._said_at, self._said_step = time.monotonic(), step
@@ -149,8 +154,10 @@ class Bar:
     def _say(self, line: str) -> None:
         """Print a plain line wherever no live bar is seen."""
         shared = console()
-        for target in shared.copies if self.live is not None else [shared]:
-            target.print(line, markup=False)
+        if self.live is None:
+            shared.print(line, markup=False)
+        else:
+            shared.print_to_copies(line)
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import errno
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from types import TracebackType
 
 from utils.processes import is_first
+from utils.text import safe
 
 
 class Refused(ValueError):
@@ -63,18 +65,21 @@ def exit_code(error: BaseException) -> int:
 def report(error: BaseException) -> int:
     """Print the message of an error of this module, and return its exit code. Of several processes one says it."""
     if is_first():
-        print(str(error) or "interrupted", file=sys.stderr)
+        print(safe(str(error)) or "interrupted", file=sys.stderr)
     return exit_code(error)
 
 
 def plain_endings() -> None:
-    """Let a script that these errors end print one message instead of a traceback, with the error's exit code."""
+    """Let a script that these errors end print one message instead of a traceback, with the error's exit code.
+
+    The traceback of any other error tells no secret.
+    """
     if sys.excepthook is not sys.__excepthook__ or hasattr(sys, "ps1"):
         return  # an interactive session, a notebook or a test runner shows errors in its own way
     sys.excepthook = _hook
 
 
-def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     if isinstance(error, Refused | StageFailed | KeyboardInterrupt):
         sys.exit(report(error))
-    sys.__excepthook__(kind, error, traceback)
+    print(safe("".join(traceback.format_exception(kind, error, where))), end="", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import Refused
+from utils.secrets import hidden
 
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which peft, and transformers through it, know a directory that holds an adapter alone."""
@@ -39,8 +40,11 @@ def jsonable(value: Any) -> Any:
 
 
 def write_json(path: Path, obj: Any) -> None:
-    """Write `obj` to `path` in one step: a reader, or a crash, finds the old file or the new one, never a part."""
-    text = json.dumps(jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write `obj` to `path` in one step: a reader, or a crash, finds the old file or the new one, never a part.
+
+    Secrets in it are hidden.
+    """
+    text = json.dumps(hidden(jsonable(obj)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     replace_text(path, text)
 
 

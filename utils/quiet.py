@@ -12,6 +12,7 @@ from typing import Any
 
 from utils.console import console, warn
 from utils.runtime import now
+from utils.text import entry
 
 LIBRARIES = (
     "transformers", "datasets", "trl", "accelerate", "peft", "huggingface_hub", "torch", "torchao", "bitsandbytes",
@@ -71,7 +72,7 @@ class _Route(logging.Handler):
         message = COLOUR.sub("", message).strip()
         if self.log is not None:
             with suppress(OSError), self.log.open("a", encoding="utf-8") as file:  # a full disk; the log is dispensable
-                file.write(f"{now()} {logging.getLevelName(level)} {origin}: {message}\n")
+                file.write(entry(f"{now()} {logging.getLevelName(level)} {origin}: {message}"))
         matters = level >= logging.ERROR or (level >= logging.WARNING and not is_noise(message))
         if matters and message not in self.shown:
             self.shown.add(message)

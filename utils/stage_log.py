@@ -9,6 +9,8 @@ from utils.console import warn
 from utils.files import jsonable, read_json, replace_text, write_json
 from utils.processes import first_only
 from utils.runtime import now
+from utils.secrets import hidden
+from utils.text import one_line
 
 EventKind = Literal[
     "STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED", "STAGE_INTERRUPTED",
@@ -44,14 +46,14 @@ class StageLog:
 
     @first_only
     def event(self, kind: EventKind, text: str) -> None:
-        """Append one line `<time> | KIND | text`; line breaks in `text` become spaces."""
+        """Append one line `<time> | KIND | text`; line breaks in `text` become spaces, and secrets are hidden."""
         with self.events_file.open("a", encoding="utf-8") as file:
-            file.write(f"{now()} | {kind} | {' '.join(text.split())}\n")
+            file.write(f"{now()} | {kind} | {one_line(text)}\n")
 
     @first_only
     def metrics(self, step: int, epoch: float | None, values: Mapping[str, Any]) -> None:
         """Append one JSON object: step, epoch, timestamp and the trainer's metrics. A NaN is null."""
-        line = jsonable({"step": step, "epoch": epoch, "timestamp": now()} | dict(values))
+        line = hidden(jsonable({"step": step, "epoch": epoch, "timestamp": now()} | dict(values)))
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 

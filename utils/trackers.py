@@ -1,5 +1,6 @@
 """Experiment trackers: TensorBoard always, others only when asked for, and none of them can stop training."""
 
+import copy
 import netrc
 import os
 import sys
@@ -15,6 +16,7 @@ from utils.console import warn
 from utils.errors import Refused, did_you_mean
 from utils.files import jsonable
 from utils.processes import is_first
+from utils.secrets import hidden, hide
 
 PACKAGE_OF = {
     "tensorboard": "tensorboard", "wandb": "wandb", "neptune": "neptune", "mlflow": "mlflow", "comet_ml": "comet_ml",
@@ -101,7 +103,7 @@ def recording(stage_dir: Path, config: Any, model: Any) -> Iterator[Callable[[in
         _setup_devices = model.device
 
         def to_dict(self) -> dict[str, Any]:
-            return dict(jsonable(config))
+            return dict(hidden(jsonable(config)))
 
     arguments = Arguments(str(stage_dir), report_to=[])
     state, control = TrainerState(), TrainerControl()
@@ -134,13 +136,24 @@ class _Guard:
             if self.broken:
                 return None
             try:
-                return bounded(lambda: method(*arguments, **options))
+                return bounded(lambda: method(*map(_without_secrets, arguments), **options))
             except (Exception, SystemExit) as error:  # noqa: BLE001  a tracker must never stop training
                 self.broken = True
                 warn(f"the tracker {self.name} failed and records nothing more; training goes on: {error}")
                 return None
 
         return call
+
+
+def _without_secrets(argument: Any) -> Any:
+    """Return a Trainer's arguments in a copy that does not tell the secrets in them; anything else as it is."""
+    from transformers import TrainingArguments
+
+    if not isinstance(argument, TrainingArguments):
+        return argument
+    told = copy.copy(argument)
+    vars(told).update({name: hidden(value) for name, value in vars(told).items() if name != "output_dir"})
+    return told
 
 
 LONGEST_CALL_S = 60.0
@@ -202,10 +215,13 @@ def stage_environment(run_id: str, stage: str, stage_dir: Path) -> Iterator[None
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     (stage_dir / "logs").mkdir(exist_ok=True)
+    words = sys.argv[:]
+    sys.argv[:] = map(hide, words)  # Weights & Biases records the command
     try:
         yield
     finally:
         _close()
+        sys.argv[:] = words
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -117,6 +117,24 @@ def test_remote_code_is_refused_wherever_it_is_asked_for(given: dict[str, Any]) 
     assert "trust_remote_code cannot be set: code that comes with a model is never run" in problem
 
 
+@pytest.mark.parametrize("name", ["use_safetensors", "weights_only", "token"])
+def test_loading_options_that_would_be_unsafe_are_refused(name: str) -> None:
+    (problem,) = check("sft", config(trainer_args={"model_init_kwargs": {name: "a-secret"}}))
+    assert f"model_init_kwargs: {name} cannot be set: " in problem
+    assert "a-secret" not in problem
+
+
+@pytest.mark.parametrize("name", ["push_to_hub", "hub_token", "hub_model_id", "hub_revision"])
+def test_nothing_is_sent_to_the_hub_and_no_token_is_a_value_of_a_recipe(name: str) -> None:
+    (problem,) = check("dpo", config(trainer_args={name: "a-secret"}))
+    assert f"trainer_args: {name} cannot be set: " in problem
+    assert "a-secret" not in problem
+
+
+def test_the_names_of_special_tokens_are_no_secrets() -> None:
+    assert check("sft", config(trainer_args={"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})) == []
+
+
 def test_a_batch_that_holds_no_whole_groups_is_refused_with_one_that_does() -> None:
     fields = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
     (problem,) = check("grpo", config(**fields), GRPOExtraConfig(num_generations=4))

@@ -164,7 +164,7 @@ def test_no_row_left_fails_the_stage(configure: Configure, stage_dir: Path) -> N
 
 def test_the_log_shows_an_example_with_what_is_learnt_marked(configure: Configure, stage_dir: Path) -> None:
     sft.train(configure("sft", max_steps=1), stage_dir)
-    assert "<|im_start|>assistant\n⟦red red<|im_end|>⟧" in (stage_dir / "training.log").read_text(encoding="utf-8")
+    assert "<|im_start|>assistant\n    ⟦red red<|im_end|>⟧" in (stage_dir / "training.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("stage", [reward, dpo])

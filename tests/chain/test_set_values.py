@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from chain.set_values import seeds, with_values
+from chain.set_values import recorded_values, seeds, with_values
 from pretrain import PretrainConfig
 from utils.errors import Refused
 from utils.values import parse
@@ -81,3 +81,16 @@ def test_set_tells_all_its_problems_at_once() -> None:
 def test_seed_reaches_every_stage() -> None:
     configs, _ = with_values(CONFIGS, None, ["grpo.seed=3", *seeds(CONFIGS, 7)])
     assert [config.seed for config in configs.values()] == [7, 7]
+
+
+def test_a_refused_value_that_is_a_secret_by_its_name_is_not_said() -> None:
+    with pytest.raises(Refused, match=r"--set grpo.hub_token=\*\*\*: there is no field") as refused:
+        with_values(CONFIGS, None, ["grpo.hub_token=the-secret"])
+    assert "the-secret" not in str(refused.value)
+
+
+def test_a_secret_that_is_on_no_record_is_asked_for_anew() -> None:
+    record = {"values": ["grpo.seed=3", "grpo.dataset_name=https://***@host/rows.jsonl"]}
+    with pytest.raises(Refused, match=r"add --set grpo.dataset_name=https://\*\*\*@host"):
+        recorded_values(record, [])
+    assert recorded_values(record, ["grpo.dataset_name=https://ann:secret@host/rows.jsonl"]) == ["grpo.seed=3"]

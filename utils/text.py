@@ -1,0 +1,29 @@
+"""Text from data, models and errors as it may be shown: it steers no terminal, forges no line, tells no secret."""
+
+import re
+
+from utils.secrets import hide
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control codes but for tab and line feed, other ends of lines, what turns the direction of writing around, and bytes
+that are no text, which Python keeps as halves of surrogate pairs."""
+
+
+def plain(text: str) -> str:
+    """Return `text` with a replacement character for each that could steer a terminal."""
+    return UNPRINTABLE.sub("\ufffd", text)
+
+
+def safe(text: str) -> str:
+    """Return `text` as it may be shown: plain, and without secrets."""
+    return hide(plain(text))
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line that may be shown."""
+    return " ".join(safe(text).split())
+
+
+def entry(text: str) -> str:
+    """Return `text` as an entry of a log: its further lines are indented, so that none passes for another entry."""
+    return safe(text).rstrip("\n").replace("\n", "\n    ") + "\n"
