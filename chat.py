@@ -21,7 +21,7 @@ from data.world.tools import calculate, called_expression
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
 from utils.errors import Refused, plain_endings, report
-from utils.files import refuse_pointer, tensor_shapes, weight_files
+from utils.files import tensor_shapes, weight_files
 from utils.text import plain
 
 STOPPED = "stopped"
@@ -194,10 +194,12 @@ def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speake
 
     dtype = torch.bfloat16 if device() != "cpu" and computes_in_bf16(device()) else torch.float32
     for file in weight_files(checkpoint.path):
-        tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
+        tensor_shapes(file)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
-        model, loaded = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path, dtype=dtype, output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"{checkpoint.path} cannot be loaded by transformers: {reason}") from error

@@ -56,7 +56,7 @@ def options(config: TrainingConfig) -> dict[str, Any]:
     """Return what `from_pretrained` takes to load the stage's model: type, attention kernel, revision, and the rest."""
     dtype = (config.dtype or "float32") if config.peft is None else adapters.frozen_dtype(config)
     chosen: dict[str, Any] = {"dtype": dtype, "revision": config.revision or "main"}
-    chosen["trust_remote_code"] = False
+    chosen |= {"trust_remote_code": False, "use_safetensors": True}
     if config.attn_implementation is not None:
         chosen["attn_implementation"] = config.attn_implementation
     return chosen | dict(config.trainer_args.get("model_init_kwargs") or {})

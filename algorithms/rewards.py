@@ -143,7 +143,7 @@ def reward_model(path: str) -> tuple[Any, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", trust_remote_code=False)
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype="auto", output_loading_info=True, trust_remote_code=False
+        path, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
     )
     refuse_unfit(path, model.config.num_labels, tokenizer, found["missing_keys"])
     model.config.pad_token_id = tokenizer.pad_token_id

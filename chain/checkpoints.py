@@ -142,7 +142,8 @@ def _of_directory(path: Path) -> Checkpoint:
     there = {"config.json": (path / "config.json").exists() or base_of(path), "weights": weight_files(path)}
     if lacks := [name for name, is_there in there.items() if not is_there]:
         inside = f". Inside are: {', '.join(_steps(path))}" if _steps(path) else ""
-        raise Refused(f"{path} has no {' and no '.join(lacks)}{_state(found)}{inside}{_how_to_go_on(found)}")
+        go_on = _how_to_go_on(found) or hub.if_pickled(path)
+        raise Refused(f"{path} has no {' and no '.join(lacks)}{_state(found)}{inside}{go_on}")
     if found.scores:
         instead = (
             f"a stage that does: python chat.py {run_dir}" if run_dir else "the model that it was trained to judge"

@@ -305,12 +305,10 @@ def _parameters(
     return None if described is None else int(described.total)
 
 
-def _count_weights(directory: Path) -> int | None:
-    """Return the number of weights by the headers of the safetensors files; None for an older format."""
+def _count_weights(directory: Path) -> int:
+    """Return the number of weights by the headers of the safetensors files."""
     total = 0
     for path in weight_files(directory):
-        if path.suffix != ".safetensors":
-            return None
         total += sum(map(math.prod, tensor_shapes(path).values()))
     return total
 

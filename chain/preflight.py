@@ -16,7 +16,7 @@ from utils import hub
 from utils.command_line import this_command
 from utils.console import console
 from utils.errors import Refused, refusal
-from utils.files import base_of, refuse_pointer, tensor_shapes, weight_files
+from utils.files import base_of, tensor_shapes, weight_files
 
 if TYPE_CHECKING:
     from data.sources import StageData
@@ -101,7 +101,7 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
                     name, revision
                 )
                 for file in weight_files(directory):
-                    tensor_shapes(file) if file.suffix == ".safetensors" else refuse_pointer(file)
+                    tensor_shapes(file)
             fetched.data[stage.kind], rows = load_data(stage)
             with console().capture():  # the stage says it again
                 if rows and (reader := _reader(stage, rows, fetched, outputs, readers)):

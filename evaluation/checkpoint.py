@@ -153,7 +153,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
 
     from data.chat import separate_pad_from_eos
 
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     separate_pad_from_eos(tokenizer)
     return tokenizer
 
@@ -162,7 +162,10 @@ def load_policy(directory: Path | str, placed: Placement = Placement.AS_SAVED) -
     """Return the language model in `directory`."""
     from transformers import AutoModelForCausalLM
 
-    return _ready(AutoModelForCausalLM.from_pretrained(directory, **loading_options(placed)), placed)
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
+    )
+    return _ready(model, placed)
 
 
 def load_reward_model(
@@ -176,7 +179,7 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        directory, output_loading_info=True, **loading_options(placed)
+        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
     )
     if found["missing_keys"]:
         raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: its scores would be random.")
@@ -195,7 +198,9 @@ def load_untrained_reward_model(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, **loading_options(placed))
+        model = AutoModelForSequenceClassification.from_pretrained(
+            directory, num_labels=1, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
+        )
     model.config.get_text_config().pad_token_id = pad_token_id
     return _ready(model, placed)
 

@@ -96,8 +96,8 @@ def base_of(directory: Path) -> Path | None:
 
 
 def own_weight_files(directory: Path) -> list[Path]:
-    """Return the files of weights in `directory`, sorted: safetensors, or PyTorch's older `.bin`."""
-    return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+    """Return the files of weights in `directory`, sorted."""
+    return sorted(directory.glob("*.safetensors"))
 
 
 def weight_files(directory: Path) -> list[Path]:

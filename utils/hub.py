@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from utils.command_line import command
 from utils.errors import Refused, without_number
 from utils.files import base_of, weight_files
 
@@ -15,6 +16,12 @@ PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """The files of a model's repository that are fetched, and must then be there."""
 DATASET_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+PICKLES = "Its weights are pickles (*.bin), which can run code when they are loaded, and are not read."
+CONVERT = (
+    "import sys, transformers as t; d = sys.argv[1]; c = t.AutoConfig.from_pretrained(d);"
+    " getattr(t, c.architectures[0]).from_pretrained(d).save_pretrained(d)"
+)
+"""Python that writes a model's weights as safetensors; transformers reads nothing but tensors from a `.bin`."""
 TIMEOUT_S = 3.0
 """What cannot be had is said within ten seconds: the libraries' import, one wait for the Hub, one for its answers."""
 GET_IT = "With a network, fetch once with --download; without one, name a local directory or file."
@@ -71,7 +78,7 @@ def local_model(name: str, revision: str | None) -> Path | None:
             if not there
         ]
         if lacks:
-            raise Refused(f"{name} is no model's directory: it has no {' and no '.join(lacks)}")
+            raise Refused(f"{name} is no model's directory: it has no {' and no '.join(lacks)}{if_pickled(path)}")
         return path.resolve()
     if is_path(name):
         raise Refused(f"there is no directory {name}: name a model's directory or a Hub id")
@@ -95,6 +102,13 @@ def if_bare(name: str) -> str:
     )
 
 
+def if_pickled(directory: Path) -> str:
+    """Return what to say of a directory without safetensors that has PyTorch's older format; "" of any other."""
+    if not list(directory.glob("pytorch_model*.bin")):
+        return ""
+    return f". {PICKLES} Convert them once:\n  {command('-c', CONVERT, str(directory))}"
+
+
 def _is_model(directory: Path) -> bool:
     return (directory / "config.json").is_file() and bool(weight_files(directory))
 
@@ -103,7 +117,7 @@ def model_on_hub(name: str, revision: str | None) -> Any:
     """Return the Hub's description of a model.
 
     Raises:
-        Refused: there is none, or it may not be read.
+        Refused: there is none, it may not be read, or its weights are pickles.
     """
     from huggingface_hub import HfApi
 
@@ -111,7 +125,14 @@ def model_on_hub(name: str, revision: str | None) -> Any:
         found = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
         if found.gated:
             _refuse_without_access("models", name)
-        return found
+    names = [file.rfilename for file in found.siblings or ()]
+    if any(file.endswith(".bin") for file in names) and not any(file.endswith(".safetensors") for file in names):
+        raise Refused(
+            f"model {name!r} has no *.safetensors on the Hub. {PICKLES} Ask for them at"
+            " https://huggingface.co/spaces/safetensors/convert, and name the `revision` that it makes, or convert a"
+            " copy on this disk"
+        )
+    return found
 
 
 def model_config(name: str, revision: str | None) -> Path:
@@ -134,11 +155,9 @@ def download_model(name: str, revision: str | None) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    names = [file.rfilename for file in model_on_hub(name, revision).siblings or ()]
-    older = not any(file.endswith(".safetensors") for file in names)
-    patterns = [*PATTERNS, "pytorch_model*.bin"] if older else PATTERNS
+    model_on_hub(name, revision)  # refuses what is not to be downloaded
     with _said_plainly("model", name, revision), bars():
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
 
 
 @contextmanager

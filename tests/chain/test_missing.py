@@ -16,6 +16,7 @@ from chain.preflight import missing
 from chain.stages import stages_of
 from tests import hub_repositories, loopback_hub
 from utils import hub
+from utils.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "smollm2_135m"
@@ -65,6 +66,17 @@ def test_a_gated_model_and_a_gated_data_set_are_said_with_their_pages(described:
     said = problems()
     assert f"model {MODEL!r} is gated: accept its terms at https://huggingface.co/{MODEL} and set HF_TOKEN" in said
     assert f"data set {DATA[0]!r} is gated: accept its terms at https://huggingface.co/datasets/{DATA[0]} and" in said
+
+
+def test_a_model_whose_weights_are_pickles_is_refused_before_anything_is_fetched(described: loopback_hub.Hub) -> None:
+    for name in ("config.json", "pytorch_model.bin"):
+        (described.root / "models" / MODEL / name).write_bytes(b"{}")
+    said = problems()
+    assert f"model {MODEL!r} has no *.safetensors on the Hub. {hub.PICKLES}" in said
+    assert "https://huggingface.co/spaces/safetensors/convert" in said
+    with pytest.raises(Refused, match="pickles"):
+        hub.download_model(MODEL, None)
+    assert not [path for path in described.asked if "/resolve/" in path]
 
 
 def test_what_is_misspelt_or_private_is_said_for_each(described: loopback_hub.Hub) -> None:

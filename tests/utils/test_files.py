@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import Refused
-from utils.files import jsonable, read_json, weights_sha256, write_json
+from utils.files import jsonable, read_json, weight_files, weights_sha256, write_json
 
 
 def test_nan_and_infinity_become_null_and_paths_strings(tmp_path: Path) -> None:
@@ -57,6 +57,11 @@ def test_weights_sha256_sees_bytes_and_names_and_nothing_else(tmp_path: Path) ->
     second = weights_sha256(tmp_path)
     (tmp_path / "b.safetensors").rename(tmp_path / "c.safetensors")
     assert len({first, second, weights_sha256(tmp_path)}) == 3
+
+
+def test_pickles_are_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"1")
+    assert weight_files(tmp_path) == []
 
 
 def test_a_directory_without_weights_has_no_fingerprint(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Models and data of the Hub, without a network."""
 
 import re
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,6 +10,7 @@ from threading import Thread
 
 import httpx2
 import pytest
+import torch
 from huggingface_hub import errors
 
 from utils import hub
@@ -39,6 +41,25 @@ def test_a_model_is_found_by_its_directory(tmp_path: Path) -> None:
         hub.local_model(str(tmp_path), None)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert hub.local_model(str(tmp_path), None) == tmp_path
+
+
+def test_a_directory_of_pickles_is_refused_with_the_command_that_converts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForSequenceClassification(LlamaConfig(vocab_size=16, num_labels=1, **size))
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(Refused, match=r"has no \*\.safetensors\. Its weights are pickles") as refused:
+        hub.local_model(str(tmp_path), None)
+    command = str(refused.value).splitlines()[-1]
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    assert hub.local_model(str(tmp_path), None) == tmp_path
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["score.weight"], model.score.weight)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "a/b/c", "~/nowhere"])
