@@ -4,6 +4,8 @@ import importlib
 import logging
 import re
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -87,13 +89,14 @@ def quiet_libraries(training_log: Path | None) -> Iterator[None]:
     """
     if "transformers" not in sys.modules:
         console().print("loading libraries")  # it takes seconds, in which nothing else is said
-    route = _Route(training_log)
+    route, hook = _Route(training_log), threading.excepthook
     with warnings.catch_warnings(), _no_bars():
-        warnings.showwarning = _show_by(route)
+        warnings.showwarning, threading.excepthook = _show_by(route), _tell_by(route)
         before = [_redirect(logging.getLogger(name), route) for name in LIBRARIES]
         try:
             yield
         finally:
+            threading.excepthook = hook
             for logger, handlers, propagate in before:
                 logger.handlers, logger.propagate = handlers, propagate
 
@@ -111,6 +114,17 @@ def _show_by(route: _Route) -> Any:
         route.take(origin, level, f"{category.__name__}: {message}")
 
     return show
+
+
+def _tell_by(route: _Route) -> Any:
+    """Return what tells of a library's thread that has failed, as a tracker's does where its file cannot be written."""
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        trace = traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback)
+        route.take("threading", logging.INFO, "".join(trace))
+        route.take("threading", logging.WARNING, f"a library's thread has failed: {trace[-1].strip()}")
+
+    return tell
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -72,3 +73,20 @@ def test_loading_a_reward_model_shows_the_user_nothing(shared: Path, capfd: pyte
         AutoModelForSequenceClassification.from_pretrained(shared / "fixtures/models/stories260K", num_labels=1)
     said = capfd.readouterr()
     assert said.out + said.err == ""
+
+
+def test_a_librarys_thread_that_fails_is_told_in_a_line_and_its_traceback_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError("no space left")
+
+    log = tmp_path / "training.log"
+    with quiet_libraries(log):
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    printed = capsys.readouterr()
+    assert "a library's thread has failed: OSError: no space left" in " ".join(printed.out.split())
+    assert "Traceback" not in printed.out + printed.err
+    assert 'raise OSError("no space left")' in log.read_text()
