@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.agreement import by_first
 from utils.console import warn
+from utils.files import read_json, write_json
 from utils.out_of_memory import is_out_of_memory
 from utils.runtime import free_memory
 from utils.sealed import partial, seal, writing
@@ -24,9 +25,36 @@ def load_finished(trainer: Any, checkpoint: Path) -> None:
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
-def continue_token_count(trainer: Any, tokens: int) -> None:
-    """Make TRL's `num_tokens` go on from the checkpoint's count. GRPO's is part of the trainer state already."""
-    trainer._total_train_tokens = tokens
+UNLOGGED = "unlogged.json"
+"""In a checkpoint: what the trainer has added up since it last logged, which a checkpoint of transformers lacks."""
+
+
+def _unlogged(trainer: Any) -> dict[str, Any]:
+    """Return what goes into `UNLOGGED`. GRPO's number of tokens is part of the trainer state already."""
+    return {
+        "loss": trainer.accelerator.gather(trainer._tr_loss).mean().item(),
+        "last_logged_step": trainer._globalstep_last_logged,
+        "metrics": dict(trainer._metrics["train"]),
+        "tokens": trainer._total_train_tokens,
+    }
+
+
+def continue_unlogged(trainer: Any, checkpoint: Path) -> None:
+    """Let what is logged next after a resume be the mean over the same steps as without the interruption."""
+    from transformers import TrainerCallback
+
+    if not (checkpoint / UNLOGGED).is_file():  # of a version before
+        return
+    kept = read_json(checkpoint / UNLOGGED)
+    trainer._metrics["train"].update(kept["metrics"])
+    trainer._total_train_tokens = kept["tokens"]
+
+    class Continue(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:  # `train` has just set both back
+            trainer._tr_loss.fill_(kept["loss"])
+            trainer._globalstep_last_logged = kept["last_logged_step"]
+
+    trainer.add_callback(Continue())
 
 
 def samples(trainer: Any) -> bool:
@@ -107,17 +135,19 @@ def save_sealed(trainer: Any, stage_dir: Path) -> None:
                 args.output_dir, args.save_total_limit = str(stage_dir), limit
         if state.best_global_step:
             state.best_model_checkpoint = str(stage_dir / f"checkpoint-{state.best_global_step}")
-        by_first(lambda: _finish(written, stage_dir / name, state, limit))
+        unlogged = _unlogged(trainer)
+        by_first(lambda: _finish(written, stage_dir / name, state, unlogged, limit))
 
     trainer._save_checkpoint = save_checkpoint
 
 
-def _finish(written: Path, final: Path, state: Any, limit: int | None) -> None:
+def _finish(written: Path, final: Path, state: Any, unlogged: dict[str, Any], limit: int | None) -> None:
     from transformers.trainer_utils import rotate_checkpoints
 
     with writing(final.name, final.parent):
         (written / final.name / "training_args.bin").unlink(missing_ok=True)
         state.save_to_json(str(written / final.name / "trainer_state.json"))
+        write_json(written / final.name / UNLOGGED, unlogged)
         seal(written / final.name, final)
         shutil.rmtree(written)
     rotate_checkpoints(str(final.parent), limit, state.best_model_checkpoint)

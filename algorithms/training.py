@@ -191,8 +191,7 @@ def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
     console().print(f"going on from {checkpoint.name}", markup=False)
     log.event("RESUME", f"from {checkpoint.name} of {state['max_steps']} steps")
     trainer.args.eval_on_start = False  # it has been done: a second time it would stand for the checkpoint's step
-    counts = [line["num_tokens"] for line in state["log_history"] if "num_tokens" in line]
-    overrides.continue_token_count(trainer, int(counts[-1]) if counts else 0)
+    overrides.continue_unlogged(trainer, checkpoint)
     overrides.continue_generations(trainer, state["global_step"])
     if state["global_step"] < state["max_steps"]:
         return False

@@ -20,6 +20,19 @@ def test_trls_trainers_count_tokens_in_the_attribute_that_a_resume_sets() -> Non
         assert '["num_tokens"] = [self._total_train_tokens]' in inspect.getsource(trainer)
 
 
+def test_what_is_added_up_between_two_logs_is_where_a_resume_puts_it() -> None:
+    from transformers import Trainer
+    from trl import DPOTrainer, GRPOTrainer, RewardTrainer, SFTTrainer
+
+    loop = inspect.getsource(Trainer)
+    began = loop.index("self.callback_handler.on_train_begin")
+    for line in ("self._tr_loss = torch.tensor(0.0", "self._globalstep_last_logged = self.state.global_step"):
+        assert 0 < loop.index(line) < began
+    for trainer in (SFTTrainer, RewardTrainer, DPOTrainer, GRPOTrainer):
+        assert 'self._metrics = {"train": defaultdict(list)' in inspect.getsource(trainer)
+        assert "self._metrics[mode].clear()" in inspect.getsource(trainer)
+
+
 def test_trl_can_keep_quiet_about_a_new_head() -> None:
     from algorithms.overrides import without_head_report
 

@@ -94,6 +94,23 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_is_logged_after_a_resume_is_of_all_steps_since_the_last_log(
+    kind: str, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(kind, max_steps=4, save_steps=1, save_total_limit=4, logging_steps=3)
+    whole, resumed = run(kind, config, tmp_path / "whole"), tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    run(kind, config, resumed)
+    logged = [
+        [{name: row[name] for name in row if name not in ("timestamp", "step_time")} for row in metrics(stage_dir)]
+        for stage_dir in (resumed, whole)
+    ]
+    assert logged[0] == logged[1]
+    assert [row["step"] for row in logged[0]][-2:] == [3, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_checkpoint_is_told_kept_aside_and_the_one_before_it_taken(
     kind: str, configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
