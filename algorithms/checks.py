@@ -31,6 +31,7 @@ RULES: dict[str, Rule] = {
     "eval_fraction": (lambda value: 0 < value < 1, "between 0 and 1"),
     "eval_samples": AT_LEAST_1,
     "max_samples": AT_LEAST_1,
+    "max_dropped_fraction": (lambda value: 0 <= value <= 1, "0 to 1"),
     "peft": (lambda value: value in ("lora", "qlora"), "lora or qlora"),
     "dtype": (lambda value: value in ("float32", "bfloat16", "float16", "auto"), "float32, bfloat16, float16 or auto"),
     "learning_rate": ABOVE_0,

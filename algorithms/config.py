@@ -56,6 +56,12 @@ class TrainingConfig:
     max_samples: int | None = None
     """Most training rows that are used. None: all."""
 
+    max_dropped_fraction: float | None = None
+    """Most rows that may be left out for a fault, as a share of the source, or of those that are longer than
+    `max_length`; more are refused. None: of rows that teach nothing or repeat others 0.05, since published sets have
+    some (one of UltraFeedback's kind has 0.5 %), and a file with more was hardly meant so; of rows that cannot be read
+    none; of long rows half."""
+
     dtype: str | None = None
     """Type of the weights: `float32` (default), `bfloat16`, `float16`, or `auto` for the type they were saved in."""
 

@@ -1,5 +1,6 @@
 """Each layout's conversion: one row of it to the columns of its stage."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,9 @@ def _pair_sharegpt(row: Mapping[str, Any]) -> Row:
 def _only_prompt(*asking: str) -> Callable[[Mapping[str, Any]], Row]:
     def convert(row: Mapping[str, Any]) -> Row:
         if tool_schemas(row.get("tools")):
-            raise Malformed("GRPO shows no tools of a row to the model: describe them in its system turn")
+            raise Malformed(
+                "GRPO shows no tools of a row to the model: describe them in its system turn", "tools in GRPO"
+            )
         if asking == ("prompt",):
             return {"prompt": _prompt(row, row["prompt"])}
         if asking[0] in ("messages", "conversations"):
@@ -117,9 +120,12 @@ def _solution(row: Mapping[str, Any]) -> Row:
 
 def _number(row: Mapping[str, Any], column: str) -> float:
     try:
-        return float(row[column])
-    except (TypeError, ValueError):
-        raise Malformed(f"{column} must be a number, not {row[column]!r:.80}") from None
+        number = float(row[column])
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Malformed(f"{column} must be a number, not {row[column]!r:.80}")
+    return number
 
 
 def _string(row: Mapping[str, Any], column: str) -> str:
@@ -156,7 +162,10 @@ def _system(row: Mapping[str, Any]) -> list[Message]:
 
 def _refuse_system(row: Mapping[str, Any]) -> None:
     if _system(row):
-        raise Malformed("plain text has no system turn: give prompt and answers as messages, or leave `system` out")
+        raise Malformed(
+            "plain text has no system turn: give prompt and answers as messages, or leave `system` out",
+            "`system` beside plain text",
+        )
 
 
 def _tools(row: Mapping[str, Any]) -> Row:

@@ -5,8 +5,10 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,25 +16,45 @@ import pyarrow as pa
 from datasets import Dataset, Features, Json, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 
+from data.faults import Faults
 from utils.errors import Refused
 from utils.hub import DATA_SUFFIXES
 
 Row = dict[str, Any]
 
 SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE)
+MOST_LOOKED_AT = 1 << 20  # characters of the first line of a .csv in which JSON is looked for
 HELD_OUT = ("validation", "test")
 """Splits that hold out, the one to be preferred first."""
 ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
+Broken = Callable[[str, str, str], None]
+"""Takes a row that cannot be read: where it stands, what it has in common with others, what is wrong with it."""
+SIGNATURES = (
+    (b"PAR1", "Parquet, which is named .parquet"),
+    (b"PK\x03\x04", "a ZIP archive, as Excel's .xlsx are"),
+    (b"\x1f\x8b", "gzip: unpack it"),
+    (b"BZh", "bzip2: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it"),
+    (b"\xfd7zXZ", "xz: unpack it"),
+    (b"%PDF", "a PDF"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\xff\xfe", "UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16: save it as UTF-8"),
+    (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
+)
+"""How files of other formats begin, and what to say of them."""
 MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]")
 """In JSON, what can be an integer of more than 64 bits or half a surrogate pair."""
 
 
-def read_path(path: Path, split: str) -> Dataset:
+def read_path(path: Path, split: str, faults: Faults | None = None) -> Dataset:
     """Return the rows of a file or folder, in order.
 
     In a folder whose file names all tell splits (`train.jsonl`, `zen_test.jsonl`), `split` chooses; a single file, or a
-    folder whose names tell none, is all `train`. CSV values stay text. Text files give one `text` row a paragraph.
+    folder whose names tell none, is all `train`. CSV values stay text. Text files give one `text` row a paragraph. Rows
+    that cannot be read are left out and counted in `faults`; without it the first is refused.
 
     Raises:
         Refused: nothing that can be read, a file that is not what its suffix says, or no such split.
@@ -49,8 +71,15 @@ def read_path(path: Path, split: str) -> Dataset:
         return concatenate_datasets(parts)
     rows: list[Row] = []
     for file in files:
-        read = list(READERS[suffix](file))
+
+        def count(where: str, reason: str, said: str, file: Path = file) -> None:
+            assert faults is not None
+            faults.add(reason, where if len(files) == 1 else f"{file.name} {where}", said)
+
+        read = list(READERS[suffix](file) if faults is None else READERS[suffix](file, count))
         if not read:
+            if faults is not None:
+                faults.judge(faults.count + len(rows))
             raise _no_rows(file)
         if rows and set(read[0]) != set(rows[0]):
             raise Refused(
@@ -58,7 +87,7 @@ def read_path(path: Path, split: str) -> Dataset:
                 f"name one of the files instead of the folder {path}."
             )
         rows += read
-    return from_rows(rows, str(path))
+    return from_rows(rows, str(path), faults)
 
 
 def held_out_split(path: Path, split: str) -> str | None:
@@ -67,30 +96,49 @@ def held_out_split(path: Path, split: str) -> str | None:
     return next((name for name in HELD_OUT if name in found - {ALIASES.get(split, split)}), None)
 
 
-def from_rows(rows: list[Row], name: str) -> Dataset:
+def from_rows(rows: list[Row], name: str, faults: Faults | None = None) -> Dataset:
     """Return rows as a Dataset that gives back exactly their values; objects and lists are stored as JSON.
+
+    Where a column holds values of different kinds, the rows that have not the commonest are left out and counted in
+    `faults`; without it that is refused.
 
     Raises:
         Refused: a column holds values of different kinds.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    features = Features({column: _feature(column, rows, name) for column in columns})
+    kinds = {column: _kinds(column, rows) for column in columns}
+    odd: dict[int, str] = {}
+    for column, found in kinds.items():
+        if len(found) > 1:
+            said = ", ".join(f"{kind.__name__} in row {numbers[0]}" for kind, numbers in found.items())
+            said = f"column {column!r} holds values of different kinds ({said})"
+            if faults is None:
+                raise Refused(f"{name}: {said}. Make them all one kind.")
+            usual = max(found, key=lambda kind: len(found[kind]))
+            odd |= {number: said for kind, numbers in found.items() if kind is not usual for number in numbers}
+            kinds[column] = {usual: found[usual]}
+    for number, said in odd.items():
+        assert faults is not None
+        faults.add("a value of another kind than most of its column", f"row {number}", said)
+    rows = [row for number, row in enumerate(rows, 1) if number not in odd] if odd else rows
+    features = Features({column: _feature(next(iter(kinds[column]), str)) for column in columns})
     return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns}, features=features)
 
 
-def _feature(column: str, rows: list[Row], name: str) -> Any:
-    kinds: dict[type, int] = {}
+def _kinds(column: str, rows: list[Row]) -> dict[type, list[int]]:
+    """Return the numbers of the rows that hold each kind of value; objects and lists are one, and so are numbers."""
+    kinds: dict[type, list[int]] = {}
     for number, row in enumerate(rows, 1):
-        kinds.setdefault(type(row.get(column)), number)
+        kinds.setdefault(type(row.get(column)), []).append(number)
     kinds.pop(type(None), None)
-    if set(kinds) <= {dict, list} and kinds:
-        return Json()
-    if set(kinds) == {int, float}:
-        return Value("float64")
-    if len(kinds) > 1:
-        said = ", ".join(f"{kind.__name__} in row {number}" for kind, number in kinds.items())
-        raise Refused(f"{name}: column {column!r} holds values of different kinds ({said}). Make them all one kind.")
-    return Value(SCALARS[next(iter(kinds), str)])
+    for stored, others in ((list, dict), (float, int)):
+        if stored in kinds and others in kinds:
+            kinds[stored] = sorted(kinds[stored] + kinds.pop(others))
+    return kinds
+
+
+def _feature(kind: type) -> Any:
+    return Json() if kind in (dict, list) else Value(SCALARS[kind])
 
 
 def _no_rows(file: Path) -> Refused:
@@ -108,7 +156,12 @@ def _files_of(path: Path, split: str) -> list[Path]:
                 f"{split}{path.suffix} into one folder, and name the folder."
             )
         return [path]
+    if not path.is_dir():
+        raise Refused(f"{path} is neither a file nor a folder that can be read: name one of them.")
     files = _data_files(path)
+    if other := next((file for file in files if not file.is_file()), None):
+        what = "a link to nothing" if other.is_symlink() and not other.exists() else "no file"
+        raise Refused(f"{other} is {what}, though its name is that of a data file: take it out, or name one file.")
     if not files:
         raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
     named = named_splits(path, files)
@@ -126,7 +179,10 @@ def _files_of(path: Path, split: str) -> list[Path]:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in DATA_SUFFIXES)
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix in DATA_SUFFIXES)
+    except OSError as error:
+        raise Refused(f"{folder} cannot be read: {error.strerror}.") from None
 
 
 def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -157,26 +213,65 @@ def _splits(files: Sequence[Path]) -> dict[Path, str]:
 @contextmanager
 def _opened(file: Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file, its BOM skipped; what cannot be read is refused while it is read."""
+    if other := _other_format(file):
+        raise Refused(f"{file} is no {file.suffix} file: it looks like {other}.")
     try:
         with file.open(encoding="utf-8-sig") as text:
             yield text
     except UnicodeDecodeError as error:
+        number, count = _undecodable_lines(file)
+        lines = f" (and {count - 1} more lines)" if count > 1 else ""
         raise Refused(
-            f"{file}, line {_undecodable_line(file)}: not UTF-8 text ({error.reason}). Text in another "
-            "encoding must be saved as UTF-8."
+            f"{file}, line {number}{lines}: not UTF-8 text ({error.reason}). Text in another encoding must be saved as "
+            "UTF-8."
         ) from None
     except OSError as error:
         raise Refused(f"{file} cannot be read: {error.strerror}.") from None
 
 
-def _undecodable_line(file: Path) -> int:
+def _other_format(file: Path) -> str | None:
+    """Return what a file that should be text is instead, by how it begins; None if it may be text."""
+    try:
+        with file.open("rb") as content:
+            start = content.read(4096)
+    except OSError as error:
+        raise Refused(f"{file} cannot be read: {error.strerror}.") from None
+    if file.suffix != ".txt" and start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page: download the file itself"
+    known = next((what for signature, what in SIGNATURES if start.startswith(signature)), None)
+    return known or ("a binary file" if b"\0" in start else None)
+
+
+def _undecodable_lines(file: Path) -> tuple[int, int]:
+    """Return the first line that is not UTF-8, and how many are not."""
+    found = []
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()
             except UnicodeDecodeError:
-                return number
-    return 1
+                found.append(number)
+    return (found or [1])[0], len(found)
+
+
+def _refuse_json(file: Path, lines: list[str]) -> None:
+    """Raise Refused if the first lines of a .csv or .txt file are JSON objects."""
+    for line in lines:
+        try:
+            if not line.startswith(("{", "[{")) or not isinstance(json.loads(line), dict | list):
+                return
+        except (ValueError, RecursionError):
+            return
+    if lines:
+        named = ".jsonl" if lines[0].startswith("{") else ".json"
+        raise Refused(f"{file} is no {file.suffix} file: it looks like JSON, which is named {named}.")
+
+
+def _refuse(file: Path) -> Broken:
+    def refuse(where: str, _reason: str, said: str) -> None:
+        raise Refused(f"{file}, {where}: {said}")
+
+    return refuse
 
 
 def _read_text(file: Path) -> str:
@@ -190,23 +285,34 @@ def _lines(file: Path) -> Iterator[str]:
             yield line.removesuffix("\n")
 
 
-def _jsonl(file: Path) -> Iterator[Row]:
+def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
+    broken = broken or _refuse(file)
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
+        where = f"line {number}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise Refused(f"{file}, line {number}: not valid JSON ({_json_reason(error)}): {line[:60]!r}") from None
+            if number == 1 and line.strip() in ("[", "{"):
+                raise Refused(f"{file} is one JSON text of many lines, which is named .json, as a list.") from None
+            broken(where, "not valid JSON", f"not valid JSON ({_json_reason(error)}): {line[:60]!r}")
+            continue
+        if number == 1 and isinstance(row, list):
+            raise Refused(
+                f"{file}, line 1: each line is one JSON object, not {line[:60]!r}. A file that is one JSON list is "
+                "named .json."
+            )
         if not isinstance(row, dict):
-            hint = " A file that is one JSON list is named .json." if number == 1 and isinstance(row, list) else ""
-            raise Refused(f"{file}, line {number}: each line is one JSON object, not {line[:60]!r}.{hint}")
-        if MAYBE_UNSTORABLE.search(line):
-            _check_storable(row, f"{file}, line {number}")
-        yield row
+            broken(where, "no JSON object", f"each line is one JSON object, not {line[:60]!r}.")
+        elif MAYBE_UNSTORABLE.search(line) and (problem := _problem(row)):
+            broken(where, "a value that cannot be stored", problem)
+        else:
+            yield row
 
 
-def _json(file: Path) -> Iterator[Row]:
+def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
+    broken = broken or _refuse(file)
     text = _read_text(file)
     try:
         rows = json.loads(text)
@@ -218,24 +324,23 @@ def _json(file: Path) -> Iterator[Row]:
     if not isinstance(rows, list):
         raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")
     for number, row in enumerate(rows, 1):
+        where = f"item {number} of the list"
         if not isinstance(row, dict):
-            raise Refused(
-                f"{file}, item {number} of the list: an object with the row's columns is needed, not {row!r}."
-            )
-        if check:
-            _check_storable(row, f"{file}, item {number} of the list")
-        yield row
+            broken(where, "no JSON object", f"an object with the row's columns is needed, not {row!r:.60}.")
+        elif check and (problem := _problem(row)):
+            broken(where, "a value that cannot be stored", problem)
+        else:
+            yield row
 
 
 def _json_reason(error: Exception) -> str:
     return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _check_storable(row: Row, where: str) -> None:
-    for column, value in row.items():
-        problem = _unstorable(column) or _unstorable(value)
-        if problem:
-            raise Refused(f"{where}: column {column!r} holds {problem}.")
+def _problem(row: Row) -> str | None:
+    """Return what of a row cannot be stored, with its column."""
+    found = ((column, _unstorable(column) or _unstorable(value)) for column, value in row.items())
+    return next((f"column {column!r} holds {problem}." for column, problem in found if problem), None)
 
 
 def _unstorable(value: Any) -> str | None:
@@ -248,9 +353,12 @@ def _unstorable(value: Any) -> str | None:
     return next((problem for item in inner if (problem := _unstorable(item))), None)
 
 
-def _csv(file: Path) -> Iterator[Row]:
+def _csv(file: Path, broken: Broken | None = None) -> Iterator[Row]:
+    broken = broken or _refuse(file)
     csv.field_size_limit(sys.maxsize)  # its own, 131,072 characters, is less than a long document
-    reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), strict=True)
+    text = _read_text(file)
+    _refuse_json(file, text.lstrip()[:MOST_LOOKED_AT].splitlines()[:1])
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names = list(reader.fieldnames or ())
         header = names[0] if len(names) == 1 else ""
@@ -259,15 +367,23 @@ def _csv(file: Path) -> Iterator[Row]:
                 f"{file}: its header is one column, {header!r}. The fields of a .csv are separated by commas, not by "
                 f"{other!r}: save it with commas."
             )
+        if twice := [name for name, times in Counter(names).items() if times > 1 or not name.strip()]:
+            raise Refused(
+                f"{file}: its header {','.join(names)!r:.100} names {', '.join(map(repr, twice))} twice or not at all: "
+                "each column needs a name of its own."
+            )
         for row in reader:
             if None in row or None in row.values():
-                raise Refused(f"{file}, line {reader.line_num}: not the {len(names)} fields that the header names.")
-            yield row
+                said = f"not the {len(names)} fields that the header names."
+                broken(f"line {reader.line_num}", "another number of fields than the header", said)
+            else:
+                yield row
     except csv.Error as error:
         raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
 
 
-def _paragraphs(file: Path) -> Iterator[Row]:
+def _paragraphs(file: Path, _broken: Broken | None = None) -> Iterator[Row]:
+    _refuse_json(file, list(islice((line for line in _lines(file) if line.strip()), 2)))
     lines: list[str] = []
     for line in _lines(file):
         if line.strip():
@@ -298,6 +414,9 @@ def _parquet(file: Path) -> Dataset:
     try:
         rows = Dataset.from_parquet(str(file))
     except (pa.ArrowException, OSError, ValueError, DatasetGenerationError) as error:
+        other = _other_format(file)
+        if other and not other.startswith("Parquet"):
+            raise Refused(f"{file} is no Parquet file that is whole: it looks like {other}.") from None
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise Refused(f"{file} cannot be read as Parquet ({reason}). Is it really Parquet, and complete?") from None
     if len(rows) == 0:
@@ -305,7 +424,7 @@ def _parquet(file: Path) -> Dataset:
     return rows
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[..., Iterator[Row]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,

@@ -16,7 +16,7 @@ text, as in TRL, and have no system turn; a plain GRPO prompt becomes one user t
 share one: their common turns, or the common text up to its last space.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -25,10 +25,11 @@ from typing import Any
 from datasets import Dataset, Features, Json, List, Value
 
 from data.converters import LAYOUTS, Layout, Row
-from data.messages import Malformed, says_nothing, without_padding
-from utils.console import warn
+from data.faults import Faults
+from data.messages import Malformed, out_of_order, says_nothing, without_padding
 from utils.errors import Refused
 
+OUT_OF_ORDER = "turns are out of order"
 SHAPES: dict[type, str] = {str: "plain text", list: "messages"}
 UNSEEN = {
     "chosen", "rejected", "completion", "completions", "completion_ids", "prompts", "messages", "conversations",
@@ -37,53 +38,65 @@ UNSEEN = {
 """Columns that GRPO's reward functions are not given: the trainer uses the names itself, or they hold answers."""
 
 
-def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
-    """Return `rows` with the columns of `stage`; rows that can teach nothing are left out.
+def to_layout(rows: Dataset, stage: str, *, name: str = "the data", faults: Faults | None = None) -> Dataset:
+    """Return `rows` with the columns of `stage`; rows that cannot be used are left out, and counted in `faults`.
 
-    Left out, and told, are rows with an empty text, prompt or completion (null, or without the column), and pairs whose
-    chosen equals their rejected. `name` is for messages.
+    Those are the rows that are not what their columns or the first sound row say, and those that can teach nothing: an
+    empty text, prompt or completion (null, or without the column), a chosen answer equal to the rejected one, turns out
+    of order. Without `faults` they are judged here, with what is allowed by default. `name` is for messages.
 
     Raises:
-        Refused: the columns are no layout of the stage, or a row is not what the first row is.
+        Refused: the columns are no layout of the stage, no row can be used, or more cannot than is allowed.
     """
     assert stage in LAYOUTS, stage
     columns, convert = find_layout(rows.column_names, stage, name)
     nested = {column for column, feature in rows.features.items() if not isinstance(feature, Value)}
     padded = {column for column in nested if "Json(" not in str(rows.features[column])}
+    mine = faults is None
+    faults = Faults(name) if faults is None else faults
+    faults.read_as = f"{', '.join(columns)}, for {stage}"
 
-    def converted(row: Row, number: int) -> Row:
-        clean = {column: without_padding(value) if column in padded else value for column, value in row.items()}
-        try:
-            return convert(clean)
-        except Malformed as error:
-            raise Refused(f"{name}, row {number}: {error} (read as {', '.join(columns)}, for {stage}).") from None
+    def converted(row: Row) -> Row:
+        """Return a row in the layout; raise Malformed for one that cannot be used."""
+        made = convert({column: without_padding(value) if column in padded else value for column, value in row.items()})
+        if why := flaw(made):
+            raise Malformed(_example(made, why), why, readable=True)
+        return made
 
-    def every() -> Iterator[tuple[int, Row]]:
-        return ((number, converted(row, number)) for number, row in enumerate(rows, 1))
+    def as_the_first(row: Row) -> Row:
+        made = converted(row)
+        for column, kind in kinds.items():
+            if type(made[column]) is not kind:
+                raise Malformed(
+                    f"{column} is {SHAPES[type(made[column])]}, while the first rows have {SHAPES[kind]}: use one form "
+                    "in all rows",
+                    "another form than the first",
+                )
+        return made
 
-    def first_flaw() -> str:
-        number, why = next((number, why) for number, row in every() if (why := flaw(row)))
-        return f"in row {number} {why} (read as {', '.join(columns)}, for {stage})."
+    def count_faults(look: Callable[[Row], Row]) -> None:
+        for number, row in enumerate(rows, 1):
+            try:
+                look(row)
+            except Malformed as error:
+                faults.add(error.reason, f"row {number}", str(error), readable=error.readable, number=number)
 
-    first = next((row for _, row in every() if not flaw(row)), None)
+    first = next(_usable(rows, converted), None)
     if first is None:
-        raise Refused(f"{name}: none of its {len(rows)} rows can teach anything: {first_flaw()}")
+        count_faults(converted)
+        faults.judge(faults.broken + len(rows))
+        raise AssertionError(f"{name}: no usable row, and no fault among {len(rows)}")
     kinds = {column: type(value) for column, value in first.items() if column not in ("tools", "margin")}
     kept = {column: rows.features[column] for column in _kept(rows.column_names, stage) if column not in first}
     features = Features({**{column: _feature(column, value) for column, value in first.items()}, **kept})
 
-    def batch(values: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def batch(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {column: [] for column in features}
-        for place, index in enumerate(indices):
-            row = converted({column: column_values[place] for column, column_values in values.items()}, index + 1)
-            if flaw(row):
+        for place in range(len(values[columns[0]])):
+            try:
+                row = as_the_first({column: column_values[place] for column, column_values in values.items()})
+            except Malformed:
                 continue
-            for column, kind in kinds.items():
-                if type(row[column]) is not kind:
-                    raise Refused(
-                        f"{name}, row {index + 1}: {column} is {SHAPES[type(row[column])]}, while the first rows have "
-                        f"{SHAPES[kind]}. Use one form in all rows."
-                    )
             for column in out:
                 out[column].append(row[column] if column in first else values[column][place])
         return out
@@ -91,14 +104,23 @@ def to_layout(rows: Dataset, stage: str, *, name: str = "the data") -> Dataset:
     useful = rows.map(
         batch,
         batched=True,
-        with_indices=True,
         remove_columns=rows.column_names,
         features=features,
         new_fingerprint=_cache_key(rows, stage),
     )
-    if left_out := len(rows) - len(useful):
-        warn(f"{name}: {left_out} of {len(rows)} rows can teach nothing and are left out: {first_flaw()}")
+    if len(useful) < len(rows):  # a second look, since the first may have been an earlier run's, whose rows are cached
+        count_faults(as_the_first)
+    if mine:
+        faults.judge(len(rows))
     return useful
+
+
+def _usable(rows: Dataset, converted: Callable[[Row], Row]) -> Iterator[Row]:
+    for row in rows:
+        try:
+            yield converted(row)
+        except Malformed:
+            continue
 
 
 def find_layout(columns: list[str], stage: str, name: str = "the data") -> Layout:
@@ -130,7 +152,7 @@ def find_layout(columns: list[str], stage: str, name: str = "the data") -> Layou
 
 
 def flaw(row: Mapping[str, Any]) -> str | None:
-    """Return why a converted row can teach nothing: an empty part, or two equal sides; None if it can."""
+    """Return why a converted row can teach nothing: an empty part, equal sides, turns out of order; None if it can."""
     for column in ("text", "prompt", "completion", "chosen", "rejected"):
         value = row.get(column, "not of this layout")
         empty = (
@@ -140,7 +162,25 @@ def flaw(row: Mapping[str, Any]) -> str | None:
             return f"the {column} is empty"
     if "messages" in row and says_nothing(row["messages"]):
         return "the assistant says nothing"
-    return "chosen and rejected are equal" if "chosen" in row and row["chosen"] == row["rejected"] else None
+    if "chosen" in row and row["chosen"] == row["rejected"]:
+        return "chosen and rejected are equal"
+    return OUT_OF_ORDER if _disorder(row) else None
+
+
+def _disorder(row: Mapping[str, Any]) -> str | None:
+    """Return which turn of a converted row stands where it cannot."""
+    asked = row.get("messages") or row.get("prompt")
+    if not isinstance(asked, list):
+        return None
+    answers = [row[column] for column in ("completion", "chosen", "rejected") if column in row] or [[]]
+    return next((disorder for answer in answers if (disorder := out_of_order(asked + answer))), None)
+
+
+def _example(row: Mapping[str, Any], why: str) -> str:
+    """Return what shows a flaw: the turn that is out of order, or how the row begins."""
+    if why == OUT_OF_ORDER:
+        return str(_disorder(row))
+    return f"{str(next(row[column] for column in ('messages', 'prompt', 'text') if column in row))!r:.80}"
 
 
 def _kept(columns: list[str], stage: str) -> list[str]:

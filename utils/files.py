@@ -10,12 +10,26 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.errors import Refused
+from utils.errors import Refused, without_number
 from utils.secrets import hidden
 
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which peft, and transformers through it, know a directory that holds an adapter alone."""
 LFS_POINTER = b"version https://git-lfs"
+
+
+def user_path(name: str) -> Path:
+    """Return a name that a user gave as a path, its `~` replaced; whatever it names, it can be asked about.
+
+    Raises:
+        Refused: it can be no path: a user that is none, a name that is too long.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise Refused(f"{name:.200} can be no path: {without_number(error).partition(': ')[0]}.") from None
+    return path
 
 
 def jsonable(value: Any) -> Any:

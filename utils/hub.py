@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.command_line import command
 from utils.errors import Refused, without_number
-from utils.files import base_of, weight_files
+from utils.files import base_of, user_path, weight_files
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """The files of a model's repository that are fetched, and must then be there."""
@@ -65,7 +65,7 @@ def local_model(name: str, revision: str | None) -> Path | None:
     Raises:
         Refused: the directory exists, or the name can only be a path, and there is no model; or an adapter without one.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         raise Refused(f"{name} is a file: name the directory that holds a model's config.json and *.safetensors")
     if path.is_dir():
@@ -202,7 +202,7 @@ def _refuse_without_access(kind: str, name: str) -> None:
 
 def is_dataset_id(name: str) -> bool:
     """Tell whether `name` is that of a data set on the Hub: owner/name, and nothing on this disk or a file's name."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return bool(DATASET_ID.fullmatch(name)) and path.suffix not in DATA_SUFFIXES and not path.exists()
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 from data.corpus import enwik8
@@ -12,6 +11,7 @@ from data.corpus.documents import ON_HUB, Options
 from data.corpus.mixture import parse
 from data.sources import files_now
 from utils import hub
+from utils.files import user_path
 
 
 class CorpusConfig(Protocol):
@@ -61,7 +61,7 @@ def is_here(config: CorpusConfig) -> bool:
         if name == "enwik8":
             return enwik8.is_here()
         on_hub = ON_HUB.get(name, name)
-        return name.startswith("made:") or Path(name).expanduser().exists() or hub.has_dataset(on_hub)
+        return name.startswith("made:") or user_path(name).exists() or hub.has_dataset(on_hub)
 
     return all(part_is_here(name) for name, _ in parse(config.dataset_name))
 

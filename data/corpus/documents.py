@@ -13,6 +13,7 @@ from data.files import ALIASES, READERS, named_splits, separated
 from data.messages import Malformed
 from utils import hub
 from utils.errors import Refused, did_you_mean
+from utils.files import user_path
 
 SPLITS = ("test", "validation", "train")
 """In the order in which they are read: what is held out is known before the training documents come."""
@@ -62,7 +63,7 @@ def source_of(name: str, options: Options) -> Source:
     Raises:
         Refused: there is no such source, or it cannot be had.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     of_hub = bool(options.config_name or options.revision)
     if name == "enwik8":
         return Source(name, key_of(name, enwik8.ENWIK8.sha1), enwik8.documents, enwik8.ENWIK8.size_bytes, as_it_is=True)

@@ -1,9 +1,9 @@
 """What a source's name means: one data set, or several with the share of tokens that each has in training."""
 
 import math
-from pathlib import Path
 
 from utils.errors import Refused
+from utils.files import user_path
 
 FORM = "A mixture is NAME:WEIGHT,NAME:WEIGHT,... with weights above 0 that sum to 1, as in tinystories:0.7,notes:0.3."
 TOLERANCE = 0.015
@@ -24,7 +24,7 @@ def parse(source: str) -> list[tuple[str, float]]:
     """
     if not source.strip():
         raise Refused("the data have no name: give a file, a folder, a Hub id, a built-in name, or a mixture of them.")
-    if Path(source).expanduser().exists() or ("," not in source and _weight(source.rpartition(":")[2]) is None):
+    if _exists(source) or ("," not in source and _weight(source.rpartition(":")[2]) is None):
         return [(source, 1.0)]
     parts = [_part(each.strip(), source) for each in source.split(",")]
     names = [name for name, _ in parts]
@@ -52,3 +52,10 @@ def _weight(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _exists(source: str) -> bool:
+    try:
+        return user_path(source).exists()
+    except Refused:  # too long for a path: a mixture of many parts
+        return False

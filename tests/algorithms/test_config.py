@@ -42,6 +42,7 @@ TO_THE_DATA_OR_MODEL = {
     "eval_fraction": 0.5,
     "eval_samples": 3,
     "max_samples": 5,
+    "max_dropped_fraction": 0.25,
     "revision": "v1",
     "dtype": "bfloat16",
     "attn_implementation": "eager",

@@ -9,6 +9,7 @@ from datasets import Dataset, Features, Json
 
 from data.files import from_rows, read_path
 from data.layouts import to_layout
+from data.messages import out_of_order
 from utils.errors import Refused
 
 Row = dict[str, Any]
@@ -129,7 +130,7 @@ def test_what_a_stage_cannot_use_is_refused(stage: str, row: Row, message: str) 
 
 def test_a_malformed_row_is_refused_by_its_number() -> None:
     rows = [{"messages": USER + FOUR}, {"messages": [{"role": "robot", "content": "hi"}]}]
-    with pytest.raises(Refused, match="rows, row 2: the role 'robot'"):
+    with pytest.raises(Refused, match=r"rows: 1 of 2 rows .*\n.* an unknown role, row 2: the role 'robot'"):
         to_layout(from_rows(rows, "rows"), "sft", name="rows")
 
 
@@ -157,18 +158,54 @@ def test_text_and_messages_do_not_mix() -> None:
     ],
 )
 def test_rows_that_teach_nothing_are_left_out(stage: str, good: Row, useless: Row) -> None:
-    assert len(convert(stage, useless, good, useless)) == 1
-    with pytest.raises(Refused, match=r"none of its 1 rows can teach anything: in row 1 .*\(read as"):
+    assert len(convert(stage, *19 * [good], useless)) == 19
+    with pytest.raises(Refused, match=r"2 of 3 rows cannot be used \(read as .*\n  2 × .* \(also row 3\), row 1: "):
+        convert(stage, useless, good, useless)
+    with pytest.raises(Refused, match=r"1 of 1 rows cannot be used \(read as .*\n.*\nNo row is left"):
         convert(stage, useless)
 
 
 def test_rows_left_out_are_told_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"instruction": "2 + 2?", "output": "4"}, {"instruction": "1 + 1?", "ouput": "2"}]
-    assert len(to_layout(from_rows(rows, "rows"), "sft", name="rows")) == 1
+    rows = [{"instruction": "2 + 2?", "output": "4"}] * 19 + [{"instruction": "1 + 1?", "ouput": "2"}]
+    assert len(to_layout(from_rows(rows, "rows"), "sft", name="rows")) == 19
     said = " ".join(capsys.readouterr().out.split())
-    assert "rows: 1 of 2 rows can teach nothing and are left out: in row 2 the completion is empty (read as" in said
+    assert "rows: 1 of 20 rows cannot be used (read as instruction, output, for sft): 1 × the completion is" in said
+    assert "row 20: \"[{'role': 'user', 'content': '1 + 1?'}]\" They are left out." in said
     to_layout(from_rows(rows[:1], "rows"), "sft", name="rows")
     assert capsys.readouterr().out == ""
+
+
+USER_TURN, ANSWER = USER[0], FOUR[0]
+CALLS = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add"}}]}
+RESULT = {"role": "tool", "content": "4"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "wrong"),
+    [
+        ([*USER, *SYSTEM, ANSWER], "turn 2, of the system, is not the first"),
+        ([*USER, *USER, ANSWER], "turn 2, of the user, follows another of the user"),
+        ([ANSWER, *USER, ANSWER], "turn 1, of the assistant, follows no question"),
+        ([*SYSTEM, ANSWER], "turn 2, of the assistant, follows no question"),
+        ([*USER, ANSWER, ANSWER], "turn 3, of the assistant, follows another of the assistant"),
+        ([*USER, RESULT, ANSWER], "turn 2, of a tool, follows no call"),
+        ([*SYSTEM, *USER, ANSWER, *USER, CALLS, RESULT, RESULT, ANSWER], None),
+        ([*USER, ANSWER, CALLS, RESULT, ANSWER], None),
+        ([*USER, CALLS, RESULT, *USER, ANSWER], None),
+    ],
+)
+def test_turns_out_of_order_are_found(turns: list[Row], wrong: str | None) -> None:
+    assert out_of_order(turns) == wrong
+    if wrong is None:
+        assert len(convert("sft", {"messages": turns})) == 1
+    else:
+        with pytest.raises(Refused, match=f"1 × turns are out of order, row 1: {wrong}"):
+            convert("sft", {"messages": turns})
+
+
+def test_the_turns_of_a_pair_are_in_order_in_both_answers() -> None:
+    with pytest.raises(Refused, match="turn 2, of the user, follows another"):
+        convert("dpo", {**PAIR, "rejected": [*USER, *FIVE]})
 
 
 def test_arguments_are_not_padded_with_those_of_other_calls() -> None:

@@ -42,6 +42,14 @@ def test_tool_calls_take_one_form(call: object) -> None:
         ([{"role": "user", "content": [{"type": "image"}]}], "content of a turn of .user. must be text"),
         ([{"from": "function_call", "value": "add(1)"}], "should be JSON"),
         ([{"from": "function_call", "value": "[1]"}], "has a name and arguments, not 1"),
+        ([{"from": "function_call", "value": '{"name": ""}'}], "has a name and arguments"),
+        (
+            [{"from": "function_call", "value": '{"name": "add", "arguments": [1]}'}],
+            r"arguments are an object, not \[1\]",
+        ),
+        ([{"from": "function_call", "value": '{"name": "add", "arguments": "3"}'}], "arguments are an object, not 3"),
+        ([{"from": "function_call", "value": 100_000 * "["}], "should be JSON, not .*maximum recursion"),
+        ([{"from": "function_call", "value": 5000 * "9"}], "should be JSON, not .*Exceeds the limit"),
     ],
 )
 def test_what_is_no_conversation_is_named(value: object, message: str) -> None:
@@ -59,9 +67,18 @@ def test_no_tools_are_none(tools: object) -> None:
     assert tool_schemas(tools) is None
 
 
-@pytest.mark.parametrize("tools", ["add", {"name": "add"}, [3]])
+UNTOLD = {"type": "function", "function": {"description": "adds"}}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        "add", {"name": "add"}, [3], [{"description": "adds"}], [{"name": 3}], [{"name": ""}], [UNTOLD],
+        [{"function": "add"}], [{"name": "add", "parameters": "a, b"}], 100_000 * "[", "[" + 5000 * "9" + "]",
+    ],
+)  # fmt: skip
 def test_what_is_no_list_of_schemas_is_named(tools: object) -> None:
-    with pytest.raises(Malformed, match="tools"):
+    with pytest.raises(Malformed, match="tool"):
         tool_schemas(tools)
 
 

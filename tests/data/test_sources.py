@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import concatenate_datasets, config, load_dataset
+from datasets import Dataset, concatenate_datasets, config, load_dataset
 from huggingface_hub import constants
 
 from algorithms import TrainingConfig
@@ -173,7 +173,7 @@ def test_a_folder_holds_out_its_own_split_and_says_so(
 def test_a_malformed_row_is_told_with_its_split(write_rows: WriteRows, tmp_path: Path) -> None:
     write_rows(50, "train.jsonl")
     (tmp_path / "test.jsonl").write_text('{"question": "a", "answer": 4}\n')
-    with pytest.raises(Refused, match="split 'test', row 1: answer must be text"):
+    with pytest.raises(Refused, match=r"split 'test': 1 of 1 rows .*\n.* row 1: answer must be text"):
         load(str(tmp_path), "sft")
 
 
@@ -192,6 +192,7 @@ def test_a_held_out_row_counts_once_and_what_is_left_out_is_told(
     test.write_text(test.read_text() * 3)
     data = load(str(tmp_path), "sft")
     assert (data.info["train_rows"], data.info["eval_rows"], data.info["dropped"]) == (45, 10, 5 + 20)
+    assert data.info["faults"] == {"ask what held-out rows ask": 5, "repeat another held-out row": 20}
     said = " ".join(capsys.readouterr().out.split())
     assert "5 rows to train on ask what held-out rows ask, and are left out" in said
     assert "20 of 30 held-out rows repeat another one and are left out" in said
@@ -208,8 +209,79 @@ def test_info_says_what_was_used(tmp_path: Path) -> None:
         "train_rows": len(data.train),
         "eval_rows": len(data.eval),
         "dropped": 4,
+        "faults": {"chosen and rejected are equal": 4},
     }
     assert len(data.train) + len(data.eval) == 96
+
+
+PAIRS = [{"prompt": f"a {n}", "chosen": "b", "rejected": "c"} for n in range(100)]
+
+
+def faulty_pairs(path: Path) -> str:
+    """Write 100 pairs, of which 11 cannot be used."""
+    lines = [json.dumps(row) for row in PAIRS]
+    for n in (3, 4):
+        lines[n] = lines[n][:20]
+    lines[5] = "7"
+    lines[6] = json.dumps({**PAIRS[6], "rejected": ["c"]})
+    lines[7] = json.dumps({**PAIRS[7], "chosen": ""})
+    for n in range(10, 14):
+        lines[n] = json.dumps({**PAIRS[n], "rejected": "b"})
+    for n in (21, 22):
+        lines[n] = lines[20]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def test_every_fault_is_counted_shown_and_told_in_one_message(tmp_path: Path) -> None:
+    path = faulty_pairs(tmp_path / "pairs.jsonl")
+    with pytest.raises(Refused) as refusal:
+        load(path, "dpo", eval_fraction=0.3)
+    told = str(refusal.value).splitlines()
+    assert told[0] == f"{path}: 11 of 100 rows cannot be used (read as prompt, chosen, rejected, for dpo):"
+    assert told[1].startswith("  2 × not valid JSON (also line 5), line 4: not valid JSON (")
+    assert told[2] == "  1 × no JSON object, line 6: each line is one JSON object, not '7'"
+    assert told[3].startswith("  1 × a value of another kind than most of its column, row 4: column 'rejected' holds")
+    assert told[4:7] == [  # numbered as they were read
+        "  1 × the chosen is empty, row 4: 'a 7'",
+        "  4 × chosen and rejected are equal (also row 8, row 9, row 10), row 7: 'a 10'",
+        "  2 × a repeated row (also row 19), row 18: row 17 again",
+    ]
+    assert told[7].endswith("set max_dropped_fraction=0.11 to leave them out.")
+
+
+def test_rows_are_left_out_where_the_recipe_allows_their_share(tmp_path: Path) -> None:
+    path = faulty_pairs(tmp_path / "pairs.jsonl")
+    for refused in (0.0, 0.1):
+        with pytest.raises(Refused, match=f"At most {100 * refused:g} % may be left out"):
+            load(path, "dpo", eval_fraction=0.3, max_dropped_fraction=refused)
+    data = load(path, "dpo", eval_fraction=0.3, max_dropped_fraction=0.11)
+    assert sorted(row["prompt"] for row in [*data.train, *data.eval]) == sorted(
+        row["prompt"] for n, row in enumerate(PAIRS) if n not in (*range(3, 8), *range(10, 14), 21, 22)
+    )
+    assert data.info["dropped"] == sum(data.info["faults"].values()) == 11
+
+
+def test_rows_that_repeat_others_count_as_faults_but_the_same_question_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"say {n // 2}", "answer": str(n)} for n in range(100)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert load(str(path), "sft", eval_fraction=0.2).info["faults"] == {}
+    path.write_text("\n".join(map(json.dumps, [*rows, rows[0], rows[8]])))
+    assert load(str(path), "sft", eval_fraction=0.2).info["faults"] == {"a repeated row": 2}
+    path.write_text("\n".join(map(json.dumps, rows * 2)))
+    with pytest.raises(Refused, match=r"100 × a repeated row .*row 101: row 1 again"):
+        load(str(path), "sft", eval_fraction=0.2)
+
+
+def test_rows_cached_without_their_faults_are_judged_again(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    rows = [*PAIRS, {**PAIRS[0], "prompt": "one more", "rejected": "b"}]
+    Dataset.from_list(rows).to_parquet(path)
+    faults = [load(str(path), "dpo", eval_fraction=0.3).info["faults"] for _ in range(2)]
+    assert faults == [{"chosen and rejected are equal": 1}] * 2
+    with pytest.raises(Refused, match="At most 0 %"):
+        load(str(path), "dpo", eval_fraction=0.3, max_dropped_fraction=0.0)
 
 
 def test_the_fingerprint_is_of_the_rows_and_their_side(write_rows: WriteRows) -> None:
