@@ -20,6 +20,7 @@ from chain.disk import refuse_little
 from chain.fitting import Fitting, fit_all, missed
 from chain.preflight import Fetched, fetch
 from chain.record import (
+    changes_of_run,
     changes_since,
     chosen_stages,
     open_record,
@@ -108,6 +109,7 @@ def run_pipeline(
         source = None if from_run is None else find_source(runs_dir, from_run)
         chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
         fetched = first_then_all(lambda: fetch(chosen, outputs))
+        of_run = changes_of_run(earlier, force) if earlier else []
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
         begun = {} if earlier is None else _begun(earlier.run_dir, [one for one in chosen if one.kind not in changes])
         fitting = fit_all(chosen, outputs, allowed.memory_budget_bytes, begun)
@@ -124,6 +126,7 @@ def run_pipeline(
             from_run=source.run_dir.name if source else None,
             values=values,
             changes=changes,
+            of_run=of_run,
             limits=allowed,
         )
         by_first(lambda: console().print(screen.header(info.read(), run_dir)))

@@ -1,5 +1,7 @@
 """What the files of a run say of its stages: written when it opens, read when it is resumed or built upon."""
 
+import hashlib
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,8 @@ from utils.errors import Refused
 from utils.files import jsonable, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.locks import is_live
-from utils.runtime import git_commit, hardware, now, versions
+from utils.processes import count
+from utils.runtime import code, git_commit, hardware, now, versions
 from utils.secrets import hidden
 from utils.stage_log import StageLog
 
@@ -119,6 +122,45 @@ def changes_since(
     return changes
 
 
+COMPARED = ("torch", "trl", "transformers", "datasets", "accelerate", "peft", "liger-kernel", "torchao",
+            "bitsandbytes", "tokenizers")  # fmt: skip
+"""Libraries whose version decides a result."""
+
+
+def changes_of_run(info: RunInfo, force: bool) -> list[str]:
+    """Return how libraries, our own code and the number of processes differ from those that a run began with.
+
+    With `force` the run goes on with those of now, from where it stopped.
+
+    Raises:
+        Refused: they differ, and `force` is not given.
+    """
+    record = info.read()
+    was, now_has = record["versions"], versions()
+    found = [
+        f"{name} was {was.get(name, 'not there')}, now {now_has.get(name, 'not there')}"
+        for name in COMPARED
+        if was.get(name) != now_has.get(name)
+    ]
+    before, here = record.get("code") or code(), code()
+    files = sorted(file for file in before.keys() | here.keys() if before.get(file) != here.get(file))
+    if files:
+        more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
+        found.append(f"code of sixgig has changed: {', '.join(files[:SHOWN_FILES])}{more}")
+    if (processes := record.get("processes", 1)) != count():
+        found.append(f"the run had {processes} processes, now {count()}: a step would have other rows")
+    if found and not force:
+        listed = "\n".join(f"- {change}" for change in found)
+        raise Refused(
+            f"run {info.run_dir.name} cannot go on as it began:\n{listed}\nUndo this, or accept it with --force: the"
+            " run goes on from where it stopped, and is no longer the same to the bit"
+        )
+    return found
+
+
+SHOWN_FILES = 5
+
+
 def _listed(changes: Mapping[str, Sequence[str]], mark: str = "") -> str:
     return "\n".join(f"{mark}{kind}: {change}" for kind, found in changes.items() for change in found)
 
@@ -138,9 +180,18 @@ def recorded(stage: Stage) -> dict[str, Any]:
         config["model_name"] = reference(stage.model)
     if stage.extra is not None:
         config["grpo_extra"] = jsonable(stage.extra) | {
-            "reward_func": [reward_name(one) for one in stage.extra.rewards]
+            "reward_func": [reward_name(one) for one in stage.extra.rewards],
+            "reward_code": [source_hash(one) for one in stage.extra.rewards],
         }
     return dict(hidden(config))
+
+
+def source_hash(reward: Any) -> str | None:
+    """Return a short hash of the source of a reward function; None for what has none, such as a model."""
+    try:
+        return hashlib.sha256(inspect.getsource(reward).encode()).hexdigest()[:12] if callable(reward) else None
+    except (OSError, TypeError):
+        return None
 
 
 def open_record(
@@ -151,6 +202,7 @@ def open_record(
     from_run: str | None,
     values: Sequence[str],
     changes: Mapping[str, Sequence[str]],
+    of_run: Sequence[str],
     limits: Limits,
 ) -> None:
     """Write run_info.json of a new run, or take that of a resumed one up again, with what it is asked for now."""
@@ -160,8 +212,10 @@ def open_record(
         "configs": {stage.kind: recorded(stage) for stage in stages},
     }
     if info.file.exists():
-        if changes:
-            asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines()]
+        if changes or of_run:
+            asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines(), *of_run]
+        if of_run:
+            asked |= made_with()
         info.set(**asked, status="running", finished_at=None)
         return
     seeds = {stage.config.seed for stage in stages}
@@ -177,7 +231,11 @@ def open_record(
         finished_at=None,
         stages=[{"name": stage.kind, "output_dir": stage.config.output_dir} | pending for stage in stages],
         **asked,
-        versions=versions(),
-        git_commit=git_commit(),
+        **made_with(),
         hardware=hardware(),
     )
+
+
+def made_with() -> dict[str, Any]:
+    """Return what of this process decides a result beside the recipe and its data."""
+    return {"versions": versions(), "git_commit": git_commit(), "code": code(), "processes": count()}

@@ -28,7 +28,7 @@ from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
     "run_id recipe argv from_run seed values limits configs status started_at finished_at stages versions git_commit"
-    " hardware".split()
+    " code processes hardware".split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(
     "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
@@ -50,7 +50,8 @@ def _save_weights(directory: Path, value: float) -> None:
 def in_tmp(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in a directory of its own, which holds one model and one data file."""
     shutil.copytree(tokenizer_dir, tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 300} | shape))
     _save_weights(tmp_path / "model", 1.0)
     rows = [{"prompt": f"What is {n}+{n}?", "completion": f" {2 * n}"} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -453,6 +454,46 @@ def test_resume_refuses_a_changed_recipe_and_force_records_it(stages: Stages) ->
     record = _info(run / "run_info.json")
     assert record["forced"] == ["dpo: learning_rate was None, now 1e-05"]
     assert record["configs"]["dpo"]["learning_rate"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({"versions": {"torch": "1.0"}}, "torch was 1.0, now "),
+        ({"code": {"data/chat.py": "0", "data/gone.py": "0"}}, "code of sixgig has changed: algorithms/"),
+        ({"processes": 2}, "the run had 2 processes, now 1"),
+    ],
+)
+def test_resume_refuses_other_libraries_code_and_processes_and_force_goes_on_on_the_record(
+    recorded: dict[str, Any], told: str, stages: Stages
+) -> None:
+    run = _interrupted(stages)
+    record = _info(run / "run_info.json")
+    here = {key: record[key] for key in ("versions", "code", "processes")}
+    assert here["code"]["algorithms/dpo.py"]
+    changed = {key: record[key] | value if key == "versions" else value for key, value in recorded.items()}
+    (run / "run_info.json").write_text(json.dumps(record | changed))
+    (run / "my-dpo" / "checkpoint-7").mkdir()
+    with pytest.raises(Refused, match=re.escape(told)):
+        run_pipeline(_configs(), resume=run.name)
+    run_pipeline(_configs(), resume=run.name, force=True)
+    record = _info(run / "run_info.json")
+    assert record["forced"][0].startswith(told)
+    assert {key: record[key] for key in here} == here
+    assert (run / "my-dpo" / "checkpoint-7").exists()  # it went on, and did not start over
+
+
+def test_a_reward_function_with_another_body_is_another_reward() -> None:
+    from chain.record import source_hash
+
+    def one(completions: list[Any], **_: Any) -> list[float]:
+        return [1.0 for _ in completions]
+
+    def two(completions: list[Any], **_: Any) -> list[float]:
+        return [2.0 for _ in completions]
+
+    assert source_hash(one) == source_hash(one) != source_hash(two)
+    assert source_hash("accuracy") is source_hash(StageOutput("reward")) is None
 
 
 def test_resume_refuses_a_change_of_a_stage_that_has_not_begun(stages: Stages) -> None:

@@ -36,7 +36,8 @@ def in_tmp(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch)
 
     numpy = pytest.importorskip("numpy")
     shutil.copytree(tokenizer_dir, tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 300} | shape))
     save_file(
         {"a": numpy.zeros((3, 4), "float32"), "b": numpy.zeros(5, "float32")}, tmp_path / "model/model.safetensors"
     )

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import hashlib
 import os
 import platform
 import subprocess
@@ -16,6 +17,10 @@ PACKAGES = (
     "torch", "trl", "transformers", "datasets", "accelerate", "peft", "liger-kernel", "triton", "bitsandbytes",
     "torchao", "tokenizers", "rich",
 )  # fmt: skip
+
+
+SHAPING = ("algorithms", "data", "evaluation", "pretrain")
+"""Our packages whose code decides a result; the others run and record it."""
 
 
 def now() -> str:
@@ -34,6 +39,13 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def code() -> dict[str, str]:
+    """Return a short hash of each file of ours that shapes what a stage trains and measures, by its path."""
+    root = Path(__file__).resolve().parent.parent
+    files = [path for package in SHAPING for path in sorted((root / package).rglob("*.py"))]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
 
 
 def git_commit() -> str | None:
