@@ -14,7 +14,8 @@ from utils.stage_log import StageLog
 from utils.text import entry
 
 INSPECTED = 2000  # most examples that are looked at
-MEASURED = 500  # most rows whose length is looked at before the run starts
+MEASURED = 500  # most rows whose length is looked at before the run starts, unless every one is asked for
+NAMED = 5  # rows that are told
 MOST = 0.5  # share of examples without their end above which the stage fails
 MANY = 0.1  # and above which there is an alarm
 
@@ -84,12 +85,15 @@ def refuse_long(
     max_tokens: int | None,
     config: TrainingConfig,
     extra: GRPOExtraConfig | None = None,
+    *,
+    every: bool = False,
 ) -> None:
-    """Look at rows before the run starts, as the tokenizer will show them; the model can read `max_tokens` at once.
+    """Look at the first rows, or at `every` one, as the tokenizer will show them; the model reads `max_tokens` at once.
 
     Raises:
-        Refused: most are longer than the stage's `max_length`, or than the model can read, so that the stage would fail
-            or learn what it cannot be measured on; or the chat template cannot show one.
+        Refused: more are longer than the stage's `max_length`, or than the model can read, than `max_dropped_fraction`
+            allows, or else most, so that the stage would fail or learn what it cannot be measured on; or the chat
+            template cannot show one.
     """
     options = arguments.defaults(kind) | arguments.given(config, extra)
     if options.get("packing") and options["packing_strategy"] in SPLITS_LONG:
@@ -100,15 +104,28 @@ def refuse_long(
     ]
     limit, why = min(((most, why) for most, why in limits if most), default=(math.inf, ""))
     room = int(options["max_completion_length"]) if kind == "grpo" else 0
-    looked_at = rows.select(range(min(len(rows), MEASURED)))
-    long = sum(_tokens(tokenizer, row, answered=kind != "grpo") + room > limit for row in looked_at)
-    if long > MOST * len(looked_at):
-        completed = f" with a completion of {room} tokens" if room else ""
-        raise Refused(
-            f"{long} of {len(looked_at)} rows{completed} are longer than the {limit} tokens that {why}"
-            + (", lower max_completion_length" if room else "")
-            + ", or shorten them"
-        )
+    looked_at = rows if every else rows.select(range(min(len(rows), MEASURED)))
+    answered = kind != "grpo"
+    long = [n for n, row in enumerate(looked_at, 1) if _tokens(tokenizer, row, answered=answered) + room > limit]
+    if not long:
+        return
+    completed = f" with a completion of {room} tokens" if room else ""
+    named = ", ".join(map(str, long[:NAMED])) + (", …" if len(long) > NAMED else "")
+    start = looked_at[long[0] - 1]
+    said = (
+        f"{len(long)} of {len(looked_at)} rows{completed} are longer than the {limit} tokens that {why}"
+        + (", lower max_completion_length" if room else "")
+        + f", or shorten them. Of the rows to train on they are {named}, the first: {_beginning(start)}"
+    )
+    allowed = MOST if config.max_dropped_fraction is None else config.max_dropped_fraction
+    if len(long) > allowed * len(looked_at):
+        raise Refused(f"{said} (at most {100 * allowed:g} % are let go, see max_dropped_fraction)")
+    if every:
+        warn(f"{kind}: {said}")
+
+
+def _beginning(row: dict[str, Any]) -> str:
+    return f"{str(next(row[column] for column in ('messages', 'prompt', 'text') if column in row))!r:.80}"
 
 
 def _tokens(tokenizer: Any, row: dict[str, Any], answered: bool) -> int:
@@ -122,8 +139,7 @@ def _tokens(tokenizer: Any, row: dict[str, Any], answered: bool) -> int:
     try:
         return max(map(len, shown(tokenizer, row, answered=answered)))
     except TemplateError as error:
-        start = next(row[column] for column in ("messages", "prompt", "text") if column in row)
-        raise Refused(f"the model's chat template cannot show {str(start)[:80]!r}: {error}") from error
+        raise Refused(f"the model's chat template cannot show {_beginning(row)}: {error}") from error
 
 
 def shown(tokenizer: Any, row: dict[str, Any], *, answered: bool = True) -> list[list[int]]:

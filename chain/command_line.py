@@ -34,7 +34,11 @@ def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
     made.add_argument("--set", **value, help="change a value; repeatable")
     made.add_argument("--seed", type=_seed, metavar="N", help="the seed of every stage")
     made.add_argument("--plan", action="store_true", help="inputs, rows, steps, memory, disk; starts nothing")
-    made.add_argument("--check-data", action="store_true", help="with --plan: read every row, of data on the Hub too")
+    made.add_argument(
+        "--check-data",
+        action="store_true",
+        help="with --plan: look at every row, of data on the Hub too",
+    )
     made.add_argument("--download", action="store_true", help="fetch what the recipe needs, and stop")
     made.add_argument(
         "--force",
@@ -187,6 +191,8 @@ def show_plan(asked: Request, check_data: bool) -> None:
         chosen, outputs = stages(asked)
         passed = finished_outputs(find(asked.runs_dir, asked.resume)) if asked.resume else {}
         left = [stage for stage in chosen if stage.kind not in passed]
+        if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
+            fetch(left, outputs | passed, check_data=True)
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
         needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
     title = f"Plan of {asked.recipe}"

@@ -81,10 +81,11 @@ class Fetched:
         return outputs[model.name] if isinstance(model, StageOutput) else self.models[model, revision]
 
 
-def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
+def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bool = False) -> Fetched:
     """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
 
-    `outputs` are directories of an earlier run's stages.
+    `outputs` are directories of an earlier run's stages. With `check_data` every row is measured instead of the first,
+    and of a model that is not here all comes but its weights.
 
     Raises:
         Refused: with everything that cannot be had, cannot be read, or does not fit together.
@@ -97,16 +98,16 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
     for stage in stages if not problems else ():
         try:
             for name, revision in stage.hub_models():
-                fetched.models[name, revision] = directory = hub.local_model(name, revision) or _download(
-                    name, revision
-                )
+                found = hub.local_model(name, revision)
+                fetched.models[name, revision] = directory = found or _download(name, revision, weights=not check_data)
                 for file in weight_files(directory):
                     tensor_shapes(file)
             fetched.data[stage.kind], rows = load_data(stage)
             with console().capture():  # the stage says it again
-                if rows and (reader := _reader(stage, rows, fetched, outputs, readers)):
-                    readers[stage.kind] = reader
-                    supervision.refuse_long(stage.kind, rows.train, *reader, stage.config, stage.extra)
+                reader = _reader(stage, rows, fetched, outputs, readers) if rows else None
+            if rows and reader:
+                readers[stage.kind] = reader
+                supervision.refuse_long(stage.kind, rows.train, *reader, stage.config, stage.extra, every=check_data)
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
     if problems:
@@ -114,9 +115,9 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path]) -> Fetched:
     return fetched
 
 
-def _download(name: str, revision: str | None) -> Path:
-    console().print(f"downloading {name}", markup=False)
-    return hub.download_model(name, revision)
+def _download(name: str, revision: str | None, weights: bool) -> Path:
+    console().print(f"downloading {name}" + ("" if weights else " without its weights"), markup=False)
+    return hub.download_model(name, revision, weights=weights)
 
 
 def load_data(stage: Stage) -> tuple[dict[str, Any], "StageData | None"]:

@@ -147,8 +147,8 @@ def model_config(name: str, revision: str | None) -> Path:
         return Path(hf_hub_download(name, "config.json", revision=revision))
 
 
-def download_model(name: str, revision: str | None) -> Path:
-    """Download a model's files into the Hugging Face cache, and return their directory.
+def download_model(name: str, revision: str | None, *, weights: bool = True) -> Path:
+    """Download a model's files, or all but its weights, into the Hugging Face cache, and return their directory.
 
     Raises:
         Refused: there is no such model, or it may not be read.
@@ -156,8 +156,9 @@ def download_model(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     model_on_hub(name, revision)  # refuses what is not to be downloaded
+    patterns = [pattern for pattern in PATTERNS if weights or pattern != "*.safetensors"]
     with _said_plainly("model", name, revision), bars():
-        return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
 @contextmanager

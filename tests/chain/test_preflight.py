@@ -1,7 +1,9 @@
 """What is refused before a run starts, since a stage would fail of it hours later."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from algorithms import KINDS, GRPOExtraConfig, StageOutput, TrainingConfig
 from chain.preflight import fetch
 from chain.stages import stages_of
+from run_all import main
 from utils.errors import Refused
 
 QUESTION, ANSWER = {"role": "user", "content": "say red"}, {"role": "assistant", "content": "red"}
@@ -108,6 +111,34 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(kind: str, reads: int, 
     why = "150 tokens that max_length allows" if limit and reads > 150 else f"{reads} tokens that the model reads"
     with pytest.raises(Refused, match=f"{kind}: .* are longer than the {why}"):
         fetch_with(long=50)
+
+
+def test_checking_the_data_measures_every_row_and_keeps_to_the_share_that_the_recipe_lets_go(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"say {n}", "completion": "word " * (40 if n >= 600 else 1)} for n in range(700)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = TrainingConfig(model_name="base", output_dir="s", dataset_name="rows.jsonl", max_length=150)
+    assert fetch(stages_of({"sft": config}), {}).data["sft"]["faults"] == {}
+    fetch(stages_of({"sft": config}), {}, check_data=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"warning: sft: \d+ of \d+ rows are longer than the 150 tokens .* the first: 'say 6\d\d'", said)
+    config = replace(config, max_dropped_fraction=0.1)
+    with pytest.raises(Refused, match=r"rows are longer than .* \(at most 10 % are let go"):
+        fetch(stages_of({"sft": config}), {}, check_data=True)
+
+
+def test_the_plan_with_checked_data_refuses_what_a_run_would(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text(
+        "from algorithms import StageOutput, TrainingConfig\n"
+        "configs = {'sft': TrainingConfig(model_name='base', output_dir='s', dataset_name='plain.jsonl'),"
+        " 'grpo': TrainingConfig(model_name=StageOutput('sft'), output_dir='g', dataset_name='prompts.jsonl')}\n"
+    )
+    assert main(["--recipe", "mine.py", "--plan", "--check-data"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "grpo: the reward accuracy_reward needs solution" in said
+    assert not Path("runs").exists()
 
 
 def test_turns_that_the_template_cannot_show_are_refused_before_the_run(in_tmp: Path) -> None:
