@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, Json, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 
@@ -412,15 +413,17 @@ def separated(file: Path, separator: str) -> Iterator[Row]:
 
 def _parquet(file: Path) -> Dataset:
     try:
+        if pq.read_metadata(file).num_rows == 0:
+            raise _no_rows(file)
         rows = Dataset.from_parquet(str(file))
+    except Refused:
+        raise
     except (pa.ArrowException, OSError, ValueError, DatasetGenerationError) as error:
         other = _other_format(file)
         if other and not other.startswith("Parquet"):
             raise Refused(f"{file} is no Parquet file that is whole: it looks like {other}.") from None
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise Refused(f"{file} cannot be read as Parquet ({reason}). Is it really Parquet, and complete?") from None
-    if len(rows) == 0:
-        raise _no_rows(file)
     return rows
 
 

@@ -28,7 +28,7 @@ def user_path(name: str) -> Path:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise Refused(f"{name:.200} can be no path: {without_number(error).partition(': ')[0]}.") from None
+        raise Refused(f"{name:.200} can be no path: {without_number(error).partition(': ')[0].rstrip('.')}.") from None
     return path
 
 
