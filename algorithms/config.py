@@ -58,9 +58,9 @@ class TrainingConfig:
 
     max_dropped_fraction: float | None = None
     """Most rows that may be left out for a fault, as a share of the source, or of those that are longer than
-    `max_length`; more are refused. None: of rows that teach nothing or repeat others 0.05, since published sets have
-    some (one of UltraFeedback's kind has 0.5 %), and a file with more was hardly meant so; of rows that cannot be read
-    none; of long rows half."""
+    `max_length`; more are refused. None: of rows that teach nothing or repeat others 0.1, since published sets have
+    some (of Glaive's calls 5 % repeat others) and a file with more was hardly meant so; of malformed rows none, since
+    such a file was written wrongly; of long rows half."""
 
     dtype: str | None = None
     """Type of the weights: `float32` (default), `bfloat16`, `float16`, or `auto` for the type they were saved in."""

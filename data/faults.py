@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from utils.console import warn
 from utils.errors import Refused
 
-MAY_TEACH_NOTHING = 0.05
+MAY_TEACH_NOTHING = 0.1
 """Share of rows that can teach nothing, or repeat others, that is left out unless the recipe says otherwise."""
 NAMED = 5  # rows of each reason that are told
 

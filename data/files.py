@@ -33,7 +33,7 @@ Broken = Callable[[str, str, str], None]
 """Takes a row that cannot be read: where it stands, what it has in common with others, what is wrong with it."""
 SIGNATURES = (
     (b"PAR1", "Parquet, which is named .parquet"),
-    (b"PK\x03\x04", "a ZIP archive, as Excel's .xlsx are"),
+    (b"PK\x03\x04", "a binary file, a ZIP archive as Excel's .xlsx are"),
     (b"\x1f\x8b", "gzip: unpack it"),
     (b"BZh", "bzip2: unpack it"),
     (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it"),

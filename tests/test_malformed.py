@@ -139,7 +139,12 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     "Parquet by the name of CSV": ("sft", "a.csv", lambda: parquet(text=["a"]), "it looks like Parquet"),
     "Parquet by the name of text": ("sft", "a.txt", lambda: parquet(text=["a"]), "it looks like Parquet"),
     "gzip by the name of lines": ("sft", "a.jsonl", lambda: gzip.compress(chats()), "it looks like gzip: unpack it"),
-    "an Excel sheet by the name of CSV": ("sft", "a.csv", lambda: b"PK\x03\x04\0\0", "a ZIP archive"),
+    "an Excel sheet by the name of CSV": (
+        "sft",
+        "a.csv",
+        lambda: b"PK\x03\x04\0\0",
+        "it looks like a binary file, a ZIP archive",
+    ),
     "a PDF by the name of text": ("sft", "a.txt", lambda: b"%PDF-1.7\n", "a PDF"),
     "a web page by the name of JSON": ("sft", "a.json", lambda: b"<!DOCTYPE html><html>", "a web page"),
     "a Git LFS pointer": (

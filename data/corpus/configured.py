@@ -1,5 +1,6 @@
 """The corpus that a pretraining configuration names, and what its record and its measurements take from it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Protocol
@@ -69,13 +70,17 @@ def is_here(config: CorpusConfig) -> bool:
 def record_of(corpus: Corpus, eval_samples: int) -> dict[str, Any]:
     """Return what a stage's record tells of its data, and what each part of a mixture holds."""
     info = corpus.info
-    left_out = [sum(part["left_out"].values()) + part["held_out_elsewhere"] for part in info["parts"]]
+    left_out: Counter[str] = Counter()
+    for part in info["parts"]:
+        left_out.update(part["left_out"])
+        left_out["held out elsewhere"] += part["held_out_elsewhere"]
     return {
         "name": corpus.name,
         "fingerprint": key_of([(part["fingerprint"], part["weight"], part["train_rows"]) for part in info["parts"]]),
         "train_rows": corpus.count("train"),
         "eval_rows": len(validation_rows(corpus, eval_samples)),
-        "dropped": sum(left_out),
+        "dropped": left_out.total(),
+        "faults": {reason: count for reason, count in left_out.items() if count},
         "parts": info["parts"],
     }
 
