@@ -28,7 +28,7 @@ from chain.record import (
     resumable,
     set_aside,
 )
-from chain.run_directory import RunInfo, create, find_source, usable
+from chain.run_directory import RunInfo, create, find_source, refuse_link, usable
 from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils import gpu_memory
@@ -141,7 +141,7 @@ def run_pipeline(
             )
             console().print_to_copies(str(stopped))
             raise stopped from error
-        except StageFailed:
+        except (StageFailed, Refused):
             with suppress(OSError):
                 info.set(status="failed", finished_at=now())
             raise
@@ -247,6 +247,7 @@ class Run:
 def _run_stages(run: Run) -> None:
     for stage in run.stages:
         stage_dir = run.info.run_dir / stage.config.output_dir
+        refuse_link(stage_dir)
         if by_first(partial(_has_passed, stage_dir)):
             done = StageLog(stage_dir).read_info()  # a kill may have come before the run's own record had it
             run.info.set_stage(stage.kind, status="passed", duration_s=done["duration_s"], input=done["input"])
@@ -343,10 +344,10 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     """Score the stage's input and output on the same held-out examples."""
     from evaluation import evaluate_stage
 
-    source = log.read_info()["input"]
+    source = None if stage.model is None else Path(stage.with_paths(run.path_of).config.model_name)
     results = evaluate_stage(
         stage.kind,
-        Path(source["path"]) if source else None,
+        source,
         stage_dir,
         run.tasks[stage.kind],
         reward_model=run.outputs.get("reward"),

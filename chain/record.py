@@ -9,12 +9,11 @@ from typing import Any
 
 from algorithms.config import GRPOExtraConfig, StageOutput
 from chain.preflight import Fetched
-from chain.run_directory import RunInfo, find
+from chain.run_directory import RunInfo, find, refuse_unusable
 from chain.stages import Config, Stage, reference, reward_name, stages_of
 from utils.errors import Refused
 from utils.files import jsonable, weight_files, weights_sha256
 from utils.limits import Limits
-from utils.locks import is_live
 from utils.processes import count
 from utils.runtime import code, git_commit, hardware, now, versions
 from utils.secrets import hidden
@@ -66,8 +65,7 @@ def resumable(runs_dir: Path, run_id: str) -> RunInfo:
     """
     info = find(runs_dir, run_id)
     record = info.read()
-    if is_live(info.run_dir):
-        raise Refused(f"run {info.run_dir.name} is still running: wait for it, or stop it first")
+    refuse_unusable(info)
     if record["status"] == "passed":
         raise Refused(f"run {info.run_dir.name} has passed: there is nothing to resume")
     if lacking := [key for key in ("recipe", "configs", "values", "from_run") if key not in record]:

@@ -9,13 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused, did_you_mean, without_number
 from utils.files import read_json, write_json
 from utils.locks import is_live
 from utils.processes import first_only
 
 ALPHABET = string.ascii_lowercase + string.digits
 RUN_ID = re.compile(r"\d{8}_\d{6}_[a-z0-9]{4}")
+STAGE_DIR = re.compile(r"\w[\w.+ -]*")
+"""What a stage's directory may be called: nothing that leads out of the run's, or hides in it."""
 
 
 def create(runs_dir: Path) -> Path:
@@ -69,6 +71,9 @@ class RunInfo:
         record = read_json(self.file)
         if not isinstance(record, dict) or not {"status", "stages"} <= record.keys():
             raise Refused(f"{self.file} is no record of a run: it has no status and stages")
+        for entry in record["stages"]:
+            if (name := entry.get("output_dir")) is not None and not STAGE_DIR.fullmatch(str(name)):
+                raise Refused(f"{self.file}: output_dir = {name!r} is no directory inside the run's")
         return record
 
     @first_only
@@ -81,6 +86,28 @@ class RunInfo:
         """Set these fields of one stage's entry."""
         stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]
         self.set(stages=stages)
+
+
+def refuse_unusable(info: RunInfo) -> None:
+    """Raise Refused if a run cannot be gone on with: it is live, may not be written, or has a link for a stage."""
+    try:
+        live = is_live(info.run_dir)
+    except OSError as error:
+        raise Refused(f"{info.run_dir} cannot be gone on with: {without_number(error)}") from error
+    if live:
+        raise Refused(f"run {info.run_dir.name} is still running: wait for it, or stop it first")
+    if not os.access(info.run_dir, os.W_OK | os.X_OK):
+        raise Refused(f"{info.run_dir} cannot be gone on with: it may not be written")
+    for entry in info.read()["stages"]:
+        refuse_link(info.run_dir / entry["output_dir"])
+
+
+def refuse_link(stage_dir: Path) -> None:
+    """Raise Refused if a stage's directory is a link, by which its files would be written somewhere else."""
+    if stage_dir.is_symlink():
+        raise Refused(
+            f"{stage_dir} is a link to {stage_dir.readlink()}: a stage writes inside its run alone. Remove it"
+        )
 
 
 def status_now(directory: Path, recorded: str) -> str:

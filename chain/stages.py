@@ -1,6 +1,5 @@
 """The stages of a run: what one is, how its parts are named, and everything wrong with a recipe, told at once."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any, TypeGuard
 from algorithms.config import KINDS as ALGORITHMS
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
 from algorithms.rewards import name_of
+from chain.run_directory import STAGE_DIR
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
 from utils import trackers
@@ -149,7 +149,7 @@ def _directories(stages: list[Stage]) -> Iterator[str]:
     taken: dict[str, str] = {}
     for stage in stages:
         name = stage.config.output_dir
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+ -]*", name) or name in RESERVED:
+        if not isinstance(name, str) or not STAGE_DIR.fullmatch(name) or name in RESERVED:
             yield f"{stage.kind}: output_dir = {name!r}: must be the plain name of a directory inside the run's"
             continue
         other = taken.setdefault(name.casefold(), stage.kind)

@@ -22,6 +22,7 @@ from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain.stages import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
+from utils import secrets
 from utils.files import weights_sha256
 from utils.locks import lock
 from utils.stage_log import StageLog
@@ -615,6 +616,67 @@ def test_resume_refuses_altered_weights_a_live_run_and_a_finished_one(stages: St
     run_pipeline(_configs(), resume=run.name)
     with pytest.raises(Refused, match="has passed: there is nothing to resume"):
         run_pipeline(_configs(), resume=run.name)
+
+
+def test_a_stage_does_not_write_through_a_link_out_of_its_run(stages: Stages, in_tmp: Path) -> None:
+    elsewhere = in_tmp / "elsewhere"
+    elsewhere.mkdir()
+
+    def link() -> None:
+        (_only_run() / "my-dpo").symlink_to(elsewhere)
+
+    stages.instead["sft"] = link
+    with pytest.raises(Refused, match="my-dpo is a link to "):
+        run_pipeline(_configs())
+    assert list(elsewhere.iterdir()) == []
+    assert _info(_only_run() / "run_info.json")["status"] == "failed"
+    with pytest.raises(Refused, match="my-dpo is a link to "):
+        run_pipeline(_configs(), resume="latest")
+    (_only_run() / "my-dpo").unlink()
+    run_pipeline(_configs(), resume="latest")
+
+
+def test_a_secret_in_a_recipe_is_on_no_record_and_no_change_at_resume(stages: Stages) -> None:
+    secret = "hf_" + "aBcD1234" * 4
+    configs = _configs()
+    configs["dpo"] = replace(configs["dpo"], trainer_args={"run_name": secret})
+    stages.instead["dpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(configs)
+    assert _info(_only_run() / "run_info.json")["configs"]["dpo"]["trainer_args"] == {"run_name": "***"}
+    run_pipeline(configs, resume="latest")
+    assert not [path for path in _only_run().rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_a_path_that_a_record_hides_is_still_the_path(
+    stages: Stages, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "the-runs")
+    secrets._secrets.cache_clear()
+    sources: list[Path] = []
+
+    def evaluate(_kind: str, source: Path, *_: object, **__: object) -> list[dict[str, Any]]:
+        sources.append(source)
+        return [RESULT]
+
+    monkeypatch.setattr("evaluation.evaluate_stage", evaluate)
+    try:
+        run = run_pipeline(_configs(), runs_dir="the-runs")
+    finally:
+        secrets._secrets.cache_clear()
+    assert sources == [in_tmp / "model", run / "my-sft"]
+    assert "the-runs" not in (run / "my-dpo" / "stage_info.json").read_text()
+
+
+def test_the_traceback_of_a_stage_has_no_secret(stages: Stages) -> None:
+    stages.instead["sft"] = _fail(RuntimeError("https://ann:s3cret@host says\n2026-01-01 ERROR us: no"))
+    with pytest.raises(StageFailed, match=r"s3cret"):  # what is raised is the caller's
+        run_pipeline(_configs())
+    stage_dir = _only_run() / "my-sft"
+    written = {path.name: path.read_text(encoding="utf-8") for path in stage_dir.iterdir() if path.is_file()}
+    assert not [name for name in written if "s3cret" in written[name]]
+    assert "RuntimeError: https://***@host says\n    2026-01-01 ERROR us: no\n" in written["training.log"]
+    assert "s3cret" not in (_only_run() / "console_output.log").read_text()
 
 
 def test_resume_of_an_unknown_run_is_refused_with_the_nearest(stages: Stages) -> None:

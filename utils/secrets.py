@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -40,9 +41,11 @@ def hidden(value: Any) -> Any:
 def _secrets() -> re.Pattern[str]:
     """Return the pattern of the secrets, those of the environment as it is when first asked.
 
-    A variable may also name the file of a key, such as SSH_KEY_PATH: where it lies is none.
+    A variable may also name the file of a key, such as SSH_KEY_PATH: where it lies is none. And no password of the sort
+    of `postgres` may change the paths of a run.
     """
+    here = f"{os.environ.get('PWD')} {os.environ.get('HOME')} {sys.prefix}"
     named = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
-    own = [value for value in named if not os.path.exists(value)]  # noqa: PTH110  a Path must not be as long as a key
+    own = {value for value in named if value not in here and not os.path.exists(value)}  # noqa: PTH110  never raises
     longest_first = map(re.escape, sorted(own, key=len, reverse=True))
     return re.compile("|".join([*longest_first, r"\bhf_[A-Za-z0-9]{16,}"]))

@@ -47,6 +47,15 @@ def _run(runs_dir: Path, run_id: str, **status: str) -> Path:
     return run_dir
 
 
+def test_a_record_that_leads_out_of_its_run_is_not_followed(runs_dir: Path, tmp_path: Path) -> None:
+    entry = {"name": "sft", "output_dir": "../../copy", "status": "passed"}
+    RunInfo(runs_dir / OLD).set(stages=[entry])
+    for name in (OLD, f"{OLD}/sft"):
+        with pytest.raises(Refused, match=r"output_dir = '\.\./\.\./copy' is no directory inside the run's"):
+            find_checkpoint(name, runs_dir)
+    assert f"  {OLD}  cannot be read" in catalogue(runs_dir)
+
+
 @pytest.fixture(autouse=True)
 def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Two runs, the newer one in its SFT stage, and a working directory with a copy of a model."""

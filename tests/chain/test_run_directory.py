@@ -1,5 +1,6 @@
 """Run ids, locks, and finding runs."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chain import run_directory
-from chain.run_directory import RunInfo, create, find, find_source, status_now, usable
+from chain.run_directory import RunInfo, create, find, find_source, refuse_unusable, status_now, usable
 from utils.errors import Refused
 from utils.locks import is_live, lock
 
@@ -85,6 +86,40 @@ def test_a_record_that_is_none_stops_only_who_asks_for_that_run(text: str, tmp_p
     assert find(tmp_path, "latest").run_dir.name == wanted
     with pytest.raises(Refused, match=r"of-another-tool/run_info\.json is n"):
         find(tmp_path, "of-another-tool").read()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".hidden", "a/b", "a\n", ""])
+def test_a_record_that_names_a_directory_outside_the_run_is_refused(name: str, tmp_path: Path) -> None:
+    info = RunInfo(tmp_path)
+    info.set(status="passed", stages=[{"name": "sft", "output_dir": name, "status": "passed"}])
+    with pytest.raises(Refused, match="is no directory inside the run's"):
+        info.read()
+
+
+def test_a_run_whose_stage_is_a_link_is_not_gone_on_with(tmp_path: Path) -> None:
+    info = RunInfo(tmp_path / "run")
+    info.run_dir.mkdir()
+    info.set(status="interrupted", stages=[{"name": "sft", "output_dir": "mine", "status": "pending"}])
+    refuse_unusable(info)
+    (info.run_dir / "mine").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refused, match=r"run/mine is a link to \S+/elsewhere"):
+        refuse_unusable(info)
+
+
+def test_a_run_that_may_not_be_written_is_refused_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = _run(tmp_path, "20260102_030405_abcd", "interrupted")
+    monkeypatch.setattr("os.access", lambda *_: False)  # as for who is not root
+    with pytest.raises(Refused, match="20260102_030405_abcd cannot be gone on with: it may not be written"):
+        refuse_unusable(info)
+
+    def locked(*_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(info.run_dir / ".lock"))
+
+    monkeypatch.setattr(run_directory, "is_live", locked)
+    with pytest.raises(Refused, match=r"cannot be gone on with: Permission denied: '\S+/\.lock'$"):
+        refuse_unusable(info)
 
 
 def test_inputs_of_latest_are_those_of_the_newest_run_of_which_a_stage_has_passed(tmp_path: Path) -> None:

@@ -67,6 +67,12 @@ def test_the_directory_that_a_variable_names_is_no_secret(tmp_path: Path) -> Non
     assert hide(f"{tmp_path}/run") == f"{tmp_path}/run"
 
 
+def test_a_word_of_the_home_directory_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/postgres")
+    monkeypatch.setenv("DB_PASSWORD", "postgres")
+    assert hide("files  /home/postgres/runs") == "files  /home/postgres/runs"
+
+
 def test_values_are_hidden_however_deep_and_names_of_fields_are_not() -> None:
     assert hidden({"a": [{"b": f"x{KEY}"}], KEY: 1, "n": None}) == {"a": [{"b": "x***"}], KEY: 1, "n": None}
 
