@@ -12,9 +12,9 @@ from chain.preflight import Fetched
 from chain.run_directory import RunInfo, find, refuse_unusable
 from chain.stages import Config, Stage, reference, reward_name, stages_of
 from utils.errors import Refused
-from utils.files import jsonable, weight_files, weights_sha256
+from utils.files import jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
-from utils.processes import count
+from utils.processes import count, is_first
 from utils.runtime import code, git_commit, hardware, now, versions
 from utils.secrets import hidden
 from utils.stage_log import StageLog
@@ -210,6 +210,8 @@ def open_record(
         "configs": {stage.kind: recorded(stage) for stage in stages},
     }
     if info.file.exists():
+        if is_first():
+            remove_temporary(info.run_dir)
         if changes or of_run:
             asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines(), *of_run]
         if of_run:

@@ -77,6 +77,12 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
+def remove_temporary(directory: Path) -> None:
+    """Remove what `replace_text` left in `directory` and below where it was killed, while nobody writes there."""
+    for path in directory.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Return the object in a JSON file.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import Refused
-from utils.files import jsonable, read_json, weight_files, weights_sha256, write_json
+from utils.files import jsonable, read_json, remove_temporary, weight_files, weights_sha256, write_json
 
 
 def test_nan_and_infinity_become_null_and_paths_strings(tmp_path: Path) -> None:
@@ -67,3 +67,11 @@ def test_pickles_are_no_weights(tmp_path: Path) -> None:
 def test_a_directory_without_weights_has_no_fingerprint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no weights"):
         weights_sha256(tmp_path)
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "stage").mkdir()
+    for name in ("info.json", "stage/info.json", "stage/.lock", "stage/notes.tmp", "stage/.info.json.x7.tmp"):
+        (tmp_path / name).touch()
+    remove_temporary(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [".lock", "info.json", "notes.tmp"]
