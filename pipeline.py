@@ -401,6 +401,8 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
         return "another process of the run has ended; what it or the launcher says tells why. Go on with --resume"
     if error is not None and lacks_room(error):
         return f"{without_number(error)}. What was saved before is whole: make room, and go on with --resume"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} is gone: --resume goes on, and prepares what was prepared anew"
     training_log = log.info_file.parent / "training.log"
     with suppress(OSError), training_log.open("a", encoding="utf-8") as file:
         file.write(entry("".join(traceback.format_exception(error))))

@@ -38,8 +38,8 @@ from utils.files import read_json, write_json
 from utils.sealed import sealed
 
 TWO = asked("pretrain", "sft")
-SMALL, LARGE = "14m", "200m"
-"""Sizes of the disk that gets full: checkpoints of pretraining fill the first, the second holds the whole run."""
+DISK, LEFT_BYTES = "200m", 1_500_000
+"""The disk that gets full holds the whole run; what another program then leaves of it holds no checkpoint."""
 LARGEST_FILE_BYTES = 2_000_000
 """Less than the weights have, which are 2.6 MB."""
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
@@ -145,11 +145,15 @@ def closed_screen(place: Place) -> str:
 
 
 def full_disk(place: Place) -> str:
-    """The directory of runs is a small disk of its own."""
+    """The directory of runs is a disk of its own, which another program fills while a stage trains."""
     place.runs_dir.mkdir()
-    with mounted(place.runs_dir, "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs"):
-        _must_ask_for_room(place.run(*TWO))
-        _mount("-o", f"remount,size={LARGE}", str(place.runs_dir))
+    with mounted(place.runs_dir, "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs"):
+        with place.process(*TWO) as process:
+            process.until_event("pretrain", "TRAIN_START")
+            other = place.runs_dir / "other"
+            other.write_bytes(bytes(shutil.disk_usage(place.runs_dir).free - LEFT_BYTES))
+            _must_ask_for_room(process)
+        other.unlink()
         place.resume()
     return "exit 1, one message, nothing half-written; resumed: the reference's results"
 

@@ -18,7 +18,7 @@ from chain.preflight import load_data, missing
 from chain.run_directory import usable
 from chain.stages import Stage, shown
 from utils import hub
-from utils.console import console
+from utils.console import console, duration
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
 from utils.runtime import device
@@ -89,9 +89,11 @@ def plan(
         except Refused as error:
             problems.append(f"{stage.kind}: {error}")
             continue
-        stated = [(stage.config.dataset_name, known)] if known else []
+        source = f"the recipe states ({unreachable})" if unreachable else "the recipe states"
+        stated = [(stage.config.dataset_name, source if known == "the recipe" else f"{known} states")] if known else []
         if peak is not None and isinstance(stage.model, str) and models.of(stage).source != "this machine":
-            stated.append((stage.model, models.of(stage).source))
+            known = models.of(stage).source
+            stated.append((stage.model, source if known == "the recipe" else f"{known} states"))
         steps = disk.steps_of(stage, train_rows)
         disk_bytes = disk.bytes_of(stage, steps, number, models if shapes else None)
         seconds, untimed = _seconds(stage, models, peak, steps, train_rows)
@@ -140,8 +142,9 @@ def _seconds(
     if peak is not None:
         stage = forecast.with_micro_batch(stage, peak.per_device_train_batch_size)
     try:
-        with console().status(f"timing {stage.kind}"):
-            return timing.seconds(stage, models, steps, rows), None
+        if device() != "cpu":
+            console().print(f"{stage.kind}: timing its passes", markup=False)
+        return timing.seconds(stage, models, steps, rows), None
     except ValueError as error:
         return None, str(error)
 
@@ -162,7 +165,7 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
     """Yield the table of each stage's peak by component, and what there is to say of the stages."""
     stages = [need for need in needs if need.memory is not None]
     if stages:
-        limit = "" if budget_bytes is None else f", of {gib(budget_bytes)}"
+        limit = " on a GPU; none is here" if budget_bytes is None else f", of {gib(budget_bytes)}"
         table = Table(title=f"Forecast peak of GPU memory in MiB{limit}", title_justify="left", pad_edge=False)
         table.add_column("", no_wrap=True)
         for need in stages:
@@ -183,24 +186,15 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
         yield f"grpo: TRL sets the length of a prompt no limit; it is taken for {forecast.PROMPT_TOKENS} tokens"
     for source in dict.fromkeys(source for need in needs for _, source in need.stated):
         names = dict.fromkeys(name for need in needs for name, its in need.stated if its == source)
-        yield f"Not on this machine, so as {source} states: {', '.join(names)}"
+        yield f"Not on this machine, so as {source}: {', '.join(names)}"
     timed = [(need.stage.kind, need.seconds) for need in needs if need.seconds is not None]
     if timed:
-        each = ", ".join(f"{kind} {_duration(seconds)}" for kind, seconds in timed)
-        whole = f", together {_duration(sum(seconds for _, seconds in timed))}" if len(timed) > 1 else ""
-        yield f"Time on this {device().upper()}, rows of full length: {each}{whole}; optimizer and evaluations besides"
+        each = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in timed)
+        whole = f", together {duration(sum(seconds for _, seconds in timed))}" if len(timed) > 1 else ""
+        yield f"Time of the passes, at most (every row full): {each}{whole}; optimizer and evaluations besides"
     for reason in dict.fromkeys(need.untimed for need in needs if need.untimed):
         kinds = ", ".join(need.stage.kind for need in needs if need.untimed == reason)
         yield f"Time not measured: {kinds}: {reason}"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as it is told.
-
-    >>> [_duration(seconds) for seconds in (5, 90, 5400)]
-    ['0.1 min', '1.5 min', '1.5 h']
-    """
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _mib(size_bytes: int) -> str:

@@ -136,7 +136,7 @@ def find(runs_dir: Path, run_id: str) -> RunInfo:
     names = [run.name for run in runs]
     if run_id not in names:
         near = did_you_mean(run_id, names)
-        newest = f" Newest there: {', '.join(names[-3:])}." if names else ""
+        newest = f" Newest there: {', '.join(reversed(names[-3:]))}." if names else ""
         raise Refused(f"no run {run_id!r} in {runs_dir}{near or '.'}{newest} --runs-dir names the directory of runs.")
     return RunInfo((runs_dir / run_id).resolve())
 

@@ -19,8 +19,6 @@ from chain.stages import Stage
 from utils.out_of_memory import is_out_of_memory
 from utils.runtime import computes_in_bf16, device, free_memory
 
-CPU_FLOP = 3e11
-"""Of one pass that is timed on a CPU: a few seconds. What is larger is no work for one."""
 TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""
 SAMPLED = (4, 12)
@@ -70,15 +68,14 @@ class Pace:
 
 
 def seconds(stage: Stage, models: Models, steps: int, rows: int | None) -> float:
-    """Return what the passes and samplings of `steps` optimizer steps take on this machine.
+    """Return what the passes and samplings of `steps` optimizer steps take on the GPU that is here, at most.
 
     Raises:
         ValueError: it is not measured, with the reason.
     """
     work = work_of(stage, models, steps, rows)
-    flop = 6 * work.parameters * work.sequences * work.tokens
-    if device() == "cpu" and flop > CPU_FLOP:
-        raise ValueError("no GPU is here, and their passes are too large for a CPU")
+    if device() == "cpu":  # where the cores are few, what else runs decides, and the timing takes minutes itself
+        raise ValueError("no GPU is here")
     try:
         return measured(work).of(work)
     finally:

@@ -36,7 +36,8 @@ def parser() -> Parser:
     made = Parser(
         prog="python -m pretrain",
         description="Train base weights from random ones, on text of your own or published text.",
-        epilog="presets:\n" + "\n".join(f"  {name:12} {_summary(name)}" for name in PRESETS),
+        epilog="presets (MB: weights, gradients and optimizer; activations come on top):\n"
+        + "\n".join(f"  {name:12} {_summary(name)}" for name in PRESETS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -115,7 +116,8 @@ def _new_directory(out: str | None, preset_name: str) -> Path:
     path = Path(out or f"runs/{preset_name}-{datetime.now():%Y%m%d_%H%M%S}")
     if is_first() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         what = "a file" if path.is_file() else "in use"
-        raise Refused(f"--out {path} is {what}: name a new directory, or go on: {this_command('--resume', str(path))}")
+        go_on = f", or go on: {this_command('--resume', str(path))}" if _can_go_on(path) else ""
+        raise Refused(f"--out {path} is {what}: name a new directory{go_on}")
     return path
 
 

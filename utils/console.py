@@ -141,7 +141,7 @@ class Bar:
         if self.live is not None and self._task is not None:
             self.live.remove_task(self._task)
             self._task = None
-        line = f"{self._position()} · {_duration(time.monotonic() - self._started)}"
+        line = f"{self._position()} · {duration(time.monotonic() - self._started)}"
         console().print(line, markup=False)
 
     def _position(self) -> str:
@@ -149,7 +149,7 @@ class Bar:
 
     def _left(self) -> str:
         step_s, left_s = self.pace.step_s, self.pace.left_s(self.total)
-        return "" if step_s is None or left_s is None else f"{step_s:.3g} s each · {_duration(left_s)} left"
+        return "" if step_s is None or left_s is None else f"{step_s:.3g} s each · {duration(left_s)} left"
 
     def _say(self, line: str) -> None:
         """Print a plain line wherever no live bar is seen."""
@@ -198,7 +198,7 @@ def _format(metrics: dict[str, float | str]) -> str:
     return _joined(*(f"{name} {value}" for name, value in shown))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration as people say it: 8.3 s, 2 min 05 s, 3 h 20 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -55,10 +55,11 @@ def writing(what: str, stage_dir: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _TORCH_CANNOT_WRITE):
             raise
         shutil.rmtree(stage_dir / PARTIAL, ignore_errors=True)
-        free = shutil.disk_usage(stage_dir).free / 2**30
+        reason, free = without_number(error), shutil.disk_usage(stage_dir).free / 2**30
+        forbidden = any(sign in reason for sign in ("Read-only", "ermission"))
+        mend = "let it be written" if forbidden else f"it has {free:.1f} GiB free: make room"
         raise StageFailed(
-            f"{what} cannot be written: {without_number(error)}. {stage_dir} has {free:.1f} GiB free. What was saved"
-            " before is whole: make room, and resume."
+            f"{what} cannot be written: {reason}. What was saved in {stage_dir} before is whole; {mend}, and resume."
         ) from error
 
 

@@ -81,9 +81,11 @@ def test_a_reference_over_rows_that_are_not_known_is_not_guessed() -> None:
 
 @pytest.mark.parametrize("kind", ["pretrain", "sft", "reward", "dpo", "grpo"])
 def test_the_passes_of_each_kind_are_timed(kind: str) -> None:
-    one = stage(kind)
-    taken = timing.seconds(one, Models([one], {}, SIZES), 10, 80)
-    assert 0 < taken < 600
+    found = work(stage(kind))
+    pace = timing.measured(found)
+    assert pace.one_pass > 0
+    assert (pace.reference > 0, pace.sampling > 0) == (kind == "dpo", kind == "grpo")
+    assert 0 < pace.of(found) < 600
 
 
 @pytest.mark.parametrize("kind", ["sft", "reward"])
@@ -120,10 +122,16 @@ def test_timing_leaves_the_configuration_and_the_random_numbers_as_they_were() -
     assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
-def test_a_model_that_is_too_large_for_a_cpu_is_not_timed() -> None:
-    wide = {"some/model": SHAPE | {"hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 30}}
+def test_a_cpu_is_not_timed() -> None:
     with pytest.raises(ValueError, match="no GPU is here"):
-        timing.seconds(stage("sft"), Models([], {}, wide), 10, 80)
+        timing.seconds(stage("sft"), Models([], {}, SIZES), 10, 80)
+
+
+def test_what_was_timed_is_multiplied_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "device", lambda: "cuda")
+    monkeypatch.setattr(timing, "measured", lambda _: Pace(2.0, 1.0, 30.0))
+    one = stage("grpo", beta=0.1)
+    assert timing.seconds(one, Models([one], {}, SIZES), 10, 80) == 20 * 2.0 + 20 * 1.0 + 10 * 30.0
 
 
 def test_what_does_not_fit_is_said_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
