@@ -30,7 +30,7 @@ TAGS = (
 """Ordinary added tokens: a decoder that skips special tokens must keep these, or no reward sees them."""
 
 MODEL_FILE = "tokenizer.model"
-VERSION = 1
+VERSION = 2
 """Of how a tokenizer is made; another one is trained anew."""
 SPACE = "\u2581"
 """SentencePiece's visible space."""

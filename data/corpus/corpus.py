@@ -62,10 +62,16 @@ class Corpus:
         return [_line(part) for part in self.parts]
 
     def training_texts(self, limit: int) -> Iterator[str]:
-        """Yield about `limit` training documents, the first of each part by its weight: to train a tokenizer on."""
+        """Yield about `limit` training documents, from each part by its weight, to train a tokenizer on.
+
+        They are taken evenly from all of a part, whose files may be in different languages; made documents come in no
+        order, and the first are as good as any.
+        """
         for part in self.parts:
-            texts = part.store.texts("train")
-            yield from (texts.text(index) for index in part.train[: round(limit * part.weight)])
+            texts, wanted = part.store.texts("train"), round(limit * part.weight)
+            made = part.store.name.startswith("made:")
+            step = 1 if made or not wanted else max(1, len(part.train) // wanted)
+            yield from (texts.text(index) for index in part.train[::step][:wanted])
 
     def count(self, split: str) -> int:
         """Return the number of documents of train, validation or test that are used."""
