@@ -332,7 +332,10 @@ def test_plan_of_a_run_to_resume_holds_what_is_left_of_it(in_tmp: Path, capsys: 
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     run = create(Path("runs"))
     shutil.copytree("model", run / "sft")
-    entries = [{"name": "sft", "output_dir": "sft", "status": "passed"}, {"name": "reward", "status": "pending"}]
+    entries = [
+        {"name": "sft", "output_dir": "sft", "status": "passed"},
+        {"name": "reward", "output_dir": "reward", "status": "pending"},
+    ]
     asked: dict[str, Any] = {"recipe": str(in_tmp / "two.py"), "values": [], "from_run": None, "configs": {}}
     RunInfo(run).set(**asked, status="interrupted", stages=entries)
     assert main(["--resume", "latest", "--plan"]) == 0
@@ -344,7 +347,7 @@ def test_plan_of_a_run_to_resume_holds_what_is_left_of_it(in_tmp: Path, capsys: 
 def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
     run, asked = create(Path("runs")), ["sft.weight_decay=1", "sft.seed=7"]
     record = {"recipe": str(in_tmp / "mine-0.5.py"), "values": asked, "from_run": "another", "configs": {}}
-    RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft"}])
+    RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft", "output_dir": "sft"}])
     args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
     request = run_all.request(args, run_all.recipe_of(args.runs_dir, args.resume))
     assert (request.recipe, request.values) == (record["recipe"], (*asked, "sft.max_steps=3"))

@@ -114,12 +114,14 @@ def test_a_share_of_the_training_documents_is_nested_and_leaves_the_rest_alone(w
 
 
 def test_a_tokenizer_is_shown_every_file_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
     for name, word in (("a", "first"), ("b", "second"), ("c", "third")):
-        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"{word} {number}" for number in range(400)))
-    shown = list(prepare(str(tmp_path)).training_texts(30))
+        (folder / f"{name}.txt").write_text("\n\n".join(f"{word} {number}" for number in range(400)))
+    shown = list(prepare(str(folder)).training_texts(30))
     assert len(shown) == 30
     assert {text.split()[0] for text in shown} == {"first", "second", "third"}
-    assert len(list(prepare(str(tmp_path)).training_texts(10_000))) > 1000  # all, where fewer are there
+    assert len(list(prepare(str(folder)).training_texts(10_000))) > 1000  # all, where fewer are there
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.0001, float("nan")])
