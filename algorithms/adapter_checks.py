@@ -45,8 +45,6 @@ def problems(kind: str, config: TrainingConfig) -> list[str]:
     loading = config.trainer_args.get("model_init_kwargs")
     if isinstance(loading, dict) and "quantization_config" in loading:
         found.append("trainer_args: model_init_kwargs: quantization_config cannot be set: peft='qlora' quantises")
-    if config.trainer_args.get("sync_ref_model"):
-        found.append("trainer_args: sync_ref_model needs a reference model of its own, and with peft there is none")
     return found or _refused_by_peft(config)
 
 

@@ -21,9 +21,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """A file of documents, large enough for each script's smallest run."""
+    """A file of documents, large enough for each script's smallest run; the number gives each a place of its own."""
     file = tmp_path / "text.txt"
-    file.write_text("\n\n".join(row["text"] for row in world.rows("documents", "train", 1500, 0)))
+    rows = enumerate(world.rows("documents", "train", 1500, 0))
+    file.write_text("\n\n".join(f"{number}. {row['text']}" for number, row in rows))
     return file
 
 
