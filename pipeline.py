@@ -393,6 +393,12 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
         console().print(said, markup=False)
 
 
+def _is_cached(file: Path) -> bool:
+    from data.corpus.cache import root
+
+    return file.is_relative_to(root())
+
+
 def _reason(error: BaseException | None, log: StageLog) -> str:
     """Return why a stage failed. What was not foreseen does not explain itself: its traceback goes to training.log."""
     if isinstance(error, StageFailed | Refused):
@@ -401,7 +407,7 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
         return "another process of the run has ended; what it or the launcher says tells why. Go on with --resume"
     if error is not None and lacks_room(error):
         return f"{without_number(error)}. What was saved before is whole: make room, and go on with --resume"
-    if isinstance(error, FileNotFoundError) and error.filename:
+    if isinstance(error, FileNotFoundError) and error.filename and _is_cached(Path(error.filename)):
         return f"{error.filename} is gone: --resume goes on, and prepares what was prepared anew"
     training_log = log.info_file.parent / "training.log"
     with suppress(OSError), training_log.open("a", encoding="utf-8") as file:

@@ -1,5 +1,6 @@
 """What transformers and TRL keep private and we rely on, in one place; a test checks that it is still there."""
 
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,7 +47,9 @@ def continue_unlogged(trainer: Any, checkpoint: Path) -> None:
     if not (checkpoint / UNLOGGED).is_file():  # of a version before
         return
     kept = read_json(checkpoint / UNLOGGED)
-    trainer._metrics["train"].update(kept["metrics"])
+    trainer._metrics["train"].update(  # JSON has no NaN, which a metric may be
+        {name: [math.nan if value is None else value for value in values] for name, values in kept["metrics"].items()}
+    )
     trainer._total_train_tokens = kept["tokens"]
 
     class Continue(TrainerCallback):

@@ -13,6 +13,7 @@ from chain.run_directory import usable
 from chain.stages import Stage
 from utils.errors import Refused
 from utils.processes import count
+from utils.stage_log import StageLog
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
 OPTIMIZER_STATES = 2  # of AdamW: the running means of the gradient and of its square, one number each a weight
@@ -21,12 +22,13 @@ OPTIMIZER_STATES = 2  # of AdamW: the running means of the gradient and of its s
 def refuse_little(stages: Sequence[Stage], outputs: Mapping[str, Path], rows: Mapping[str, int], place: Path) -> None:
     """Raise Refused if what stages write at most is more than is free where `place` is or will be.
 
-    `rows` are those that each stage trains on. What lies in `place` already counts as written. A stage whose need is
-    not known counts nothing.
+    `rows` are those that each stage trains on. What lies in a stage's directory in `place` already counts as written;
+    one that has passed writes no more. A stage whose need is not known counts nothing.
     """
     models = Models(stages, outputs)
-    need = sum(_known(stage, models, rows.get(stage.kind)) for stage in stages)
-    there = sum(path.lstat().st_size for path in place.rglob("*")) if place.is_dir() else 0
+    left = [one for one in stages if StageLog(place / one.config.output_dir).read_info().get("status") != "passed"]
+    need = sum(_known(stage, models, rows.get(stage.kind)) for stage in left)
+    there = sum(path.lstat().st_size for stage in left for path in (place / stage.config.output_dir).rglob("*"))
     free = shutil.disk_usage(usable(place)).free
     if need - there > free:
         raise Refused(

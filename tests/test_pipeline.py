@@ -484,6 +484,18 @@ def test_resume_refuses_other_libraries_code_and_processes_and_force_goes_on_on_
     assert (run / "my-dpo" / "checkpoint-7").exists()  # it went on, and did not start over
 
 
+def test_a_file_that_is_gone_is_said_to_be_made_anew_only_if_it_was_prepared(stages: Stages) -> None:
+    from data.corpus.cache import root
+
+    for gone, said in (
+        (root() / "documents/x.bin", "prepares what was prepared anew"),
+        (Path("mine.txt"), "traceback"),
+    ):
+        stages.instead["sft"] = _fail(FileNotFoundError(2, "No such file or directory", str(gone)))
+        with pytest.raises(StageFailed, match=said):
+            run_pipeline(_configs())
+
+
 def test_a_reward_function_with_another_body_is_another_reward() -> None:
     from chain.record import source_hash
 

@@ -1,6 +1,9 @@
 """The private parts of transformers and TRL that we rely on are there, and take what we pass."""
 
 import inspect
+import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,3 +101,16 @@ def test_bitsandbytes_decides_by_this_attribute_whether_it_packs_weights_anew_on
     assert "self.support_avx512bf16_for_cpu" in inspect.getsource(Linear4bit.forward)
     without_cpu_packing(layer)
     assert layer.support_avx512bf16_for_cpu is False
+
+
+def test_a_metric_that_is_no_number_is_one_again_after_a_resume(tmp_path: Path) -> None:
+    from algorithms.overrides import UNLOGGED, continue_unlogged
+    from utils.files import write_json
+
+    metrics: dict[str, list[float]] = {}
+    trainer = SimpleNamespace(_metrics={"train": metrics}, add_callback=lambda _: None)
+    written = {"loss": 1.0, "last_logged_step": 2, "metrics": {"entropy": [0.5, math.nan]}, "tokens": 7}
+    write_json(tmp_path / UNLOGGED, written)
+    continue_unlogged(trainer, tmp_path)
+    assert metrics["entropy"][0] == 0.5
+    assert math.isnan(sum(metrics["entropy"]))

@@ -14,6 +14,7 @@ from chain.plan import _download_bytes
 from chain.stages import Stage
 from recipes import load
 from utils.errors import Refused
+from utils.stage_log import StageLog
 
 
 def test_plan_of_grpo_counts_whole_groups() -> None:
@@ -75,5 +76,12 @@ def test_what_a_resumed_run_has_written_is_not_counted_again(tmp_path: Path, mon
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=need - 1000))
     with pytest.raises(Refused, match="make room"):
         disk.refuse_little([pretrain], {}, {}, tmp_path)
-    (tmp_path / "checkpoint").write_bytes(bytes(1000))
+    stage_dir = tmp_path / pretrain.config.output_dir
+    stage_dir.mkdir()
+    (stage_dir / "checkpoint").write_bytes(bytes(1000))
+    disk.refuse_little([pretrain], {}, {}, tmp_path)
+    (stage_dir / "checkpoint").unlink()
+    with pytest.raises(Refused, match="make room"):
+        disk.refuse_little([pretrain], {}, {}, tmp_path)
+    StageLog(stage_dir).open(status="passed")  # which writes no more
     disk.refuse_little([pretrain], {}, {}, tmp_path)
