@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_memory.py                             every stage of every recipe, three runs of each side
     python benchmarks/gpu_memory.py --recipes qwen2.5_0.5b --stages sft,dpo --pairs 1
+    python benchmarks/gpu_memory.py --at-once 12                on a large card: all at once, but timed one by one
     python benchmarks/gpu_memory.py --device cpu --quick        a tiny model: tries the script, measures nothing
 
 Models are random weights of the published shapes, rows are generated at the recipes' lengths: nothing is downloaded.
@@ -13,13 +14,14 @@ off. Prints one JSON object a line, the machine first, and Markdown tables at th
 import argparse
 import importlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,46 +65,106 @@ def savings(kind: str, config: TrainingConfig, on: str) -> Iterator[tuple[str, d
         yield "no reference model", {"beta": 0.04}
 
 
-def run(what: str, job: Job) -> Result:
-    """Do a job in a process of its own; print its result as JSON, and say on stderr what was done."""
+@dataclass
+class Side:
+    """A job in a process of its own."""
+
+    what: str
+    job: Job
+    directory: Path
+
+    def start(self) -> None:
+        """Start it; what it prints goes to a file."""
+        self.directory.mkdir()
+        job, self.result_file, self.log = (self.directory / name for name in ("job.json", "result.json", "side.log"))
+        job.write_text(json.dumps(asdict(self.job)), encoding="utf-8")
+        script = str(ROOT / "benchmarks" / "gpu_memory_side.py")
+        self.started = time.monotonic()
+        with self.log.open("w", encoding="utf-8") as output:
+            command = [sys.executable, script, str(job), str(self.result_file)]
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    def has_reached(self, point: Path) -> bool:
+        """Tell whether it is at a point of the gate, or has ended."""
+        return point.with_name(f"{point.name}-{self.process.pid}").exists() or self.process.poll() is not None
+
+    def tell(self) -> Result:
+        """Print what it has found so far as JSON, and return it; say on stderr what was done."""
+        if self.process.poll():
+            message = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+            print(f"{self.what} ended with {self.process.returncode}:\n{message}", file=sys.stderr, flush=True)
+        print(f"{self.what}: {time.monotonic() - self.started:.0f} s", file=sys.stderr, flush=True)
+        found: Result = {"failed": "no figures"}
+        if self.result_file.exists():
+            found = json.loads(self.result_file.read_text(encoding="utf-8"))
+        job = {"recipe": self.job.recipe, "stage": self.job.kind, "side": self.job.side, "changed": self.job.changed}
+        say({"run": self.what, **job, **found})
+        return found
+
+
+def run(jobs: Sequence[tuple[str, Job]], at_once: int) -> list[Result]:
+    """Do jobs, each in a process of its own: one after another, or so many at once, timed one by one.
+
+    Of those that run at once a line is printed when they are warm, with their memory, and another when they are timed.
+    """
+    found: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
-        job_file, result_file, log = (Path(name) / file for file in ("job.json", "result.json", "side.log"))
-        job_file.write_text(json.dumps(asdict(job)), encoding="utf-8")
-        command = [sys.executable, str(ROOT / "benchmarks" / "gpu_memory_side.py"), str(job_file), str(result_file)]
-        started = time.monotonic()
-        with log.open("w", encoding="utf-8") as output:
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise SystemExit(f"{what} ended with {done.returncode}:\n{log.read_text(encoding='utf-8')[-4000:]}")
-        result: Result = json.loads(result_file.read_text(encoding="utf-8"))
-    say({"run": what, "recipe": job.recipe, "stage": job.kind, "side": job.side, "changed": job.changed, **result})
-    print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return result
-
-
-def of_sides(args: argparse.Namespace, recipe: str, kind: str, sides: Sequence[str]) -> dict[str, list[Result]]:
-    """Return what each side took, in `--pairs` runs in the order A B C, C B A, A B C, …"""
-    found: dict[str, list[Result]] = {side: [] for side in sides}
-    for number in range(args.pairs):
-        for side in sides if number % 2 == 0 else sides[::-1]:
-            job = job_of(args, recipe, kind, side)
-            found[side].append(run(f"{recipe}, {kind}, {side}, {number + 1} of {args.pairs}", job))
+        for first in range(0, len(jobs), at_once):
+            batch = Path(name) / str(first)
+            batch.mkdir()
+            gate = str(batch) if at_once > 1 else None
+            sides = [
+                Side(what, replace(job, gate=gate), batch / f"side-{number}")
+                for number, (what, job) in enumerate(jobs[first : first + at_once])
+            ]
+            for side in sides:
+                side.start()
+            try:
+                for point in ("warm", "timed") if gate else ("timed",):
+                    told = told_at(batch / point, sides)
+                found += [told[side.what] for side in sides]
+            finally:
+                for side in sides:
+                    side.process.kill()
+                    side.process.wait()
+            shutil.rmtree(batch)
     return found
 
 
-def job_of(args: argparse.Namespace, recipe: str, kind: str, side: str, **changed: Any) -> Job:
-    """Return a job with what all jobs of this call share."""
-    return Job(
-        recipe=recipe,
-        kind=kind,
-        side=side,
-        changed=changed,
-        steps=args.steps,
-        warmup=args.warmup,
-        cap_bytes=size_bytes_of(args.cap) if args.device == "cuda" else None,
-        cpu=args.device == "cpu",
-        quick=args.quick,
-    )
+def told_at(point: Path, sides: Sequence[Side]) -> dict[str, Result]:
+    """Return what each side has found when it is at a point of the gate, or has ended; then let them go on."""
+    found: dict[str, Result] = {}
+    while len(found) < len(sides):
+        for side in sides:
+            if side.what not in found and side.has_reached(point):
+                found[side.what] = side.tell()
+        time.sleep(0.1)
+    point.touch()
+    return found
+
+
+def jobs_of(args: argparse.Namespace, recipe: str, kind: str, config: TrainingConfig) -> Iterator[tuple[str, Job]]:
+    """Yield what is run of a stage: its sides `--pairs` times in the order A B C, C B A, A B C, …, then the savings."""
+
+    def job_of(side: str, **changed: Any) -> Job:
+        return Job(
+            recipe=recipe,
+            kind=kind,
+            side=side,
+            changed=changed,
+            steps=args.steps,
+            warmup=args.warmup,
+            cap_bytes=size_bytes_of(args.cap) if args.device == "cuda" else None,
+            cpu=args.device == "cpu",
+            quick=args.quick,
+        )
+
+    sides = ["ours"] if config.peft == "qlora" else list(SIDES)
+    for number in range(args.pairs):
+        for side in sides if number % 2 == 0 else sides[::-1]:
+            yield f"{side}, {number + 1} of {args.pairs}", job_of(side)
+    for name, changed in () if args.no_savings else savings(kind, config, args.device):
+        yield f"without {name}", job_of("ours", **changed)
 
 
 def middle(results: Sequence[Result], name: str) -> float | None:
@@ -170,6 +232,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--recipes", type=words, default=list(RECIPES), help=f"to be measured ({','.join(RECIPES)})")
     made.add_argument("--stages", type=words, default=None, help="of these recipes (all)")
     made.add_argument("--pairs", type=int, default=3, help="runs of each side (3)")
+    made.add_argument("--at-once", type=int, default=1, help="processes; timed one by one all the same (1)")
     made.add_argument("--steps", type=int, default=6, help="timed optimizer steps of a run (6)")
     made.add_argument("--warmup", type=int, default=2, help="steps before them, not timed (2)")
     made.add_argument("--cap", default=CAP, help=f"of the card, context and other programs included ({CAP})")
@@ -188,26 +251,32 @@ def main() -> None:
         args.pairs, args.steps, args.warmup = 1, 2, 1
     elif args.device != "cuda":
         command_line.error("there is no CUDA GPU here; --device cpu --quick tries the script, and measures nothing")
-    if min(args.pairs, args.steps, args.warmup) < 1:
-        command_line.error("--pairs, --steps and --warmup are at least 1")
+    if min(args.pairs, args.steps, args.warmup, args.at_once) < 1:
+        command_line.error("--pairs, --steps, --warmup and --at-once are at least 1")
     machine = hardware()
     say({"command": sys.argv[1:], "machine": machine, "versions": versions(), "commit": git_commit()})
+    jobs = [
+        (f"{recipe}, {kind}, {what}", job)
+        for recipe in args.recipes
+        for kind, config in recipes.load(recipe).configs.items()
+        if args.stages is None or kind in args.stages
+        for what, job in jobs_of(args, recipe, kind, config)
+    ]
+    results = run(jobs, args.at_once)
     sides: list[list[Any]] = []
     bought: list[list[Any]] = []
-    for recipe in args.recipes:
-        forecast = {} if args.quick else forecasts(recipe)
-        for kind, config in recipes.load(recipe).configs.items():
-            if args.stages is not None and kind not in args.stages:
-                continue
-            quantised = config.peft == "qlora"
-            found = of_sides(args, recipe, kind, ["ours"] if quantised else list(SIDES))
-            sides += side_rows(recipe, kind, found, forecast.get(kind))
-            off = {} if args.no_savings else dict(savings(kind, config, args.device))
-            without = {
-                name: run(f"{recipe}, {kind}, without {name}", job_of(args, recipe, kind, "ours", **changed))
-                for name, changed in off.items()
-            }
-            bought += saving_rows(recipe, kind, found["ours"], without)
+    for recipe, kind in dict.fromkeys((job.recipe, job.kind) for _, job in jobs):
+        found: dict[str, list[Result]] = {}
+        without: dict[str, Result] = {}
+        for (what, job), result in zip(jobs, results, strict=True):
+            if (job.recipe, job.kind) == (recipe, kind):
+                if job.changed:
+                    without[what.rpartition("without ")[2]] = result
+                else:
+                    found.setdefault(job.side, []).append(result)
+        forecast = None if args.quick else forecasts(recipe).get(kind)
+        sides += side_rows(recipe, kind, found, forecast)
+        bought += saving_rows(recipe, kind, found["ours"], without)
     head = ["recipe", "stage", "side", "reserved, GiB", "device, GiB", "forecast, GiB", "s/step", "tokens/s"]
     print("\n" + table([*head, "ours / side (lowest … highest)"], sides))
     print("\n" + table(["recipe", "stage", "without", "reserved, GiB", "more, GiB", "speed / ours"], bought))

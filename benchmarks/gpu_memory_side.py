@@ -5,10 +5,13 @@
 A process of its own, because the peak is the process's, and so is what the allocator keeps.
 """
 
+import fcntl
 import importlib
 import inspect
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,6 +53,31 @@ class Job:
     cpu: bool = False
     quick: bool = False
     """A tiny model and short rows."""
+    gate: str | None = None
+    """A directory that sides share which run at once: see Gate. None runs alone."""
+
+
+class Gate:
+    """Where sides meet that run at once: all are warm before one is timed, and then one computes at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._turn = (directory / "turn").open("w")
+
+    def reach(self, name: str) -> None:
+        """Say that this side has come so far, and wait until the benchmark says that all have."""
+        (self.directory / f"{name}-{os.getpid()}").touch()
+        while not (self.directory / name).exists():
+            time.sleep(0.05)
+
+    def enter(self) -> None:
+        """Wait for the turn."""
+        time.sleep(0.05)  # flock is not fair: who has just left would be the next
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+
+    def leave(self) -> None:
+        """Give the turn to another side."""
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
 
 
 @dataclass(frozen=True)
@@ -80,25 +108,38 @@ def stage_of(job: Job, directory: Path) -> Stage:
     if job.quick:
         fields |= {} if job.kind == "grpo" else {"max_length": QUICK_LENGTH}
         extra = None if extra is None else replace(extra, max_completion_length=8)
+    name, dtype = source_model(recipe.configs, job.kind), fields.get("dtype", config.dtype) or "float32"
     if extra is not None:
-        models = [noise if not isinstance(one, StageOutput) else str(directory / "judge") for one in extra.rewards]
-        extra = replace(extra, reward_func=models)
+        rewards: list[Any] = [
+            str(model(job, directory, name, dtype, scores=True)) if isinstance(one, StageOutput) else noise
+            for one in extra.rewards
+        ]
+        extra = replace(extra, reward_func=rewards)
     config = replace(
         config,
-        model_name=str(directory / "model"), dataset_name=str(directory / "rows"), revision=None, eval_split=None,
-        max_samples=None, max_steps=steps, logging_steps=1, learning_rate=LEARNING_RATE,
+        model_name=str(model(job, directory, name, dtype)), dataset_name=str(directory / "rows"), revision=None,
+        eval_split=None, max_samples=None, max_steps=steps, logging_steps=1, learning_rate=LEARNING_RATE,
         trainer_args={**config.trainer_args, "save_strategy": "no", **options}, **fields,
     )  # fmt: skip
-    name, dtype = source_model(recipe.configs, job.kind), config.dtype or "float32"
-    inputs.save_model(name, directory / "model", dtype, quick=job.quick)
-    if extra is not None and str(directory / "judge") in extra.rewards:
-        inputs.save_model(name, directory / "judge", dtype, quick=job.quick, scores=True)
     defaults = arguments.defaults(job.kind) | arguments.given(config, extra)
     rows = defaults["per_device_train_batch_size"] * defaults["gradient_accumulation_steps"] * steps
     rows *= 2 if job.kind == "sft" else 1  # several are packed into one
     length = defaults.get("max_length") or 2 * inputs.PROMPT_TOKENS
     inputs.save_rows(job.kind, directory / "rows", rows, QUICK_LENGTH if job.quick else length)
     return Stage(job.kind, config, extra)
+
+
+def model(job: Job, directory: Path, name: str, dtype: str, *, scores: bool = False) -> Path:
+    """Return where a model of random weights is saved: sides that run at once share it."""
+    shared = Path(job.gate or directory)
+    place = shared / f"{name.replace('/', '--')}-{dtype}{'-scores' if scores else ''}"
+    with (shared / f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            partial = place.with_name(f"{place.name}.partial")
+            inputs.save_model(name, partial, dtype, quick=job.quick, scores=scores)
+            partial.rename(place)
+    return place
 
 
 def source_model(configs: Mapping[str, Any], kind: str) -> str:
@@ -172,52 +213,101 @@ SIDES: dict[str, Callable[[Stage, Path], None]] = {"ours": ours, "trl": trl, "tr
 class Meter:
     """What the steps of a training take: time, tokens, and the memory that the device says is in use."""
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
+    def __init__(self, job: Job, result_file: Path) -> None:
+        self.job = job
+        self.result_file = result_file
+        self.gate = None if job.gate is None else Gate(Path(job.gate))
         self.tokens: list[int] = []
-        self.used_bytes = 0
+        self.seconds: list[float] = []
+        """Of each step after the first."""
+        self.used_bytes: int | None = None
+        self._began = 0.0
 
     def look(self) -> None:
-        """Take the device's own figure, of all programs and the CUDA context."""
+        """Take the device's own figure, of all programs and the CUDA context; among other sides it tells nothing."""
+        import torch
+
+        if torch.cuda.is_available() and self.gate is None:
+            free, total = torch.cuda.mem_get_info()
+            self.used_bytes = max(self.used_bytes or 0, total - free)
+
+    def step(self, tokens: int) -> None:
+        """Take the end of a step, which is the begin of the next; among other sides, wait for the turn between them."""
         import torch
 
         if torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
-            self.used_bytes = max(self.used_bytes, total - free)
+            torch.cuda.synchronize()
+        if self.tokens:
+            self.seconds.append(time.perf_counter() - self._began)
+        self.tokens.append(tokens)
+        self.look()
+        done, last = len(self.tokens), self.job.warmup + self.job.steps
+        if self.gate is not None and self.job.warmup < done:
+            self.gate.leave()
+        if done in (self.job.warmup, last):
+            self.write()
+        if self.gate is not None and self.job.warmup <= done and self.job.steps:
+            if done in (self.job.warmup, last):
+                self.gate.reach("warm" if done < last else "timed")
+            if done < last:
+                self.gate.enter()
+        if done == last:
+            raise Measured
+        self._began = time.perf_counter()
 
-    def result(self, job: Job) -> dict[str, Any]:
+    def write(self) -> None:
+        """Write the figures so far, so that a benchmark that is stopped has them."""
+        if self.gate is not None:
+            held = own_bytes()
+            self.used_bytes = held and held + runtime.peak_memory_bytes() - runtime.memory_bytes()
+        partial = self.result_file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.result()), encoding="utf-8")
+        partial.rename(self.result_file)
+
+    def result(self) -> dict[str, Any]:
         """Return the figures of the timed steps, and the peaks."""
-        first = job.warmup - 1
-        of_steps = [end - start for start, end in zip(self.ends[first:-1], self.ends[first + 1 :], strict=True)]
+        timed = self.seconds[self.job.warmup - 1 :]
+        tokens = self.tokens[-1] - self.tokens[self.job.warmup - 1]
         return {
-            "step_s": statistics.median(of_steps),
-            "tokens_per_s": (self.tokens[-1] - self.tokens[first]) / (self.ends[-1] - self.ends[first]),
+            "step_s": statistics.median(timed) if timed else None,
+            "tokens_per_s": tokens / sum(timed) if timed else None,
+            "seconds": timed,
             "reserved_bytes": runtime.peak_memory_bytes(),
-            "used_bytes": self.used_bytes or None,
-            "steps": len(self.ends),
+            "used_bytes": self.used_bytes,
+            "steps": len(self.tokens),
         }
 
 
-def measured(job: Job, stage: Stage, directory: Path) -> dict[str, Any]:
-    """Run a side, and return its figures, or that it ran out of memory."""
-    import torch
+class Measured(BaseException):
+    """All steps are done; what a stage does after them is not measured. No Exception: a stage handles those."""
+
+
+def own_bytes() -> int | None:
+    """Return what this process holds of the GPU, context included, by nvidia-smi; None where it does not tell."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+        held = {int(pid): int(mib) << 20 for pid, mib in (line.split(",") for line in lines)}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return held.get(os.getpid())
+
+
+def measure(job: Job, stage: Stage, directory: Path, result_file: Path) -> None:
+    """Run a side, and write its figures, or that it ran out of memory."""
     from transformers import Trainer, TrainerCallback
 
     from utils.out_of_memory import is_out_of_memory
 
-    meter = Meter()
+    meter = Meter(job, result_file)
 
     class Steps(TrainerCallback):
         def on_substep_end(self, *_: Any, **__: Any) -> None:
             meter.look()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "num_tokens" in logs and len(meter.ends) < state.global_step:
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                meter.ends.append(time.perf_counter())
-                meter.tokens.append(int(logs["num_tokens"]))
-                meter.look()
+            if logs and "num_tokens" in logs and len(meter.tokens) < state.global_step:
+                meter.step(int(logs["num_tokens"]))
 
     original: Any = Trainer.train
 
@@ -229,23 +319,29 @@ def measured(job: Job, stage: Stage, directory: Path) -> dict[str, Any]:
     patched.train = train
     try:
         SIDES[job.side](stage, directory)
+    except Measured:
+        return
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return {"failed": "out of memory", "message": str(error).partition("\n")[0], "steps": len(meter.ends)}
-    return meter.result(job)
+        failed = {"failed": "out of memory", "message": str(error).partition("\n")[0], "steps": len(meter.tokens)}
+        result_file.write_text(json.dumps(failed), encoding="utf-8")
+        return
+    raise RuntimeError(f"the training ended after {len(meter.tokens)} of {job.warmup + job.steps} steps")
 
 
-def cap(cap_bytes: int | None) -> None:
-    """Let torch reserve what is left of the cap beside the CUDA context and other programs."""
+def cap(job: Job) -> None:
+    """Let torch reserve what is left of the cap beside the CUDA context and, where it runs alone, other programs."""
     import torch
 
-    if cap_bytes is None or not torch.cuda.is_available():
+    from algorithms.memory import CONTEXT_BYTES
+
+    if job.cap_bytes is None or not torch.cuda.is_available():
         return
     torch.zeros(1, device="cuda")  # makes the context
     free, total = torch.cuda.mem_get_info()
-    left = cap_bytes - (total - free - torch.cuda.memory_reserved())
-    torch.cuda.set_per_process_memory_fraction(min(1.0, left / total))
+    others = CONTEXT_BYTES if job.gate is not None else total - free - torch.cuda.memory_reserved()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (job.cap_bytes - others) / total))
 
 
 def main() -> None:
@@ -258,11 +354,10 @@ def main() -> None:
         stage_dir = directory / "stage"
         stage_dir.mkdir()
         stage = stage_of(job, directory)
-        cap(job.cap_bytes)
+        cap(job)
         runtime.reset_peak_memory()
         with torch.compiler.set_stance("force_eager" if job.cpu else "default"):  # to try the script, not to measure
-            result = measured(job, stage, stage_dir)
-    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+            measure(job, stage, stage_dir, Path(sys.argv[2]))
 
 
 if __name__ == "__main__":

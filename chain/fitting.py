@@ -15,8 +15,9 @@ from utils.errors import refusal
 from utils.gpu_memory import others_bytes
 from utils.runtime import card_bytes
 
-OFF = 0.10
-"""Share of what was reserved that a forecast may be off before it is said."""
+OFF, OFF_BYTES = 0.10, 128 << 20
+"""Share and size of what was reserved that a forecast may be off before it is said: cuBLAS alone takes 8 to 64 MiB for
+itself, which decides nothing, but is a tenth of what a model of a million parameters needs."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def available_bytes(budget_bytes: int | None) -> int | None:
 
 
 def missed(kind: str, record: Mapping[str, Any] | None, reserved_bytes: int) -> str | None:
-    """Say what a stage has reserved of the GPU, where its recorded forecast is more than a tenth off; else None."""
-    if not record or abs(record["reserved_bytes"] - reserved_bytes) <= OFF * reserved_bytes:
+    """Say what a stage has reserved of the GPU, where its recorded forecast is far off; else None."""
+    if not record or abs(record["reserved_bytes"] - reserved_bytes) <= max(OFF * reserved_bytes, OFF_BYTES):
         return None
     expected, more = record["reserved_bytes"], record["reserved_bytes"] / max(reserved_bytes, 1) - 1
     return f"{kind}: {gib(reserved_bytes)} of the GPU were reserved, and {gib(expected)} forecast ({more:+.0%})"

@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+COMPILED_STEPS = 5000
+"""Steps from which compiling pays on a GPU: it takes a minute at the start (docs/decisions.md)."""
+
 MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "dropout", "seed")
 
 
@@ -63,7 +66,7 @@ class PretrainConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass rather than keep them."""
     torch_compile: bool | None = None
-    """Compile the model; None on a GPU, where it pays."""
+    """Compile the model; None on a GPU, if the run has so many steps that it pays: COMPILED_STEPS."""
     muon_learning_rate: float = 0.02
     """Peak rate of Muon, for the hidden matrices; the orthogonal update has a root mean square near 1/sqrt(width)."""
     learning_rate: float = 3e-3
@@ -92,6 +95,12 @@ class PretrainConfig:
     """Newest checkpoints kept, beside the best."""
     seed: int = 42
     """Of the weights, the order of the data, and made data."""
+
+    def compiles(self, device: str) -> bool:
+        """Tell whether the model is compiled on a device ("cuda", "mps" or "cpu")."""
+        if self.torch_compile is None:
+            return device == "cuda" and self.max_steps >= COMPILED_STEPS
+        return self.torch_compile
 
 
 def range_problems(config: PretrainConfig) -> Iterator[str]:

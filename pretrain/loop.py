@@ -80,8 +80,7 @@ def _prepared(
         embedding_learning_rate=config.embedding_learning_rate,
         weight_decay=config.weight_decay,
     )
-    on_gpu = accelerator.device.type == "cuda"
-    if on_gpu if config.torch_compile is None else config.torch_compile:
+    if config.compiles(accelerator.device.type):
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
     rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes

@@ -25,6 +25,13 @@ import cache_config  # noqa: E402, F401  sets the rest of the environment before
 # Where the maths is, annotated types and shapes are checked at each call; a user's run does not pay for it.
 install_import_hook(["pretrain.loop", "pretrain.optim", "pretrain.packing", "evaluation"], "beartype.beartype")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a GPU from all tests but those that need one (`-m gpu`): the others say what a CPU computes."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

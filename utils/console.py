@@ -122,7 +122,7 @@ class Bar:
         self._task: TaskID | None = None
         if live is not None:
             self._task = live.add_task(escape(safe(description)), total=total, completed=start, text="")
-        self._say(f"{description}: {start}/{total}")
+        self._say(f"{description}: {self._count()}")
 
     def update(self, step: int, **metrics: float | str) -> None:
         """Show that `step` steps of the total are done, with the newest metrics."""
@@ -132,7 +132,7 @@ class Bar:
             text = _joined(self._left(), _memory(), self.text)
             self.live.update(self._task, completed=step, text=escape(safe(text)))
         due = time.monotonic() - self._said_at >= PLAIN_INTERVAL_S and step - self._said_step >= self.total / 10
-        if due and step < self.total:
+        if due and (step < self.total or not self.total):
             self._said_at, self._said_step = time.monotonic(), step
             self._say(_joined(self._position(), self._left()))
 
@@ -145,7 +145,10 @@ class Bar:
         console().print(line, markup=False)
 
     def _position(self) -> str:
-        return _joined(f"{self.description}: {self.step}/{self.total}", self.text, _memory())
+        return _joined(f"{self.description}: {self._count()}", self.text, _memory())
+
+    def _count(self) -> str:
+        return f"{self.step}/{self.total}" if self.total else str(self.step)
 
     def _left(self) -> str:
         step_s, left_s = self.pace.step_s, self.pace.left_s(self.total)
@@ -162,7 +165,7 @@ class Bar:
 
 @contextmanager
 def progress(description: str, total: int, start: int = 0) -> Iterator[Bar]:
-    """Show the progress of a loop of `total` steps, of which `start` were done before.
+    """Show the progress of a loop of `total` steps, 0 if unknown, of which `start` were done before.
 
     One opened inside another joins the outer one's display.
     """

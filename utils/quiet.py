@@ -21,7 +21,9 @@ LIBRARIES = (
     "liger_kernel", "httpx", "fsspec", "tensorboard", "absl", "wandb", "neptune", "py.warnings",
 )  # fmt: skip
 
-NOISE_CATEGORIES = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
+NOISE_CATEGORIES = (
+    DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning, SyntaxWarning,
+)  # fmt: skip
 
 NOISE = re.compile(
     r"deprecated|will be removed in|"
@@ -39,6 +41,7 @@ NOISE = re.compile(
     r"Failed to load \S*torchao|"  # kernels for other machines; none of what the optimizer needs
     r"_stable_hash_for_caching|"  # torchao's optimizer states, compiled: only caching is meant
     r"kernels-community|"
+    r"Backend impl .liger_kernel|"  # for other machines: Liger goes on with its Triton kernels
     r"missing keys in the checkpoint model loaded: \['lm_head\.weight'\]|"  # of a checkpoint with tied embeddings
     r"suggested max number of worker in current system|"
     r"latest cached (version of the dataset|dataset configuration)|"  # what an offline run is meant to use

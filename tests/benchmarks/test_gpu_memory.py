@@ -63,13 +63,15 @@ def test_each_saving_of_the_prod_recipe_is_switched_off_in_turn() -> None:
     }
 
 
-def quick_runs(*flags: str) -> tuple[list[dict[str, Any]], str]:
-    """Return what a try on a CPU printed: its runs, and all of it."""
+def quick_runs(*flags: str, checked: bool = True) -> tuple[list[dict[str, Any]], str]:
+    """Return what a try on a CPU printed: its runs, each with all figures if `checked`, and all of it."""
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--recipes", "qwen2.5_0.5b", *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, *runs = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     assert first["machine"]["cpu_cores"] >= 1
+    if not checked:
+        return runs, done.stdout
     assert all(run["steps"] == 3 and run["step_s"] > 0 and run["reserved_bytes"] > 0 for run in runs)
     assert all(run["tokens_per_s"] > 0 for run in runs)
     return runs, done.stdout
@@ -80,6 +82,20 @@ def test_every_side_runs_on_a_cpu() -> None:
     runs, _ = quick_runs("--stages", "reward,grpo", "--no-savings")
     expected = [(kind, side) for kind in ("reward", "grpo") for side in ("ours", "trl", "trl_defaults")]
     assert [(run["stage"], run["side"]) for run in runs] == expected
+
+
+@pytest.mark.slow
+def test_sides_that_run_at_once_tell_their_memory_first_and_are_timed_in_turn() -> None:
+    warm_and_timed, shown = quick_runs("--stages", "sft", "--no-savings", "--at-once", "3", checked=False)
+    warm, timed = warm_and_timed[:3], warm_and_timed[3:]
+    for runs in (warm, timed):
+        assert sorted(run["side"] for run in runs) == ["ours", "trl", "trl_defaults"]
+        assert all(run["reserved_bytes"] > 0 for run in runs)
+    assert [run["steps"] for run in warm] == [1, 1, 1]
+    assert [run["steps"] for run in timed] == [3, 3, 3]
+    assert all(run["step_s"] is None for run in warm)
+    assert all(len(run["seconds"]) == 2 and run["tokens_per_s"] > 0 for run in timed)
+    assert "| qwen2.5_0.5b | sft | trl_defaults |" in shown
 
 
 @pytest.mark.slow

@@ -56,3 +56,8 @@ def test_a_forecast_that_is_more_than_a_tenth_off_is_said() -> None:
     assert missed("sft", record, 5 * GIB) == "sft: 5.00 GiB of the GPU were reserved, and 4.00 GiB forecast (-20%)"
     assert missed("sft", record, 2 * GIB) == "sft: 2.00 GiB of the GPU were reserved, and 4.00 GiB forecast (+100%)"
     assert missed("pretrain", None, 4 * GIB) is None
+
+
+def test_a_forecast_that_is_some_megabytes_off_is_not_said() -> None:
+    assert missed("sft", {"reserved_bytes": 450 << 20}, 530 << 20) is None
+    assert missed("sft", {"reserved_bytes": 450 << 20}, 600 << 20) is not None

@@ -122,3 +122,11 @@ def test_a_bar_tells_memory_step_time_and_what_is_left_without_the_slow_first_st
             bar.live.refresh()
     assert "3 s each · 1 min 00 s left" in out.getvalue()  # 20 steps of 3 s; the mean of all would say 1 min 57 s
     assert "5.0 GiB" in out.getvalue()
+
+
+def test_a_bar_of_unknown_length_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("read rows (MB)", 0) as bar:
+        bar.update(6)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "read rows (MB): 0"
+    assert last.startswith("read rows (MB): 6 · ")

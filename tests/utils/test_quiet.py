@@ -23,10 +23,14 @@ def test_noise_goes_to_the_log_and_real_warnings_to_the_user_too(
         logging.getLogger("trl").warning("all labels are masked [rows 1-3]")
         logging.getLogger("trl").warning("all labels are masked [rows 1-3]")
         logging.getLogger("datasets").error("disk is full")
+        logging.getLogger("liger_kernel.backends.registry").warning(
+            "Backend impl 'liger_kernel.ops.backends._ascend.rope'"
+        )
         warnings.warn("old name", FutureWarning, stacklevel=1)
+        warnings.warn("invalid escape sequence", SyntaxWarning, stacklevel=1)
         warnings.warn("loss scale is tiny", UserWarning, stacklevel=1)
     said = capsys.readouterr()
-    for text in ("deprecated", "old name"):
+    for text in ("deprecated", "old name", "_ascend.rope", "invalid escape"):
         assert text not in said.out + said.err
         assert text in log.read_text()
     assert said.out.count("warning: (trl) all labels are masked [rows 1-3]") == 1
