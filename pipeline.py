@@ -28,7 +28,6 @@ from chain.record import (
     resumable,
     set_aside,
 )
-from chain.run_directory import RunInfo, create, find_source, refuse_link, usable
 from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils import gpu_memory
@@ -40,6 +39,7 @@ from utils.limits import Limits, hours, keep, kept, size_bytes_of
 from utils.locks import lock
 from utils.processes import first_only, in_first, is_first
 from utils.quiet import quiet_libraries
+from utils.run_directory import RunInfo, create, find_source, refuse_link, usable
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.stopping import endings

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chain.run_directory import RUN_ID, RunInfo, status_now
 from chain.screen import resume_command
 from utils import hub
 from utils.command_line import command, relative
 from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, weight_files
+from utils.run_directory import RUN_ID, RunInfo, status_now
 from utils.stage_log import StageLog
 
 LISTED_RUNS = 10

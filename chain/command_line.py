@@ -14,7 +14,6 @@ from chain.forecast import Sizes
 from chain.plan import memory_lines, plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
-from chain.run_directory import find, find_source
 from chain.screen import resume_command
 from chain.set_values import recorded_values, seeds, with_values
 from chain.stages import Stage
@@ -23,6 +22,7 @@ from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
+from utils.run_directory import find, find_source
 
 
 def add_flags(made: argparse.ArgumentParser, which: Any) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 from algorithms import memory
 from chain import forecast
 from chain.forecast import Models, gib, trainer_args
-from chain.run_directory import usable
 from chain.stages import Stage
 from utils.errors import Refused
 from utils.processes import count
+from utils.run_directory import usable
 from utils.stage_log import StageLog
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}

@@ -9,11 +9,11 @@ from typing import Any, TypeGuard
 from algorithms.config import KINDS as ALGORITHMS
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
 from algorithms.rewards import name_of
-from chain.run_directory import STAGE_DIR
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
 from utils import trackers
 from utils.errors import Refused, did_you_mean, refusal
+from utils.run_directory import STAGE_DIR
 from utils.values import mistyped
 
 Config = TrainingConfig | PretrainConfig

@@ -19,10 +19,10 @@ import pytest
 
 import chat
 from chain.checkpoints import find_checkpoint
-from chain.run_directory import RunInfo
 from chat import fitting, main
 from data.chat import CHAT_TEMPLATE, encode
 from utils.files import write_json
+from utils.run_directory import RunInfo
 from utils.text import plain
 
 ROOT = Path(__file__).resolve().parents[1]

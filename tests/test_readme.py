@@ -24,10 +24,10 @@ import pytest
 import chat
 import run_all
 from chain import command_line
-from chain.run_directory import RunInfo
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
 from utils.files import weights_sha256, write_json
+from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chain import run_directory
-from chain.run_directory import RunInfo, create, find, find_source, refuse_unusable, status_now, usable
+from utils import run_directory
 from utils.errors import Refused
 from utils.locks import is_live, lock
+from utils.run_directory import RunInfo, create, find, find_source, refuse_unusable, status_now, usable
 
 
 def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
