@@ -24,6 +24,7 @@ from chain.record import (
     changes_since,
     chosen_stages,
     open_record,
+    output_of,
     recorded,
     resumable,
     set_aside,
@@ -321,7 +322,7 @@ def _train(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     fitted = run.fitting[stage.kind].stage if stage.kind in run.fitting else stage
     checkpoint = _train_function(stage)(fitted.with_paths(run.path_of), stage_dir)
     if is_first():  # others may be here before its weights are
-        log.info(output={"path": str(checkpoint), "sha256": weights_sha256(checkpoint)})
+        log.info(output=output_of(checkpoint))
 
 
 def _has_trained(stage_dir: Path, log: StageLog) -> bool:

@@ -189,7 +189,7 @@ def _resume(trainer: Any, checkpoint: Path, log: StageLog) -> bool:
     log.cut_back(state["global_step"])
     log.take_up(state["log_history"])
     console().print(f"going on from {checkpoint.name}", markup=False)
-    log.event("RESUME", f"from {checkpoint.name} of {state['max_steps']} steps")
+    log.resumed(checkpoint.name, f"from {checkpoint.name} of {state['max_steps']} steps")
     trainer.args.eval_on_start = False  # it has been done: a second time it would stand for the checkpoint's step
     overrides.continue_unlogged(trainer, checkpoint)
     overrides.continue_generations(trainer, state["global_step"])

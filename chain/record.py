@@ -11,7 +11,7 @@ from algorithms.config import GRPOExtraConfig, StageOutput
 from chain.preflight import Fetched
 from chain.stages import Config, Stage, reference, reward_name, stages_of
 from utils.errors import Refused
-from utils.files import jsonable, remove_temporary, weight_files, weights_sha256
+from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.processes import count, is_first
 from utils.run_directory import RunInfo, find, refuse_unusable
@@ -48,13 +48,21 @@ def finished_outputs(info: RunInfo) -> dict[str, Path]:
 
 
 def altered(stage_dir: Path) -> str | None:
-    """Say how a finished stage's weights differ from those it wrote; None if they are the same."""
+    """Say how a finished stage's model differs from what it wrote; None if it is the same."""
     written = StageLog(stage_dir).read_info().get("output") or {}
     if not weight_files(stage_dir):
         return f"{stage_dir} holds no weights"
-    return (
-        None if weights_sha256(stage_dir) == written.get("sha256") else f"{stage_dir} holds other weights than it wrote"
-    )
+    if weights_sha256(stage_dir) != written.get("sha256"):
+        return f"{stage_dir} holds other weights than it wrote"
+    was = written.get("files") or {}
+    now = files_sha256(stage_dir)
+    others = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)] if was else []
+    return f"{stage_dir} holds another {', '.join(sorted(others))} than it wrote" if others else None
+
+
+def output_of(stage_dir: Path) -> dict[str, Any]:
+    """Return what is recorded of a stage's model: where it lies, and the hashes that tell whether it is still that."""
+    return {"path": str(stage_dir), "sha256": weights_sha256(stage_dir), "files": files_sha256(stage_dir)}
 
 
 def resumable(runs_dir: Path, run_id: str) -> RunInfo:

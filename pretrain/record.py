@@ -41,7 +41,7 @@ class Record:
         self._shown: dict[str, float] = {}
         self._steps = StepWatch(self.log)
         if checkpoint:
-            self.log.event("RESUME", checkpoint)
+            self.log.resumed(checkpoint, checkpoint)
             self.say(f"pretrain goes on from {checkpoint}")
         text = f"{self.config.max_steps} steps, {model.num_parameters()} parameters, on {model.device.type}"
         self.log.event("TRAIN_START", text)

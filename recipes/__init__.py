@@ -4,13 +4,15 @@ import ast
 import importlib.util
 import re
 import sys
+import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from algorithms.config import GRPOExtraConfig
+from algorithms.config import GRPOExtraConfig, TrainingConfig
 from utils.errors import Refused, did_you_mean, without_number
 
 HERE = Path(__file__).resolve().parent
@@ -101,29 +103,59 @@ def _run(path: Path) -> types.ModuleType:
         sys.path.append(str(path.parent))  # last, so that no file of the user's takes the place of one of ours
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # loading leaves nothing beside the file
     try:
-        spec.loader.exec_module(module)
+        with _taking_any_name(path) as problems:
+            spec.loader.exec_module(module)
     except Refused:
         raise
     except (Exception, SystemExit) as error:  # whatever it raises, it is the recipe's fault
-        raise Refused(f"the recipe {path} cannot be loaded: {_fault(error, path)}{_hidden(error, path)}") from error
+        raise _unloadable(path, [*problems, f"{_fault(error, path)}{_hidden(error, path)}"]) from error
     finally:
         sys.dont_write_bytecode = writes_bytecode
+    if problems:
+        raise _unloadable(path, problems)
     return module
 
 
+def _unloadable(path: Path, problems: list[str]) -> Refused:
+    told = problems[0] if len(problems) == 1 else "\n".join(["", *(f"- {problem}" for problem in problems)])
+    return Refused(f"the recipe {path} cannot be loaded: {told}")
+
+
+@contextmanager
+def _taking_any_name(path: Path) -> Iterator[list[str]]:
+    """Let the configurations in a recipe be given any name, and tell all that are none of their fields at once."""
+    from pretrain import PretrainConfig
+
+    wrong: list[str] = []
+
+    def taking(cls: type, init: Callable[..., None]) -> Callable[..., None]:
+        names = [field.name for field in fields(cls)]
+
+        def lenient(self: Any, *values: Any, **given: Any) -> None:
+            stack = traceback.extract_stack()
+            line = next((frame.lineno for frame in reversed(stack) if frame.filename == str(path)), None)
+            unknown = [name for name in given if name not in names]
+            wrong.extend(
+                f"line {line}: {cls.__name__} has no field {name!r}{did_you_mean(name, names)}" for name in unknown
+            )
+            init(self, *values, **{name: value for name, value in given.items() if name in names})
+
+        return lenient
+
+    with ExitStack() as stack:
+        for cls in (TrainingConfig, PretrainConfig, GRPOExtraConfig):
+            stack.callback(setattr, cls, "__init__", cls.__init__)
+            setattr(cls, "__init__", taking(cls, cls.__init__))  # noqa: B010  mypy refuses an assignment
+        yield wrong
+
+
 def _fault(error: BaseException, path: Path) -> str:
-    """Say what a recipe raised and in which line; for an unknown field also the nearest right one."""
+    """Say what a recipe raised and in which line."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
-    line, traceback = None, error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == str(path):
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
     text = f"{type(error).__name__}: {error}"
-    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if unknown:
-        text = f"{unknown[1]} has no field {unknown[2]!r}{did_you_mean(unknown[2], _field_names(unknown[1]))}"
     return text if line is None else f"line {line}: {text}"
 
 
@@ -135,11 +167,3 @@ def _hidden(error: BaseException, path: Path) -> str:
     ours = {found.stem for found in (*root.glob("*.py"), *(init.parent for init in root.glob("*/__init__.py")))}
     hidden = ", ".join(sorted(entry.name for entry in path.parent.iterdir() if entry.stem in ours))
     return f". sixgig's own modules hide {hidden} beside the recipe: rename what it imports" if hidden else ""
-
-
-def _field_names(class_name: str) -> list[str]:
-    from algorithms.config import TrainingConfig
-    from pretrain import PretrainConfig
-
-    classes = {cls.__name__: cls for cls in (TrainingConfig, PretrainConfig, GRPOExtraConfig)}
-    return [field.name for field in fields(classes[class_name])] if class_name in classes else []

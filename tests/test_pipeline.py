@@ -159,7 +159,8 @@ def test_each_stage_starts_from_the_bytes_that_its_input_wrote(stages: Stages) -
         "path": str(Path("model").resolve()),
         "sha256": weights_sha256(Path("model")),
     }
-    assert dpo["input"] == {"ref": 'StageOutput("sft")', **sft["output"]}
+    written = {name: sft["output"][name] for name in ("path", "sha256")}
+    assert dpo["input"] == {"ref": 'StageOutput("sft")', **written}
     assert dpo["config"]["model_name"] == 'StageOutput("sft")'
 
 
@@ -350,6 +351,14 @@ def test_an_earlier_run_whose_weights_have_changed_is_refused(stages: Stages) ->
     first = run_pipeline(_sft())
     (first / "my-sft" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(Refused, match="holds other weights"):
+        run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "chat_template.jinja"])
+def test_an_earlier_run_whose_model_is_read_otherwise_now_is_refused(name: str, stages: Stages) -> None:
+    first = run_pipeline(_sft())
+    (first / "my-sft" / name).write_text("{}")
+    with pytest.raises(Refused, match=f"holds another {name} than it wrote"):
         run_pipeline(_configs(), stages=["dpo"], from_run=first.name)
 
 

@@ -149,6 +149,15 @@ def test_a_shipped_recipe_is_found_by_the_name_of_its_file() -> None:
             "from algorithms import TrainingConfig\nconfigs = {'sft': TrainingConfig(learnign_rate=1)}",
             "line 2: TrainingConfig has no field 'learnign_rate', did you mean 'learning_rate'?",
         ),
+        (
+            "from algorithms import *\nc = dict(model_name='m', output_dir='o', dataset_name='d')\n"
+            "configs = {'sft': TrainingConfig(**c, learnign_rate=1, bta=2),\n'dpo': TrainingConfig(**c, max_step=3)}\n"
+            "grpo_extra = GRPOExtraConfig(num_generation=4)",
+            "- line 3: TrainingConfig has no field 'learnign_rate', did you mean 'learning_rate'?\n"
+            "- line 3: TrainingConfig has no field 'bta', did you mean 'beta'?\n"
+            "- line 4: TrainingConfig has no field 'max_step', did you mean 'max_steps'?\n"
+            "- line 5: GRPOExtraConfig has no field 'num_generation', did you mean 'num_generations'?\n",
+        ),
         ("configs = {'sft': 1}\ngrpo_extra = 2", "grpo_extra must be a GRPOExtraConfig"),
         ("raise SystemExit(5)", "SystemExit: 5"),
     ],

@@ -66,7 +66,7 @@ def replace_text(path: Path, text: str) -> None:
     """Replace the content of `path` in one step, on disk when this returns."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:  # a name that is no UTF-8
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -156,6 +156,19 @@ def refuse_pointer(path: Path) -> None:
         raise Refused(f"{path} cannot be read: {error.strerror}") from error
     if start == LFS_POINTER:
         raise Refused(f"{path} is a Git LFS pointer, not the weights: run git lfs pull in its directory")
+
+
+READ_WITH_WEIGHTS = (
+    "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+"""What of a model's directory decides, beside the weights, what it says."""
+
+
+def files_sha256(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model beside its weights, by name."""
+    files = (directory / name for name in READ_WITH_WEIGHTS)
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 
 def weights_sha256(directory: Path) -> str:

@@ -59,9 +59,21 @@ class StageLog:
 
     def done(self) -> dict[str, int]:
         """Return the steps up to the last line of metrics, and the tokens seen in them: of a stage that did not end."""
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []
-        last: dict[str, Any] = next((json.loads(line) for line in reversed(lines) if _step_of(line) is not None), {})
+        last: dict[str, Any] = next(
+            (json.loads(line) for line in reversed(self._rows()) if _step_of(line) is not None), {}
+        )
         return {"steps": last.get("step", 0), "tokens": int(last.get("num_tokens") or 0)}
+
+    def _rows(self) -> list[str]:
+        """Return the lines of the metrics. What else Python takes for an end of line, such as U+2028, may be in one."""
+        return self.metrics_file.read_text(encoding="utf-8").split("\n") if self.metrics_file.exists() else []
+
+    @first_only
+    def resumed(self, checkpoint: str, text: str) -> None:
+        """Write that training goes on from a checkpoint; first that it was written, if a kill came before that line."""
+        if f" | CHECKPOINT | {checkpoint}\n" not in self.events_file.read_text(encoding="utf-8"):
+            self.event("CHECKPOINT", checkpoint)
+        self.event("RESUME", text)
 
     @first_only
     def cut_back(self, step: int) -> None:
@@ -70,8 +82,7 @@ class StageLog:
         Alarms of step 0 stay: they are raised by what is checked before training, at every start.
         """
         if self.metrics_file.exists():
-            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if (logged := _step_of(line)) is not None and logged <= step]
+            kept = [line for line in self._rows() if (logged := _step_of(line)) is not None and logged <= step]
             replace_text(self.metrics_file, "".join(line + "\n" for line in kept))
         if alarms := self.read_info().get("alarms"):
             self.info(alarms=[alarm for alarm in alarms if alarm["step"] <= max(step, 0)])
@@ -79,8 +90,7 @@ class StageLog:
     @first_only
     def take_up(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Append what a trainer logged after the last line here: a kill may come between a checkpoint and its line."""
-        written = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.exists() else []
-        last = max((step for line in written if (step := _step_of(line)) is not None), default=-1)
+        last = max((step for line in self._rows() if (step := _step_of(line)) is not None), default=-1)
         rows: dict[int, dict[str, Any]] = {}
         for line in history:
             if line["step"] > last:

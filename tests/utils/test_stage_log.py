@@ -97,3 +97,27 @@ def test_an_alarm_reaches_events_info_and_the_user(tmp_path: Path, capsys: pytes
     assert [alarm["step"] for alarm in log.read_info()["alarms"]] == [4, 9]
     assert "ALARM | step 4: zero_gradient: nothing [is] learnt" in log.events_file.read_text()
     assert "warning: step 4: zero_gradient: nothing [is] learnt" in capsys.readouterr().out
+
+
+def test_a_metric_whose_name_holds_a_line_separator_is_one_row(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    log.open(name="grpo")
+    log.metrics(1, 0.1, {"rewards/a\u2028b/mean": 0.5, "num_tokens": 7})
+    log.cut_back(1)
+    log.take_up([{"step": 1, "loss": 1.0}])
+    assert len(log.metrics_file.read_text(encoding="utf-8").split("\n")) == 2
+    assert log.done() == {"steps": 1, "tokens": 7}
+
+
+def test_a_name_that_is_no_utf8_is_recorded(tmp_path: Path) -> None:
+    StageLog(tmp_path).info(data={"name": "rows-\udcff.jsonl"})
+    assert StageLog(tmp_path).read_info()["data"] == {"name": "rows-\udcff.jsonl"}
+
+
+def test_a_checkpoint_whose_line_a_kill_prevented_has_it_after_the_resume(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    log.open(name="sft")
+    for _ in range(2):
+        log.resumed("checkpoint-4", "from checkpoint-4 of 9 steps")
+    kinds = [line.split(" | ")[1] for line in log.events_file.read_text().splitlines()]
+    assert kinds == ["CHECKPOINT", "RESUME", "RESUME"]
