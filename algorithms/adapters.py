@@ -7,6 +7,7 @@ from algorithms import arguments
 from algorithms.config import TrainingConfig
 from utils.console import console
 from utils.errors import Refused, StageFailed
+from utils.four_bits import nf4
 from utils.runtime import computes_in_bf16
 
 DEFAULTS: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -41,22 +42,11 @@ def frozen_dtype(config: TrainingConfig) -> str:
 
 
 def quantization(config: TrainingConfig) -> dict[str, Any]:
-    """Return what `from_pretrained` takes so that the weights of a QLoRA stage are in 4 bits; nothing for others.
-
-    They are in NF4, with the constants of each block quantised too (Dettmers et al., 2023, sections 3 and 4).
-    """
+    """Return what `from_pretrained` takes so that the weights of a QLoRA stage are in 4 bits; nothing for others."""
     if config.peft != "qlora":
         return {}
-    from transformers import BitsAndBytesConfig
-
-    in_4_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(config),
-    )
     on_cpu = arguments.training_device(arguments.given(config)) == "cpu"
-    return {"quantization_config": in_4_bits} | ({"device_map": {"": "cpu"}} if on_cpu else {})
+    return {"quantization_config": nf4(compute_dtype(config))} | ({"device_map": {"": "cpu"}} if on_cpu else {})
 
 
 def attach(model: Any, config: TrainingConfig, task_type: str, kept: Path | None) -> Any:

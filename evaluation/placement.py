@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.console import warn
 from utils.files import weight_files
+from utils.four_bits import nf4
 from utils.gpu_memory import GIB, cap_bytes
 from utils.limits import kept
 from utils.runtime import computes_in_bf16, device, free_memory
@@ -91,16 +92,8 @@ def loading_options(placed: Placement) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": "float32" if target == "cpu" else "auto"}
     if placed is not Placement.IN_4_BITS:
         return options
-    from transformers import BitsAndBytesConfig
-
     computed_in = "bfloat16" if computes_in_bf16(target) else "float16" if target == "cuda" else "float32"
-    in_4_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=computed_in,
-    )
-    return options | {"quantization_config": in_4_bits, "device_map": {"": target}}
+    return options | {"quantization_config": nf4(computed_in), "device_map": {"": target}}
 
 
 def _weights_bytes(directory: Path) -> int:
