@@ -71,7 +71,8 @@ class StageLog:
     @first_only
     def resumed(self, checkpoint: str, text: str) -> None:
         """Write that training goes on from a checkpoint; first that it was written, if a kill came before that line."""
-        if f" | CHECKPOINT | {checkpoint}\n" not in self.events_file.read_text(encoding="utf-8"):
+        written = self.events_file.read_text(encoding="utf-8") if self.events_file.exists() else ""
+        if f" | CHECKPOINT | {checkpoint}\n" not in written:
             self.event("CHECKPOINT", checkpoint)
         self.event("RESUME", text)
 
