@@ -14,6 +14,7 @@ a disk, for which one must be root: without, they are skipped, which is said.
 import argparse
 import ctypes
 import os
+import random
 import re
 import resource
 import shlex
@@ -24,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +47,7 @@ LARGEST_FILE_BYTES = 2_000_000
 """Less than the weights have, which are 2.6 MB."""
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 """Of `prctl` and capabilities(7): what lets root write where nobody may."""
+KILLS = 25
 HUB_S = 20
 """In how many seconds a Hub that never answers is given up."""
 
@@ -70,6 +74,29 @@ def kill(place: Place) -> str:
         words = ["--resume", "latest"]
     place.resume()
     return f"killed and resumed {len(moments)} times: the reference's results"
+
+
+def kill_anywhere(place: Place) -> str:
+    """SIGKILL at random moments, spread evenly over the time that the whole run takes, one in each of so many runs."""
+    record = read_json(place.reference / "run_info.json")
+    began, ended = (datetime.fromisoformat(record[name]) for name in ("started_at", "finished_at"))
+    chance, hit = random.Random(0), Counter[str]()
+    for number in range(KILLS):
+        one = place.beside(str(number))
+        with one.process(*asked()) as process:
+            process.until_event("pretrain", "STAGE_START")
+            time.sleep(chance.uniform(0, 0.95 * (ended - began).total_seconds()))  # some runs are faster
+            hit[_running(one)] += 1
+            process.kill()
+        one.resume()
+        shutil.rmtree(one.directory)
+    where = ", ".join(f"{name} {times}" for name, times in hit.items())
+    return f"{KILLS} of {KILLS} killed and resumed ({where}): the reference's results"
+
+
+def _running(place: Place) -> str:
+    stages = read_json(place.run_dir / "run_info.json")["stages"]
+    return next((entry["name"] for entry in stages if entry["status"] == "running"), "between stages")
 
 
 def interrupt(place: Place) -> str:
@@ -379,6 +406,7 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "kill": Fault("in each stage and while measuring; resumed each time: the reference's results", kill),
+    "kill-anywhere": Fault(f"at {KILLS} random moments; resumed: the reference's results", kill_anywhere),
     "interrupt": Fault("exit 130, a checkpoint; resumed as printed: the reference's results", interrupt),
     "interrupt-twice": Fault("exit 130; resumed: the reference's results", interrupt_twice),
     "terminate": Fault("exit 130, a checkpoint; resumed as printed: the reference's results", terminate),

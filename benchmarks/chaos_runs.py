@@ -51,8 +51,8 @@ def asked(*stages: str) -> list[str]:
 
 def metrics(stage_dir: Path) -> list[dict[str, Any]]:
     """Return a stage's metrics, without those `OF_THE_CLOCK`."""
-    lines = (stage_dir / "training_metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    lines = (stage_dir / "training_metrics.jsonl").read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
     return [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in rows]
 
 
