@@ -6,6 +6,7 @@ shapes. What they cannot know is how the CUDA allocator splits its blocks: that 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -82,6 +83,8 @@ class Settings:
     """The rows stand behind each other in one, under one mask."""
     has_logits: bool = True
     """False for a reward model, which gives one score."""
+    whole_logits: bool = False
+    """The logits of the batch are made at once, as in pretraining; TRL's trainers make them in tiles."""
     adapter: Adapter | None = None
     sampling: Sampling | None = None
     reference: bool = False
@@ -196,6 +199,8 @@ def optimizer_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
             each = whole if small or weight.elements % QUANTISATION_BLOCK else block
         elif optim == "adamw_torch_4bit":
             each = whole if small or weight.elements % 128 else 1 + 2 * 4 / 128
+        elif optim == MUON:
+            each = number if weight.role == "linear" else whole
         elif optim == "sgd":
             each = 0
         else:
@@ -204,6 +209,8 @@ def optimizer_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
     return round(total)
 
 
+MUON = "muon"
+"""Pretraining's: Muon for the matrices inside the layers, torch's AdamW for the rest."""
 _TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
 _BITSANDBYTES_8BIT = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
 
@@ -211,9 +218,18 @@ _BITSANDBYTES_8BIT = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
 def _update_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
     """Return what an optimizer's step takes for itself.
 
-    torch's unfused AdamW takes one more number a weight. torchao's compiled step has both states of a tensor in float32
-    (8.0 bytes an element above the states, measured on a CPU).
+    torch's unfused AdamW takes one more number a weight. Muon stacks all matrices of one shape: their gradients, their
+    momentum, the sum of the two, and two copies in 16 bits as it orthogonalises that. torchao's compiled step has both
+    states of a tensor in float32 (8.0 bytes an element above the states, measured on a CPU).
     """
+    trained = tuple(trained)
+    if optim == MUON:
+        of_shape: Counter[tuple[int, ...]] = Counter()
+        for weight in trained:
+            if weight.role == "linear":
+                of_shape[weight.shape] += weight.elements
+        rest = sum(weight.elements for weight in trained if weight.role != "linear")
+        return max((3 * number + 2 * 2) * max(of_shape.values(), default=0), number * rest)
     elements = [weight.elements for weight in trained]
     if optim in ("adamw_torch_8bit", "adamw_torch_4bit"):
         return 8 * max(elements)
@@ -281,11 +297,14 @@ def _autocast_bytes(model: Shapes, settings: Settings) -> int:
 
 
 def head_bytes(model: Shapes, settings: Settings) -> tuple[int, int]:
-    """Return what the head takes in the forward and in the backward pass: tiles, never the logits of the batch.
+    """Return what the head takes in the forward and in the backward pass: tiles, or the logits of the whole batch.
 
-    The gradients of hidden states and head are summed in float32; the head's is then there once more in its own type.
+    Of tiles the gradients of hidden states and head are summed in float32; the head's is then there once more in its
+    own type. Whole logits are there in float32 beside their softmax; then that beside the gradients of both.
     """
     tokens, width, compute = settings.sequences * settings.tokens, model.hidden_size, settings.compute_bytes
+    if settings.whole_logits:
+        return 8 * tokens * model.vocab_size, 12 * tokens * model.vocab_size
     tile = compute * min(tokens, TOKEN_TILE) * min(VOCABULARY_TILE, model.vocab_size)
     if settings.weight_bytes > compute:  # the part of the head and of the states that a tile is made from
         tile += compute * width * (min(VOCABULARY_TILE, model.vocab_size) + min(tokens, TOKEN_TILE))

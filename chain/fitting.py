@@ -70,7 +70,7 @@ def fit_all(
     if budget_bytes is None:
         return {}
     models, found, problems = Models(stages, outputs), {}, []
-    for stage in (one for one in stages if one.model is not None):
+    for stage in stages:
         try:
             if stage.kind in begun:
                 kept = forecast.with_micro_batch(stage, begun[stage.kind])

@@ -162,9 +162,32 @@ def forecast(stage: Stage, models: Models) -> Forecast:
     Raises:
         ValueError: it cannot be forecast, with the reason.
     """
-    args, model = trainer_args(stage), models.of(stage)
-    components = memory.peak(model.shapes, settings(stage, args, model, models))
+    model = models.of(stage)
+    if stage.model is None:
+        given, args = _of_the_loop(stage.config), stage.config
+    else:
+        args = trainer_args(stage)
+        given = settings(stage, args, model, models)
+    components = memory.peak(model.shapes, given)
     return Forecast(components, args.per_device_train_batch_size, args.gradient_accumulation_steps)
+
+
+def _of_the_loop(config: Any) -> Settings:
+    """Return what of a pretraining stage decides its memory."""
+    from utils.runtime import computes_in_bf16, device
+
+    half = config.mixed_precision or ("bf16" if device() != "cuda" or computes_in_bf16("cuda") else "fp16")
+    return Settings(
+        sequences=config.per_device_train_batch_size,
+        tokens=config.max_length,
+        weight_bytes=4,
+        compute_bytes=4 if half == "no" else 2,
+        accumulates=config.gradient_accumulation_steps > 1,
+        gradient_checkpointing=config.gradient_checkpointing,
+        optim=memory.MUON,
+        attention=config.attn_implementation or "sdpa",
+        whole_logits=True,
+    )
 
 
 def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
@@ -241,6 +264,10 @@ def with_micro_batch(stage: Stage, rows: int) -> Stage:
     """Return the stage with `rows` in each pass and as many in a step as before; GRPO samples as many at once."""
     from algorithms.recovery import batch_of, with_batch
 
+    if stage.model is None:
+        passes = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps // rows
+        config = replace(stage.config, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+        return replace(stage, config=config)
     batch = batch_of(stage.kind, stage.config)
     passes = batch.per_device_train_batch_size * batch.gradient_accumulation_steps // rows
     smaller = replace(batch, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
@@ -252,8 +279,7 @@ def micro_batches(stage: Stage) -> Iterator[Stage]:
 
     None is larger than the recipe's: what it leaves free may be wanted for something else.
     """
-    args = trainer_args(stage)
-    rows = args.per_device_train_batch_size
+    rows = (stage.config if stage.model is None else trainer_args(stage)).per_device_train_batch_size
     yield stage
     yield from (with_micro_batch(stage, fewer) for fewer in range(rows - 1, 0, -1) if rows % fewer == 0)
 
@@ -281,13 +307,13 @@ def changes(stage: Stage, found: Forecast) -> list[str]:
 
 
 def _other_type(stage: Stage) -> list[str]:
-    if stage.config.peft is None or stage.config.dtype != "bfloat16" or not lacks_bf16():
+    if stage.model is None or stage.config.peft is None or stage.config.dtype != "bfloat16" or not lacks_bf16():
         return []
     return [f"{stage.kind}: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
 
 
 def _other_batch(stage: Stage, found: Forecast) -> list[str]:
-    args = trainer_args(stage)
+    args: Any = stage.config if stage.model is None else trainer_args(stage)
     was = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
     now = (found.per_device_train_batch_size, found.gradient_accumulation_steps)
     if was == now:
@@ -323,10 +349,10 @@ def remedy(stage: Stage, models: Models, budget_bytes: int) -> str | None:
     """Return what makes a stage fit that does not fit, as `--set` takes it: the first that does by the forecast."""
     for changes in _remedies(stage):
         config = stage.config
-        options = dict(config.trainer_args)
         known = {name: value for name, value in changes.items() if hasattr(config, name)}
-        options |= {name: value for name, value in changes.items() if name not in known and name != _COMPLETION}
-        changed = replace(stage, config=replace(config, **known, trainer_args=options))
+        others = {name: value for name, value in changes.items() if name not in known and name != _COMPLETION}
+        options = {"trainer_args": {**config.trainer_args, **others}} if others else {}
+        changed = replace(stage, config=replace(config, **known, **options))
         if stage.extra and _COMPLETION in changes:
             changed = replace(changed, extra=replace(stage.extra, max_completion_length=changes[_COMPLETION]))
         if fit(changed, models, budget_bytes) is not None:
@@ -341,25 +367,29 @@ _COMPLETION = "max_completion_length"
 
 def _remedies(stage: Stage) -> Iterator[dict[str, Any]]:
     """Yield changes, from the least to the most: each is tried with the recipe's values for all else."""
-    args = trainer_args(stage)
+    args = stage.config if stage.model is None else trainer_args(stage)
     checkpointing = {} if args.gradient_checkpointing else {"gradient_checkpointing": True}
     if checkpointing:
         yield checkpointing
-    in_16_bits: dict[str, Any] = {"dtype": "bfloat16", "optim": "adamw_torch_8bit"}
-    rounding = {"optim_args": "bf16_stochastic_round=True"}  # plain bfloat16 rounds small steps away
-    ways: list[dict[str, Any]] = [checkpointing]
-    if stage.config.peft is None:
-        ways.append(checkpointing | ({"dtype": "float32"} if lacks_bf16() else in_16_bits | rounding))
-    # before Ampere, float32 first: its range cannot be left, that of float16 can
-    for dtype in ("float32", "float16") if lacks_bf16() else ("bfloat16",):
-        ways.append(checkpointing | {"dtype": dtype, "peft": "lora"})
-    ways += [checkpointing | {"peft": "qlora"}]
-    yield from ways[1:]
+    others = [] if stage.model is None else [checkpointing | way for way in _smaller_weights(stage)]
+    yield from others
+    ways = [checkpointing, *others]
     name, tokens = (
         (_COMPLETION, args.max_completion_length) if stage.kind == "grpo" else ("max_length", args.max_length)
     )
     while (tokens := tokens // 2) >= LEAST_TOKENS:
         yield from (way | {name: tokens} for way in ways)
+
+
+def _smaller_weights(stage: Stage) -> Iterator[dict[str, Any]]:
+    if stage.config.peft is None and lacks_bf16():
+        yield {"dtype": "float32"}
+    elif stage.config.peft is None:  # plain bfloat16 rounds small steps away
+        yield {"dtype": "bfloat16", "optim": "adamw_torch_8bit", "optim_args": "bf16_stochastic_round=True"}
+    # before Ampere, float32 first: its range cannot be left, that of float16 can
+    for dtype in ("float32", "float16") if lacks_bf16() else ("bfloat16",):
+        yield {"dtype": dtype, "peft": "lora"}
+    yield {"peft": "qlora"}
 
 
 def lacks_bf16() -> bool:
@@ -374,7 +404,7 @@ def needs_float32(stage: Stage, models: Models) -> bool:
 
     There bfloat16 is emulated, and what is fast, float16 under autocast with scaled losses, is for float32 weights.
     """
-    if stage.config.peft is not None or not lacks_bf16():
+    if stage.model is None or stage.config.peft is not None or not lacks_bf16():
         return False
     dtype = stage.config.dtype
     return (models.of(stage).dtype if dtype == "auto" else dtype) == "bfloat16"

@@ -121,8 +121,6 @@ def plan(
 
 def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Forecast | None, list[str]]:
     """Return a stage's forecast, and what there is to say of it."""
-    if stage.model is None:
-        return None, ["pretrain: its memory is not forecast; python -m pretrain --help tells what the presets take"]
     try:
         fitting = forecast.fit(stage, models, budget_bytes)
         if fitting is None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from chain import forecast
 from chain.fitting import fit_all
 from chain.forecast import Models
 from chain.stages import Stage
+from pretrain import PretrainConfig
 from recipes import load
 from utils.errors import Refused
 
@@ -286,3 +288,22 @@ def test_every_stage_of_the_shipped_recipe_is_forecast_without_weights(kind: str
     one = next(one for one in every if one.kind == kind)
     assert 2 * GIB < forecast.forecast(one, models(*every)).peak_bytes < 16 * GIB
     assert Path("never-written").exists() is False
+
+
+def test_pretraining_takes_a_smaller_micro_batch_and_what_makes_it_fit_is_told() -> None:
+    config = PretrainConfig(output_dir="o", dataset_name="d", vocab_size=32_768, max_length=1024)
+    base = Stage("pretrain", config)
+    known = Models([base], {})
+    whole = forecast.forecast(base, known)
+    fitting = forecast.fit(base, known, whole.peak_bytes // 2)
+    assert fitting is not None
+    smaller, found = fitting
+    assert found.peak_bytes <= whole.peak_bytes // 2 < whole.peak_bytes
+    batch = smaller.config
+    assert batch.per_device_train_batch_size * batch.gradient_accumulation_steps == config.per_device_train_batch_size
+    assert replace(batch, per_device_train_batch_size=16, gradient_accumulation_steps=1) == config
+    (said,) = forecast.changes(base, found)
+    assert said.endswith("keeps to the memory budget; a step is the same")
+    least = forecast.smallest(base, known).peak_bytes
+    assert forecast.fit(base, known, least - 1) is None
+    assert "It fits with --set pretrain.gradient_checkpointing=True" in forecast.refusal_of(base, known, least - 1)
