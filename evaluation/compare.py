@@ -106,7 +106,7 @@ def compare(task: Task, before: Scores | str | None, after: Scores | str) -> lis
     results = []
     for metric, values in after.items():
         if isinstance(before, dict) and metric in before:
-            results.append(_difference(task.name, metric, before[metric], values))
+            results.append(difference_of(task.name, metric, before[metric], values))
         else:
             counted = [value for value in values if value is not None]
             reason = f"before: {before}" if isinstance(before, str) else None
@@ -146,8 +146,8 @@ def judged_by_reward_model(
         for one, other in zip(earlier, later, strict=True)
     ]
     return [
-        _difference("reward_model", "reward", earlier, later),
-        _difference("reward_model", "prefers_after", [0.5] * len(preferred), preferred),
+        difference_of("reward_model", "reward", earlier, later),
+        difference_of("reward_model", "prefers_after", [0.5] * len(preferred), preferred),
     ]
 
 
@@ -170,7 +170,8 @@ def _judged(
     return scattered(dict(zip(sequences, rewards, strict=True)), len(said))
 
 
-def _difference(task: str, metric: str, before: Sequence[float | None], after: Sequence[float | None]) -> Result:
+def difference_of(task: str, metric: str, before: Sequence[float | None], after: Sequence[float | None]) -> Result:
+    """Return the result of one metric, of the examples that have a score on both sides."""
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
     if not pairs:
         return _result(task, metric, [], None, None, "no example could be scored on both sides")

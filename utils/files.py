@@ -32,6 +32,26 @@ def user_path(name: str) -> Path:
     return path
 
 
+def new_file(name: str, flag: str) -> Path:
+    """Return the path of a file that a flag asks to be written.
+
+    Raises:
+        Refused: something of that name is there, which might be somebody's, or its directory cannot be written.
+    """
+    path = user_path(name)
+    if not name or os.path.lexists(path):
+        raise Refused(
+            f"{flag} {name} is there already and is not overwritten: name a new file"
+            if name
+            else f"{flag} is empty: name a file"
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise Refused(
+            f"{flag} {name}: {path.parent.absolute()} is no directory that can be written: make it, or name another"
+        )
+    return path
+
+
 def jsonable(value: Any) -> Any:
     """Return `value` in JSON's own types: NaN and infinity become null, a path its string, a callable its name."""
     if value is None or isinstance(value, bool | int | str):

@@ -1,0 +1,33 @@
+"""Runs side by side: what differs in settings, data and environment, and every result with its interval."""
+
+import argparse
+from pathlib import Path
+
+from utils.console import console
+from utils.errors import Refused
+from utils.files import new_file, replace_text
+from utils.run_directory import find
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="two runs or more; each is set against the first")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where they are (runs)")
+    parser.add_argument("--html", metavar="FILE", help="write the tables into one HTML file too")
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Print the tables."""
+    from evaluation.comparison import compared
+    from evaluation.sections import on_console, page
+
+    if len(set(args.runs)) < len(args.runs) or len(args.runs) < 2:
+        raise Refused(f"compare takes two different runs or more, not {' '.join(args.runs)}")
+    file = new_file(args.html, "--html") if args.html is not None else None
+    first, *others = [find(args.runs_dir, name) for name in args.runs]
+    sections = [section for other in others for section in compared(first, other)]
+    for section in sections:
+        console().print(on_console(section))
+    if file is not None:
+        replace_text(file, page(f"{' against '.join(args.runs)}", sections))
+        console().print(f"written to {file}", markup=False, soft_wrap=True)
