@@ -30,6 +30,7 @@ from chain.record import (
     set_aside,
 )
 from chain.stages import Config, Stage, is_reward_model, reference, shown
+from evaluation.card import write_card
 from recipes import name_of
 from utils import gpu_memory
 from utils.agreement import by_first, first_then_all, peer_has_ended
@@ -259,6 +260,7 @@ def _run_stages(run: Run) -> None:
                     f"stopped for time: --max-hours {kept().limits.max_hours:g} are over before {stage.kind}"
                 )
             _run_stage(run, stage, stage_dir)
+        write_card(run.info, stage.kind)
         run.outputs[stage.kind] = stage_dir
 
 

@@ -24,13 +24,18 @@ class Trained:
     """The run's id; of a directory outside of runs its name."""
     kind: str
     config: Mapping[str, Any]
-    fingerprint: str | None
-    """Of the rows, as the stage recorded it."""
+    record: Mapping[str, Any]
+    """What stage_info.json tells; {} where there is none."""
 
     @property
     def name(self) -> str:
         """What its data are called."""
         return f"{self.run}/{self.kind} {self.config['dataset_name']}"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the rows, as the stage recorded it."""
+        return (self.record.get("data") or {}).get("fingerprint")
 
     @property
     def options(self) -> Any:
@@ -39,14 +44,14 @@ class Trained:
 
 
 class Lineage:
-    """The stages that a run's models come from, those that others are built on first."""
+    """The stages that a run's models come from, or the model of one stage; those that others are built on first."""
 
-    def __init__(self, info: RunInfo, runs_dir: Path) -> None:
+    def __init__(self, info: RunInfo, runs_dir: Path, only: str | None = None) -> None:
         self.run_id = info.run_dir.name
         self._runs_dir, self._seen = runs_dir, set[tuple[str, str]]()
         self.unknown: list[str] = []
         """Models of which no record here tells what they were trained on."""
-        self.stages = list(self._of_run(info, None))
+        self.stages = list(self._of_run(info, None if only is None else {only}))
 
     def _of_run(self, info: RunInfo, only: set[str] | None) -> Iterator[Trained]:
         """Yield the stages of a run that have begun, or `only` some, after what they were built on."""
@@ -73,7 +78,7 @@ class Lineage:
                 yield from self._of_run(find(self._runs_dir, source), {named[1]})
             else:
                 yield from self._of_directory(model)
-        yield _trained(run.id, kind, config, run.stage(kind))
+        yield Trained(run.id, kind, config, run.stage(kind))
 
     def _of_directory(self, model: str) -> Iterator[Trained]:
         """Yield the stage that wrote a model outside of the run, and what it came from, as far as records tell."""
@@ -89,11 +94,7 @@ class Lineage:
         self._seen.add(key)
         if source := (record.get("input") or {}).get("path"):
             yield from self._of_directory(source)
-        yield _trained(directory.name, record["name"], record["config"], record)
-
-
-def _trained(run: str, kind: str, config: Mapping[str, Any], record: Mapping[str, Any]) -> Trained:
-    return Trained(run, kind, config, (record.get("data") or {}).get("fingerprint"))
+        yield Trained(directory.name, record["name"], record["config"], record)
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:
