@@ -1,5 +1,7 @@
 """The whole chain, shrunken, in one run of the command line; every test states an effect of it, or a file it left."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from evaluation.__main__ import main as evaluation_main
 from run_all import main
 from utils.files import weights_sha256
 
@@ -183,6 +186,36 @@ def test_the_console_log_is_what_was_printed_without_control_codes(run_dir: Path
         assert text in log
     for noise in ("MISSING", "UNEXPECTED", "DeprecationWarning", "FutureWarning", "UserWarning", "Traceback"):
         assert noise not in said
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_card_is_read_by_the_hubs_library_and_its_code_loads_the_model(stage: str, run_dir: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(run_dir / STAGES[stage] / "README.md")
+    assert card.data.pipeline_tag == ("text-classification" if stage == "reward" else "text-generation")
+    recorded = _info(run_dir, stage)
+    assert recorded["output"]["sha256"] in card.text
+    figures = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results or []}
+    for result in recorded["evaluation"]:
+        if "/" not in result["metric"]:
+            assert figures[result["task"], result["metric"]] == result["after"]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card.text, re.DOTALL | re.MULTILINE)
+    with contextlib.chdir(run_dir / STAGES[stage]), contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert printed.getvalue()
+
+
+def test_a_run_is_compared_with_another_of_the_same_seed(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in (runs.whole, runs.again):
+        (tmp_path / run.name).symlink_to(run)
+    assert evaluation_main(["compare", runs.whole.name, runs.again.name, "--runs-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "Settings: nothing differs" in said
+    (line,) = re.findall(r"^ *documents loss .*$", said, re.MULTILINE)
+    assert "+0.000 [+0.000, +0.000]" in line
 
 
 @pytest.mark.parametrize("stage", STAGES)

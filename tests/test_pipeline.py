@@ -455,6 +455,29 @@ def _interrupted(stages: Stages) -> Path:
     return _only_run()
 
 
+def test_a_stage_that_passes_gets_a_card_and_a_resume_writes_one_that_is_missing(stages: Stages) -> None:
+    run = _interrupted(stages)
+    card, mine = run / "my-sft" / "README.md", run / "my-dpo" / "README.md"
+    first = card.read_text()
+    assert "stage `sft`" in first
+    assert "trained with sixgig" in first
+    assert not mine.exists()
+    card.unlink()
+    mine.write_text("mine")
+    run_pipeline(_configs(), resume=run.name)
+    assert card.read_text() == first
+    assert mine.read_text() == "mine"
+
+
+def test_a_card_that_cannot_be_written_fails_no_run(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("evaluation.card.card_of", lambda *_: 1 / 0)
+    run = run_pipeline(_sft())
+    assert _info(run / "run_info.json")["status"] == "passed"
+    assert capsys.readouterr().out.count("its model card could not be written") == 1
+
+
 def test_resume_refuses_a_changed_recipe_and_force_records_it(stages: Stages) -> None:
     run = _interrupted(stages)
     changed = {**_configs(), "dpo": replace(_configs()["dpo"], learning_rate=1e-5)}
