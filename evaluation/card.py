@@ -113,7 +113,7 @@ def _metadata(
         if result["after"] is not None and "/" not in result["metric"]
     ]  # fmt: skip
     base = [one for one in bases if hub.is_dataset_id(one)]  # the form of a model's id is the same
-    more = {"base_model_relation": "adapter" if is_adapter else "finetune"} if base else {}
+    more: dict[str, Any] = {"base_model_relation": "adapter" if is_adapter else "finetune"} if base else {}
     return ModelCardData(
         model_name=one_line(name),
         library_name="peft" if is_adapter else "transformers",

@@ -63,10 +63,10 @@ class Recorded:
 
     def _scores_of(self, kind: str) -> Iterator[tuple[str, Any]]:
         file, weights = self.directories[kind] / CACHE_FILE, (self.stage(kind).get("output") or {}).get("sha256")
-        for key, value in _object(file).items() if weights else ():
-            task, _, model = key.partition("@")
-            if model.startswith(f"{weights[:16]}-") and isinstance(value, dict):
-                yield f"{task}@{model.removeprefix(f'{weights[:16]}-')}", value
+        for key, value in _object(file).items():
+            task, _, read = key.partition("@")
+            if weights and isinstance(value, dict) and read.startswith(own := f"{weights[:16]}-"):
+                yield f"{task}@{read.removeprefix(own)}", value
 
 
 def _object(file: Path) -> dict[str, Any]:

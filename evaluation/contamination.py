@@ -47,8 +47,9 @@ def training_turns(stage: Trained) -> tuple[int, Iterable[Turns], str]:
         from data.corpus.configured import corpus_for, record_of
 
         corpus = corpus_for(stage.options)
-        texts = ([part.store.texts("train").text(index)] for part in corpus.parts for index in part.train.tolist())
-        return corpus.count("train"), texts, record_of(corpus, stage.options.eval_samples)["fingerprint"]
+        stored = [(part.store.texts("train"), part.train) for part in corpus.parts]
+        rows = ([texts.text(index)] for texts, indices in stored for index in indices.tolist())
+        return corpus.count("train"), rows, record_of(corpus, stage.options.eval_samples)["fingerprint"]
     from data.sources import load_for
 
     data = load_for(stage.options, stage.kind)
@@ -144,7 +145,7 @@ def sections(report: dict[str, Any]) -> list[Section]:
         if one["changed"]
     ]
     said += [f"What {name} was trained on is not known" for name in report["not_known"]]
-    columns = ("training set", "evaluation set", "items", "share words", "half of them or more", "all of them", "most")
+    columns = ("training set", "evaluation set", "items", "share words", "half and more", "all", "most")
     worst = sorted(
         ((one, item) for one in report["overlaps"] for item in one["found"]), key=lambda pair: -pair[1]["share"]
     )[:WORST]

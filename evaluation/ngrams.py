@@ -126,10 +126,8 @@ class Index:
     def _hashes(self, numbers: NDArray[np.int64], lengths: Iterable[int]) -> dict[int, NDArray[np.uint64]]:
         """Return for each length the hash of every run of words: Σ value(word j) · base^j, modulo 2**64."""
         if len(self._powers) <= len(numbers):
-            size = len(numbers) + 1
-            self._powers, self._inverses = (
-                np.cumprod(np.r_[np.uint64(1), np.full(size, base)]) for base in (self._base, self._inverse)
-            )
+            bases = [np.full(len(numbers) + 1, base) for base in (self._base, self._inverse)]
+            self._powers, self._inverses = (np.multiply.accumulate(np.r_[np.uint64(1), base]) for base in bases)
         sums = np.zeros(len(numbers) + 1, np.uint64)
         np.cumsum(self._values[numbers] * self._powers[: len(numbers)], out=sums[1:])
         return {

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import entry_points
 from itertools import takewhile
 from pathlib import Path
@@ -24,9 +24,10 @@ import pytest
 import chat
 import run_all
 from chain import command_line
+from evaluation import __main__ as evaluation
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
-from utils.files import weights_sha256, write_json
+from utils.files import jsonable, weights_sha256, write_json
 from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ EXAMPLE_RUN = "20260131_101500_k3x9"
 OTHER_FLAGS = set(
     "--logdir --help --nproc-per-node --multi --num --cpu --config".split()  # of libraries' commands
     + "--seeds --device --quick --pairs --recipes --text --steps --tuning-seconds --faults".split()  # of benchmarks
+    + "--megabytes --items".split()
 )
 FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
 
@@ -198,6 +200,25 @@ def call_pretrain(argv: list[str], work: Path, monkeypatch: pytest.MonkeyPatch) 
     assert out.name == "base" or out.parent.name == "runs"
 
 
+def call_evaluation(argv: list[str], work: Path) -> None:
+    """Serve a command of evaluation as it is: on the interrupted run, of few made rows, and on copies of it."""
+    from algorithms import StageOutput
+    from recipes import load
+
+    info = RunInfo(work / "runs" / EXAMPLE_RUN)
+    configs = {}
+    for kind, config in load("scratch_tiny").configs.items():
+        configs[kind] = jsonable(replace(config, max_samples=200, eval_samples=20))
+        if isinstance(model := getattr(config, "model_name", None), StageOutput):
+            configs[kind]["model_name"] = f'StageOutput("{model.name}")'
+    info.set(configs=configs)
+    for other in set(re.findall(r"\d{8}_\d{6}_\w{4}", " ".join(argv))) - {EXAMPLE_RUN}:
+        shutil.copytree(info.run_dir, work / "runs" / other)
+    assert evaluation.main(argv) == 0
+    for flag in {"--html", "--out"} & set(argv):
+        assert (work / argv[argv.index(flag) + 1]).stat().st_size
+
+
 STOPPED = PretrainConfig(output_dir="pretrain", dataset_name="notes/")
 
 
@@ -245,6 +266,8 @@ def test_a_command_of_the_readme_runs(
             call_chat(argv, work, capsys, monkeypatch)
         case ["python", "-m", "pretrain", *argv]:
             call_pretrain(argv, work, monkeypatch)
+        case ["python", "-m", "evaluation", *argv]:
+            call_evaluation(argv, work)
         case ["torchrun" | "accelerate" as launcher, *launched]:
             assert entry_points(group="console_scripts", name=launcher)
             if "run_all.py" in launched:
@@ -373,7 +396,9 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
 
 
 def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
-    actions = [action for made in (run_all, chat, pretraining) for action in made.parser()._actions]
+    parsers = [made.parser() for made in (run_all, chat, pretraining)]
+    (commands,) = (action.choices for action in evaluation.parser()._actions if isinstance(action.choices, dict))
+    actions = [action for parser in [*parsers, *commands.values()] for action in parser._actions]
     flags = {flag for action in actions for flag in action.option_strings if flag.startswith("--")}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace(section("Limits"), "")))
     assert shown - OTHER_FLAGS == flags - {"--help"}

@@ -15,7 +15,7 @@ from evaluation.comparison import Recorded, compared, flattened, paired
 from evaluation.paired import paired_difference
 from evaluation.sections import Section
 from evaluation.table import difference, number
-from evaluation.task import HeldOut
+from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, Preferences
 from utils.files import read_json, weights_sha256
 from utils.run_directory import RunInfo
@@ -32,9 +32,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[...,
     directory = tmp_path_factory.mktemp("runs")
     start = make_model(tmp_path_factory.mktemp("start"), 9)
     other = Demonstrations(HeldOut(rows("conversations", "eval", 20, seed=5)))
-    for seed, (run_id, tasks) in enumerate(
-        {A: [DEMONSTRATIONS, PAIRS], B: [DEMONSTRATIONS, PAIRS], OTHER: [other]}.items()
-    ):
+    measured: dict[str, list[Task]] = {A: [DEMONSTRATIONS, PAIRS], B: [DEMONSTRATIONS, PAIRS], OTHER: [other]}
+    for seed, (run_id, tasks) in enumerate(measured.items()):
         stage_dir = make_model(directory / run_id / "tiny", seed)
         results = evaluate_stage("sft", start, stage_dir, tasks)
         config = {"learning_rate": 10.0**-seed, "dataset_name": "<script>alert(1)</script>[red]", "beta": None}
@@ -53,8 +52,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[...,
     return directory
 
 
-def _runs(runs_dir: Path, *ids: str) -> list[Recorded]:
-    return [Recorded(RunInfo(runs_dir / run_id)) for run_id in ids]
+def _runs(runs_dir: Path, one: str, other: str) -> tuple[Recorded, Recorded]:
+    return Recorded(RunInfo(runs_dir / one)), Recorded(RunInfo(runs_dir / other))
 
 
 def _sections(runs_dir: Path, one: str = A, other: str = B) -> dict[str, Section]:

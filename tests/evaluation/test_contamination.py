@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from data import world
 from data.corpus.configured import corpus_for, validation_rows
 from data.sources import load_for
 from evaluation.__main__ import main
+from evaluation.choose import MADE_SEED
 from evaluation.contamination import contamination, turns_of
 from evaluation.lineage import Lineage
 from pretrain import PretrainConfig
@@ -143,7 +145,7 @@ def test_the_lineage_goes_through_runs_directories_and_reward_models() -> None:
     base.mkdir()
     config = jsonable(PretrainConfig(output_dir="base", dataset_name="notes"))
     StageLog(base).open(name="pretrain", config=config, data={"fingerprint": "f"})
-    data = {"output_dir": "x", "dataset_name": "d"}
+    data: dict[str, Any] = {"output_dir": "x", "dataset_name": "d"}
     first = {
         "sft": TrainingConfig(model_name="my-base", **data),
         "reward": TrainingConfig(model_name=StageOutput("sft"), **data),
@@ -188,9 +190,7 @@ def test_the_made_problems_themselves_are_in_no_training_text() -> None:
     names = [one["name"] for one in report["evaluation_sets"]]
     assert names == [f"{NEW}/sft skills", f"{NEW}/sft demonstrations"]  # sampled_skills are the first of the skills
     questions = {" ".join(turns_of(row)) for row in load_for(configs["grpo"], "grpo").train}
-    from evaluation.choose import MADE_SEED, made_rows
-
-    assert not questions & {" ".join(turns_of(row)) for row in made_rows("prompts", "eval", None, MADE_SEED)}
+    assert not questions & {" ".join(turns_of(row)) for row in world.rows("prompts", "eval", None, MADE_SEED)}
 
 
 def test_validation_documents_are_those_that_the_run_is_measured_on() -> None:
