@@ -30,7 +30,6 @@ from chain.record import (
     set_aside,
 )
 from chain.stages import Config, Stage, is_reward_model, reference, shown
-from evaluation.card import write_card
 from recipes import name_of
 from utils import gpu_memory
 from utils.agreement import by_first, first_then_all, peer_has_ended
@@ -247,6 +246,8 @@ class Run:
 
 
 def _run_stages(run: Run) -> None:
+    from evaluation.card import write_card
+
     for stage in run.stages:
         stage_dir = run.info.run_dir / stage.config.output_dir
         refuse_link(stage_dir)

@@ -149,6 +149,8 @@ def _lineage(stages: Sequence[Trained], bases: Sequence[str]) -> Iterator[str]:
         source, written = (stage.record.get(side) or {} for side in ("input", "output"))
         hashes = [f"{name} `{one['sha256']}`" for name, one in (("from", source), ("wrote", written)) if one]
         steps = f"{stage.record.get('steps') or 0:,} steps, {stage.record.get('tokens') or 0:,} tokens"
+        if stage.kind == "reward" and stage is not stages[-1]:
+            hashes.append("its scores were rewards, its weights are no part of this model")
         lines.append(f"- stage {stage.kind} of run {markdown(stage.run)}: {'; '.join([steps, *hashes])}")
     yield "In order; the hashes are SHA-256 over the names and bytes of the files of weights."
     yield "\n".join(lines)
@@ -214,7 +216,7 @@ model = {auto}.from_pretrained(path)
 ```"""
 TALK = """messages = {messages}
 inputs = tokenizer.apply_chat_template(messages, {more}return_tensors="pt", return_dict=True)"""
-TEXT = """inputs = tokenizer("{text}", return_tensors="pt", return_token_type_ids=False)"""
+TEXT = """inputs = tokenizer("{text}", return_tensors="pt")"""
 GENERATE = """output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 SCORE = """print(model(**inputs).logits[0, 0].item())  # higher is better; only differences mean something"""

@@ -30,6 +30,9 @@ class Recorded:
     def __init__(self, info: RunInfo) -> None:
         self.run_dir, self.id = info.run_dir, info.run_dir.name
         self.record = info.read()
+        if not all(isinstance(entry, dict) and {"name", "output_dir", "status"} <= entry.keys()
+                   for entry in self.record["stages"]):  # fmt: skip
+            raise Refused(f"{info.file} is no record of a run: a stage lacks its name, output_dir or status")
         self.kinds = [str(entry["name"]) for entry in self.record["stages"]]
         self.directories = {str(entry["name"]): self.run_dir / entry["output_dir"] for entry in self.record["stages"]}
         self.stages = {kind: _object(directory / StageLog.INFO) for kind, directory in self.directories.items()}
@@ -54,7 +57,10 @@ class Recorded:
 
     def results(self, kind: str) -> dict[tuple[str, str], Result]:
         """Return a stage's results by task and metric."""
-        return {(one["task"], one["metric"]): one for one in self.stage(kind).get("evaluation") or []}
+        try:
+            return {(one["task"], one["metric"]): one for one in self.stage(kind).get("evaluation") or []}
+        except (KeyError, TypeError) as error:
+            raise Refused(f"{self.directories[kind] / StageLog.INFO}: evaluation is no list of results") from error
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,10 @@ STAGES = {
     "grpo": "tiny-grpo",
 }
 INPUT_OF = {"sft": "pretrain", "reward": "sft", "dpo": "sft", "grpo": "dpo"}
+LINEAGES = {
+    "pretrain": ["pretrain"], "sft": ["pretrain", "sft"], "reward": ["pretrain", "sft", "reward"],
+    "dpo": ["pretrain", "sft", "dpo"], "grpo": ["pretrain", "sft", "dpo", "reward", "grpo"],
+}  # fmt: skip
 STEPS = {"pretrain": 250, "sft": 40, "reward": 15, "dpo": 4, "grpo": 2}
 SHRUNKEN = [f"{stage}.max_steps={steps}" for stage, steps in STEPS.items()] + [
     "pretrain.num_hidden_layers=3", "pretrain.max_samples=6000", "pretrain.tokenizer_samples=2000",
@@ -196,6 +200,8 @@ def test_a_stages_card_is_read_by_the_hubs_library_and_its_code_loads_the_model(
     assert card.data.pipeline_tag == ("text-classification" if stage == "reward" else "text-generation")
     recorded = _info(run_dir, stage)
     assert recorded["output"]["sha256"] in card.text
+    lineage = re.findall(rf"^- stage (\w+) of run {run_dir.name}:", card.text.replace(r"\_", "_"), re.MULTILINE)
+    assert lineage == LINEAGES[stage]
     figures = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results or []}
     for result in recorded["evaluation"]:
         if "/" not in result["metric"]:

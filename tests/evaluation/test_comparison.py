@@ -186,13 +186,27 @@ def test_a_file_that_is_there_is_not_overwritten(
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("stage", "record", "said"),
+    [
+        ({"name": "sft", "output_dir": "tiny", "status": "failed"}, "[]", "stage_info.json holds no JSON object"),
+        ({"name": "sft", "output_dir": "tiny", "status": "failed"}, "{", "stage_info.json is not valid JSON"),
+        ({"name": "sft", "output_dir": "tiny"}, "{}", "a stage lacks its name, output_dir or status"),
+        ({"name": "sft", "output_dir": "tiny", "status": "passed"}, '{"evaluation": [1]}', "is no list of results"),
+    ],
+)
 def test_a_record_that_is_none_is_refused_by_name(
-    runs_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage: dict[str, str],
+    record: str,
+    said: str,
+    runs_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_dir = tmp_path / "20260104_000000_dddd"
     (run_dir / "tiny").mkdir(parents=True)
-    RunInfo(run_dir).set(status="failed", stages=[{"name": "sft", "output_dir": "tiny", "status": "failed"}])
-    (run_dir / "tiny" / "stage_info.json").write_text("[]")
+    RunInfo(run_dir).set(status="failed", stages=[stage])
+    (run_dir / "tiny" / "stage_info.json").write_text(record)
     (tmp_path / A).symlink_to(runs_dir / A)
     assert main(["compare", A, run_dir.name, "--runs-dir", str(tmp_path)]) == 2
-    assert "stage_info.json holds no JSON object" in capsys.readouterr().err
+    assert said in capsys.readouterr().err

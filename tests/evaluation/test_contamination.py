@@ -224,3 +224,10 @@ def test_a_run_whose_source_is_gone_is_refused(capsys: pytest.CaptureFixture[str
     _record(NEW, {"sft": _sft()}, from_run=OLD)
     assert main(["contamination", NEW]) == 2
     assert OLD in capsys.readouterr().err
+
+
+def test_the_length_that_the_command_names_is_the_indexs_own() -> None:
+    from evaluation import ngrams
+    from evaluation.commands import contamination as command
+
+    assert command.NGRAM == ngrams.NGRAM

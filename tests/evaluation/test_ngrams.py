@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from data.corpus import shards
 from evaluation import ngrams
 from evaluation.ngrams import Index, Overlap, words
 
@@ -80,9 +81,14 @@ def by_hand(items: list[list[str]], rows: list[list[str]], n: int) -> dict[int, 
     return found
 
 
-@pytest.mark.parametrize("batch_words", [ngrams.BATCH_WORDS, 37])
-def test_rows_and_shares_are_those_of_a_search_by_hand(batch_words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("batch_words", "piece_chars"), [(ngrams.BATCH_WORDS, shards.PIECE_CHARS), (37, shards.PIECE_CHARS), (11, 16)]
+)
+def test_rows_and_shares_are_those_of_a_search_by_hand(
+    batch_words: int, piece_chars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ngrams, "BATCH_WORDS", batch_words)
+    monkeypatch.setattr(shards, "PIECE_CHARS", piece_chars)  # so that runs go on from one batch to the next
     random = Random(7)
     few = ["one", "two", "three"]  # so that runs repeat, in items and in rows
     items = [[" ".join(random.choices(few, k=random.randint(3, 14))) for _ in range(2)] for _ in range(30)]
@@ -127,3 +133,13 @@ def test_items_without_words_and_no_items_find_nothing() -> None:
     assert Index([[], ["…"]]).search([["a b c d e f"]]) == []
     assert Index([]).search([["a b c d e f"], []]) == []
     assert Index([["a b c d e f"]]).search([]) == []
+
+
+def test_a_run_at_the_end_of_a_row_is_not_counted_for_the_next_row_in_a_later_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ngrams, "BATCH_WORDS", 9)  # a batch ends behind "x", the first word of row 1
+    monkeypatch.setattr(shards, "PIECE_CHARS", 3)
+    index = Index([["a b c d e"], ["l m n o p q r s"]])
+    (found,) = index.search([["y z a b c d e"], ["x y z y z y z"]])
+    assert (found.item, found.rows, found.first_rows) == (0, 1, [0])
