@@ -348,6 +348,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     """Score the stage's input and output on the same held-out examples."""
     from evaluation import evaluate_stage
 
+    started = time.monotonic()
     source = None if stage.model is None else Path(stage.with_paths(run.path_of).config.model_name)
     results = evaluate_stage(
         stage.kind,
@@ -357,7 +358,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         reward_model=run.outputs.get("reward"),
         seed=stage.config.seed,
     )
-    log.info(evaluation=results)
+    log.info(evaluation=results, evaluation_s=round(time.monotonic() - started, 3))
 
 
 def _tasks(stages: list[Stage]) -> dict[str, Any]:

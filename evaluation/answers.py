@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from evaluation.checkpoint import Checkpoint
 from evaluation.encode import Row
+from evaluation.paired import is_binary
+from evaluation.pass_at_k import means, passes
 from evaluation.task import PromptTask, Scores, ending_scores, scattered
 
 if TYPE_CHECKING:
@@ -41,13 +43,40 @@ class Rewards(PromptTask):
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return each function's reward under its name, `stop_rate` and `completion_tokens`."""
         completions = self.completions(checkpoint)
+        return self._rewards(completions) | ending_scores(completions)
+
+    def _rewards(self, completions: "Sequence[Completion | None]") -> Scores:
         said = {index: completion for index, completion in enumerate(completions) if completion is not None}
-        rows = [self.held_out.rows[index] for index in said]
+        asked = self.asked
+        rows = [asked[index] for index in said]
         scores: Scores = {}
         for name, function in self.functions.items():
             rewards = call_reward(function, rows, list(said.values()))
             scores[name] = scattered(dict(zip(said, rewards, strict=True)), len(completions))
-        return scores | ending_scores(completions)
+        return scores
+
+
+@dataclass(frozen=True)
+class SampledRewards(Rewards):
+    """Several sampled answers to each prompt: how often, and in how many tries, a reward function finds one right.
+
+    This is of functions that verify: those that gave these answers no reward but 0 and 1, or none.
+    """
+
+    name: ClassVar[str] = "sampled_rewards"
+    headline: ClassVar[tuple[str, ...]] = ()
+    sampled: ClassVar[bool] = True
+    samples: ClassVar[int] = 4
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `NAME/pass@1`, `NAME/pass@2` and `NAME/pass@4` of each such function."""
+        scores: Scores = {}
+        for name, rewards in self._rewards(self.completions(checkpoint)).items():
+            given = [reward for reward in rewards if reward is not None]
+            if given and is_binary(given):
+                scores[f"{name}/pass@1"] = means(rewards, self.samples)
+                scores |= {f"{name}/pass@{k}": passes(rewards, self.samples, k) for k in (2, 4)}
+        return scores
 
 
 def call_reward(function: RewardFunction, rows: Sequence[Row], said: "Sequence[Completion]") -> list[float | None]:

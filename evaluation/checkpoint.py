@@ -53,7 +53,7 @@ class Checkpoint:
     """The model in `directory`, or of that Hub id, read through `tokenizer`.
 
     A stage's input and output are read through the output's tokenizer, so that both see the same tokens: the input of
-    SFT may have no chat template yet.
+    SFT may have no chat template yet. A reward model's `policy` is the one that its stage started from.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Checkpoint:
         kind: str = "policy",
     ) -> None:
         self.directory, self.tokenizer, self.cache, self.kind = directory, tokenizer, cache, kind
+        self.policy: Checkpoint | None = None
         self._load = load or load_policy
 
     @cached_property

@@ -5,8 +5,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from data.world import rows as made_rows
-from evaluation.answers import Answers, Rewards
+from evaluation.answers import Answers, Rewards, SampledRewards
 from evaluation.encode import Row, prompt_of
+from evaluation.judged import VerifiedAnswers
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
@@ -18,10 +19,14 @@ ANSWERED_PROMPTS = 64
 """Held-out prompts of a user's SFT or DPO data that are answered for the stop rate."""
 REWARDED_PROMPTS = 128
 """Held-out prompts of a user's GRPO data that are answered and judged."""
-POLICY_PAIRS = 300
+SAMPLED_PROMPTS = 32
+"""Of these, the ones that are answered by sampling too, several times each."""
+POLICY_PAIRS = 128
 """Held-out pairs that a policy is scored on; a reward model is scored on all."""
-SAMPLED_PROBLEMS = 300
-"""Made problems that are answered by sampling too: those whose sampled answers a reward model judges."""
+PROBLEMS = 240
+"""Made problems that are answered, a third of each skill."""
+SAMPLED_PROBLEMS = 48
+"""Of these, the ones that are answered by sampling too, several times each: answers that a reward model judges."""
 ANSWER_TOKENS = 128
 SKILL_TOKENS = 96
 """Tokens for one turn on a made problem; the taught solutions need fewer."""
@@ -36,30 +41,32 @@ def tasks_for(
 ) -> dict[str, list[Task]]:
     """Return the tasks of each stage kind in `configs`; their rows are loaded only when a task is scored.
 
-    Pretraining is measured on its documents, the later policy stages on the run's demonstrations, and all of them on
-    the made problems if any stage uses made chat data; a stage on other data also answers prompts of its own.
-    `reward_functions` are GRPO's verifiable rewards by name, `grpo_extra` gives the length of its completions.
+    Pretraining is measured on its documents, and so are the later policy stages, which may forget them; these also on
+    the run's demonstrations, and all of them on the made problems if any stage uses made chat data, as is a reward
+    model; a stage on other data also answers prompts of its own. `reward_functions` are GRPO's verifiable rewards by
+    name, `grpo_extra` gives the length of its completions.
     """
     held_out = {kind: HeldOut(partial(held_out_rows, config, kind)) for kind, config in configs.items()}
     made = {kind for kind, config in configs.items() if config.dataset_name.startswith("made:")}
     max_completion_length = getattr(grpo_extra, "max_completion_length", None)
     shared: list[Task] = []
     of_policies: list[Task] = []
+    of_rewards: list[Task] = []
     if made - {"pretrain"}:
-        problems = HeldOut(partial(made_rows, "prompts", "eval", None, MADE_SEED))
-        in_made_grpo = max_completion_length if "grpo" in made else None
-        shared.append(Skills(problems, in_made_grpo or SKILL_TOKENS))
+        problems = made_problems()
+        tokens = (max_completion_length if "grpo" in made else None) or SKILL_TOKENS
         fewer = HeldOut(partial(_first, problems, SAMPLED_PROBLEMS))
-        of_policies.append(SampledSkills(fewer, in_made_grpo or SKILL_TOKENS))
+        shared, of_policies = [Skills(problems, tokens)], [SampledSkills(fewer, tokens)]
+        of_rewards = [VerifiedAnswers(fewer, tokens)]  # the first of its tasks, so that the policy is loaded before it
+    if "pretrain" in configs:
+        shared.append(LanguageModelling(held_out["pretrain"]))
     tasks: dict[str, list[Task]] = {}
     for kind in configs:
         if kind == "reward":
-            tasks[kind] = [RewardPairs(held_out[kind])]
+            tasks[kind] = [*of_rewards, RewardPairs(held_out[kind])]
             continue
         tasks[kind] = list(shared)
-        if kind == "pretrain":
-            tasks[kind].append(LanguageModelling(held_out[kind]))
-        else:
+        if kind != "pretrain":
             tasks[kind] += of_policies
         if "sft" in configs and kind != "pretrain":
             tasks[kind].append(Demonstrations(held_out["sft"]))
@@ -91,10 +98,17 @@ def held_out_rows(config: Any, kind: str) -> list[Row]:
 def _reward_tasks(
     held_out: HeldOut, is_made: bool, max_new_tokens: int, functions: Mapping[str, Callable[..., Any]]
 ) -> list[Task]:
-    if not is_made:
-        return [Rewards(HeldOut(partial(_prompts, held_out, REWARDED_PROMPTS)), max_new_tokens, functions)]
-    own = {name: function for name, function in functions.items() if not name.startswith("made_")}
-    return [Rewards(held_out, max_new_tokens, own)] if own else []  # the skills are what the made_ rewards are about
+    if is_made:  # the skills are what the made_ rewards are about
+        functions = {name: function for name, function in functions.items() if not name.startswith("made_")}
+        if not functions:
+            return []
+    few, fewer = (HeldOut(partial(_prompts, held_out, count)) for count in (REWARDED_PROMPTS, SAMPLED_PROMPTS))
+    return [Rewards(few, max_new_tokens, functions), SampledRewards(fewer, max_new_tokens, functions)]
+
+
+def made_problems(count: int = PROBLEMS) -> HeldOut:
+    """Return the held-out problems that all runs and stages are measured on."""
+    return HeldOut(partial(made_rows, "prompts", "eval", count, MADE_SEED))
 
 
 def _first(held_out: HeldOut, count: int) -> list[Row]:

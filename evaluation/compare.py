@@ -5,28 +5,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.chat import encode
 from evaluation.checkpoint import (
     Checkpoint,
     Impossible,
     ScoreCache,
-    fingerprint,
     load_policy,
     load_reward_model,
     load_tokenizer,
     load_untrained_reward_model,
 )
-from evaluation.encode import completion, prompt_of
+from evaluation.encode import prompt_of
+from evaluation.judged import answer_rewards
 from evaluation.paired import paired_difference
+from evaluation.pass_at_k import means
 from evaluation.placement import placed_alike, placed_kind
-from evaluation.task import PromptTask, Scores, Task, scattered
-from evaluation.tasks import rewards_of
+from evaluation.task import PromptTask, Scores, Task
 from utils.console import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from evaluation.generate import Completion
 
 JUDGED_ANSWERS = 300
 """Answers of one policy that a reward model is asked about."""
@@ -64,7 +61,8 @@ def evaluate_stage(
         results = []
         for index, task in enumerate(tasks):
             results += compare(task, None if before is None else scores[1][index], scores[0][index])
-        answered = next((task for task in tasks if isinstance(task, PromptTask)), None)
+        prompted = sorted((task for task in tasks if isinstance(task, PromptTask)), key=lambda task: not task.sampled)
+        answered = next(iter(prompted), None)  # by sampling, if there is one: then its answers are those judged
         if reward_model is not None and before is not None and answered is not None:
             results += judged_by_reward_model(answered, before, after, Path(reward_model), cache)
     return results
@@ -85,10 +83,13 @@ def _checkpoints(
         return before, after
     assert input_dir is not None, "a reward model starts from a language model"
     pad = tokenizer.pad_token_id
+    policy = opened(input_dir, lambda path: load_policy(path, placed), "policy")
     untrained = opened(
         input_dir, lambda path: load_untrained_reward_model(path, pad, seed, placed), f"head of seed {seed}"
     )
-    return untrained, opened(output_dir, lambda path: load_reward_model(path, pad, placed), "reward model")
+    trained = opened(output_dir, lambda path: load_reward_model(path, pad, placed), "reward model")
+    untrained.policy = trained.policy = policy
+    return untrained, trained
 
 
 def _attempt(task: Task, checkpoint: Checkpoint) -> Scores | str:
@@ -123,20 +124,22 @@ def judged_by_reward_model(
     """Return how a reward model scores both policies' answers, and on which share of prompts it prefers `after`'s.
 
     The answers are sampled: two policies of like skill mostly agree in their likeliest answer, and differ in how often
-    they say something else. `prefers_after` counts a tie as ½, and is compared with ½, chance.
+    they say something else. `prefers_after` counts a tie as ½, and is compared with ½, chance. Of several answers to a
+    prompt, the first of one policy meets the first of the other and so on; the prompt counts once.
     """
     tokenizer = load_tokenizer(reward_model)
     pad = tokenizer.pad_token_id
     placed = placed_alike([reward_model])
     kind = placed_kind("reward model", placed)
     judge = Checkpoint(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad, placed), kind)
-    prompts = [asked for row in task.held_out.rows if (asked := prompt_of(row)) is not None][:JUDGED_ANSWERS]
+    prompts = [asked for row in task.asked if (asked := prompt_of(row)) is not None]
+    prompts = prompts[: JUDGED_ANSWERS // task.samples * task.samples]
     said = []
     try:
         for policy in (before, after):
             said.append(policy.complete(prompts, task.max_new_tokens, sampled=True))
             policy.release()  # one model at a time
-        earlier, later = (_judged(judge, prompts, answers) for answers in said)
+        earlier, later = (answer_rewards(judge, prompts, answers) for answers in said)
     except Impossible as impossible:
         return [_result("reward_model", "prefers_after", [], None, None, str(impossible))]
     finally:
@@ -145,29 +148,11 @@ def judged_by_reward_model(
         None if one is None or other is None else 0.5 + 0.5 * ((other > one) - (other < one))
         for one, other in zip(earlier, later, strict=True)
     ]
+    by_prompt = [means(values, task.samples) for values in (earlier, later, preferred)]
     return [
-        difference_of("reward_model", "reward", earlier, later),
-        difference_of("reward_model", "prefers_after", [0.5] * len(preferred), preferred),
+        difference_of("reward_model", "reward", by_prompt[0], by_prompt[1]),
+        difference_of("reward_model", "prefers_after", [0.5] * len(by_prompt[2]), by_prompt[2]),
     ]
-
-
-def _judged(
-    judge: Checkpoint, prompts: Sequence[tuple[Any, Any]], said: "Sequence[Completion | None]"
-) -> list[float | None]:
-    """Return the reward of the answer to each (prompt, tools), both rendered as the judge was trained on."""
-    sequences: dict[int, list[int]] = {}
-    for index, ((prompt, tools), answer) in enumerate(zip(prompts, said, strict=True)):
-        if answer is None:
-            continue
-        judge.need_template(prompt)
-        if isinstance(prompt, str):
-            sequences[index] = completion(judge.tokenizer, prompt, answer.text).input_ids
-        else:
-            turns = [*prompt, {"role": "assistant", "content": answer.text}]
-            sequences[index] = encode(judge.tokenizer, turns, tools, add_generation_prompt=False)
-    ids = list(sequences.values())
-    rewards = judge.remembered(f"judged-{fingerprint(ids)}", lambda: rewards_of(judge, ids))
-    return scattered(dict(zip(sequences, rewards, strict=True)), len(said))
 
 
 def difference_of(task: str, metric: str, before: Sequence[float | None], after: Sequence[float | None]) -> Result:

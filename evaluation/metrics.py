@@ -1,5 +1,8 @@
 """What a result means to a reader: its name, which way is better, and whether it belongs in the result table."""
 
+FORGETTING = {"documents loss": "forgetting: loss", "documents bits_per_byte": "forgetting: bits/byte"}
+"""What a policy stage has left of what pretraining learnt."""
+
 SHOWN: dict[str, dict[str, str]] = {
     "pretrain": {
         "documents loss": "document loss",
@@ -10,13 +13,22 @@ SHOWN: dict[str, dict[str, str]] = {
     "sft": {
         "skills strict": "exact match",
         "skills strict/*": "  *",
-        "sampled_skills strict": "exact match, sampled",
+        "sampled_skills strict": "pass@1",
+        "sampled_skills pass@4": "pass@4",
         "skills stop_rate": "stop rate",
         "demonstrations loss": "demonstration loss",
         "demonstrations accuracy": "token accuracy",
         "answers stop_rate": "stop rate",
+        **FORGETTING,
     },
-    "reward": {"pairs accuracy": "pairs ranked right", "pairs margin": "margin"},
+    "reward": {
+        "pairs accuracy": "pairs ranked right",
+        "pairs margin": "margin",
+        "pairs brier": "Brier score",
+        "pairs calibration_error": "calibration error",
+        "pairs length_bias": "length bias",
+        "verified_answers auc": "AUC against verifier",
+    },
     "dpo": {
         "preferences accuracy": "pairs ranked right",
         "preferences margin": "margin",
@@ -24,17 +36,22 @@ SHOWN: dict[str, dict[str, str]] = {
         "preferences rejected_logp": "rejected logp",
         "reward_model prefers_after": "reward model prefers",
         "skills strict": "exact match",
-        "sampled_skills strict": "exact match, sampled",
+        "sampled_skills strict": "pass@1",
+        "sampled_skills pass@4": "pass@4",
         "answers stop_rate": "stop rate",
+        **FORGETTING,
     },
     "grpo": {
         "skills strict": "exact match",
         "skills strict/*": "  *",
-        "sampled_skills strict": "exact match, sampled",
+        "sampled_skills strict": "pass@1",
+        "sampled_skills pass@4": "pass@4",
         "skills flexible": "right in any form",
         "skills stop_rate": "stop rate",
         "rewards *": "*",
+        "sampled_rewards *": "*",
         "reward_model prefers_after": "reward model prefers",
+        **FORGETTING,
     },
 }
 """For each kind of stage the results that matter, in order: a pattern of "task metric", and the name to show.
@@ -48,6 +65,11 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
     "rejected_logp": False,
     "rejected_reward": False,
     "completion_tokens": None,
+    "brier": False,
+    "calibration_error": False,
+    "longer_wins": None,
+    "longer_is_right": None,
+    "length_bias": None,
 }
 """Of the other metrics, and so of every reward function, higher is better. None: neither way is better by itself."""
 

@@ -38,7 +38,7 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
     if len(differences) < FEWEST:
         return Estimate(math.fsum(differences) / len(differences), math.nan, math.nan)
     if not (is_binary(before) and is_binary(after)):
-        return _student(differences)
+        return student(differences)
     gained, lost = (sum(difference == sign for difference in differences) for sign in (1, -1))
     n = len(differences) + 2
     centre = (gained - lost) / n
@@ -62,7 +62,8 @@ def is_binary(values: Sequence[float]) -> bool:
     return all(value in (0, 1) for value in values)
 
 
-def _student(values: Sequence[float]) -> Estimate:
+def student(values: Sequence[float]) -> Estimate:
+    """Return the mean of two or more independent values with the interval of Student's t."""
     n = len(values)
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)

@@ -1,10 +1,11 @@
-"""The made world's skills: exact match on fresh problems, the calculator in a real loop of two turns."""
+"""The made world's skills: exact match and pass@k on fresh problems, the calculator in a real loop of two turns."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from data.world import tools, verify
 from evaluation.checkpoint import Checkpoint
+from evaluation.pass_at_k import means, passes
 from evaluation.task import PromptTask, Scores, by_group, ending_scores
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Skills(PromptTask):
 
         `stop_rate` and `completion_tokens` are of the first turn.
         """
-        rows = self.held_out.rows
+        rows = self.asked
         first = self.completions(checkpoint)
         second = self._after_tool(checkpoint, first)
         scores: Scores = {"strict": [], "flexible": []}
@@ -51,7 +52,7 @@ class Skills(PromptTask):
     def _after_tool(self, checkpoint: Checkpoint, first: "list[Completion | None]") -> "dict[int, Completion]":
         """Run the calls of the first turn, and return what is said after each that the tool answered, by row."""
         prompts = {}
-        for index, (row, said) in enumerate(zip(self.held_out.rows, first, strict=True)):
+        for index, (row, said) in enumerate(zip(self.asked, first, strict=True)):
             response = tools.respond(said.text) if said is not None and row["skill"] == "calculator" else None
             if said is not None and response is not None:
                 turns = [{"role": "assistant", "content": said.text}, {"role": "tool", "content": response}]
@@ -64,11 +65,25 @@ class Skills(PromptTask):
 
 @dataclass(frozen=True)
 class SampledSkills(Skills):
-    """The same with sampled answers: how often the policy is right, where `Skills` asks whether it mostly is.
+    """The same with sampled answers, several to a problem: how often the policy is right, and in how many tries.
 
     This is what GRPO raises: its rewards are of sampled answers.
     """
 
     name: ClassVar[str] = "sampled_skills"
-    headline: ClassVar[tuple[str, ...]] = ("strict",)
+    version: ClassVar[int] = 2
+    headline: ClassVar[tuple[str, ...]] = ("strict", "pass@4")
     sampled: ClassVar[bool] = True
+    samples: ClassVar[int] = 4
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return each problem's mean of the scores of `Skills`, and `pass@2` and `pass@4` of both metrics.
+
+        The mean of `strict` is pass@1. `flexible_pass@k` is pass@k of right answers in any form.
+        """
+        scores = super().score(checkpoint)
+        reached: Scores = {}
+        for k in (2, 4):
+            reached[f"pass@{k}"] = passes(scores["strict"], self.samples, k)
+            reached[f"flexible_pass@{k}"] = passes(scores["flexible"], self.samples, k)
+        return {metric: means(values, self.samples) for metric, values in scores.items()} | reached

@@ -77,10 +77,17 @@ class PromptTask(Task):
     """Tokens after which a completion is cut off."""
     sampled: ClassVar[bool] = False
     """Whether completions are sampled at temperature 1, from a fixed seed, instead of the likeliest ones."""
+    samples: ClassVar[int] = 1
+    """Completions of each prompt."""
+
+    @property
+    def asked(self) -> list[Row]:
+        """The rows, each as often as it is answered."""
+        return [row for row in self.held_out.rows for _ in range(self.samples)]
 
     def completions(self, checkpoint: Checkpoint) -> "list[Completion | None]":
-        """Return the completion of each row's prompt; None where there is no prompt, or no room after it."""
-        asked = [prompt_of(row) for row in self.held_out.rows]
+        """Return a completion of each prompt asked; None where there is no prompt, or no room after it."""
+        asked = [prompt_of(row) for row in self.asked]
         prompts = [prompt for prompt in asked if prompt is not None]
         done = iter(checkpoint.complete(prompts, self.max_new_tokens, self.sampled))
         return [None if prompt is None else next(done) for prompt in asked]

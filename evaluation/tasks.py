@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from evaluation.calibration import brier, calibration_gaps, length_preference
 from evaluation.checkpoint import Checkpoint
 from evaluation.encode import Example, Row, completion, demonstration, document
 from evaluation.task import Scores, Task, by_group, scattered, weighted
@@ -63,16 +64,36 @@ class Preferences(Task):
 
 @dataclass(frozen=True)
 class RewardPairs(Task):
-    """Pairs (`prompt, chosen, rejected`) under a reward model: does the chosen answer score higher?"""
+    """Pairs (`prompt, chosen, rejected`) under a reward model: does the chosen answer score higher, as sure as said?"""
 
     name: ClassVar[str] = "pairs"
-    headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+    version: ClassVar[int] = 2
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "brier", "calibration_error")
 
     def score(self, checkpoint: Checkpoint) -> Scores:
-        """Return `accuracy`, also for each `kind` of rejection, `margin`, `chosen_reward` and `rejected_reward`."""
+        """Return `accuracy`, also for each `kind` of rejection, `margin`, `chosen_reward`, `rejected_reward` and more.
+
+        `brier` and `calibration_error` say whether σ(margin) is the probability that it is taken for. Of pairs whose
+        answers differ in tokens, `longer_wins` is the share in which the longer one scores higher, `longer_is_right`
+        that in which it is the chosen one, and `length_bias` the first less the second: 0 is none.
+        """
         rows = self.held_out.rows
-        rewards = rewards_of(checkpoint, [example.input_ids for example in pair_examples(checkpoint, rows)])
-        return _pair_scores(rewards[: len(rows)], rewards[len(rows) :], rows, "reward")
+        sequences = [example.input_ids for example in pair_examples(checkpoint, rows)]
+        rewards = rewards_of(checkpoint, sequences)
+        scores = _pair_scores(rewards[: len(rows)], rewards[len(rows) :], rows, "reward")
+        margins = {i: margin for i, margin in enumerate(scores["margin"]) if margin is not None}
+        lengths = [len(ids) for ids in sequences]
+        preferences = {i: length_preference(m, lengths[i] - lengths[len(rows) + i]) for i, m in margins.items()}
+        by_length = {i: found for i, found in preferences.items() if found is not None}
+        gaps = calibration_gaps(list(margins.values()))
+        more = {
+            "brier": {i: brier(margin) for i, margin in margins.items()},
+            "calibration_error": dict(zip(margins, gaps, strict=True)),
+            "longer_wins": {i: wins for i, (wins, _) in by_length.items()},
+            "longer_is_right": {i: is_right for i, (_, is_right) in by_length.items()},
+            "length_bias": {i: wins - is_right for i, (wins, is_right) in by_length.items()},
+        }
+        return scores | {metric: scattered(values, len(rows)) for metric, values in more.items()}
 
 
 def pair_examples(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Example]:

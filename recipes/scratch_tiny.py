@@ -23,26 +23,26 @@ configs: dict[str, PretrainConfig | TrainingConfig] = {
     # Demonstrations are scarce and human: 500, of which a quarter ramble on and two of five leave out the working.
     "sft": TrainingConfig(
         model_name=StageOutput("pretrain"), output_dir="tiny-sft", dataset_name="made:conversations", max_samples=500,
-        eval_samples=240, max_steps=60, per_device_train_batch_size=32, learning_rate=2e-3, warmup_steps=3,
+        eval_samples=120, max_steps=60, per_device_train_batch_size=32, learning_rate=2e-3, warmup_steps=3,
         trainer_args=SAME_SHAPES, **SMALL,
     ),
     # Pairs are cheaper than demonstrations. A slip in a digit is the rejection that takes most of the steps to see.
     "reward": TrainingConfig(
         model_name=StageOutput("sft"), output_dir="tiny-reward", dataset_name="made:preferences", max_samples=3840,
-        eval_samples=600, max_steps=240, per_device_train_batch_size=16, learning_rate=1e-3, warmup_steps=10,
+        eval_samples=300, max_steps=240, per_device_train_batch_size=16, learning_rate=1e-3, warmup_steps=10,
         trainer_args=SAME_SHAPES, **SMALL,
     ),
     # The chosen answer shares most tokens with the rejected one, so DPO alone lowers both: the SFT term holds it.
     "dpo": TrainingConfig(
         model_name=StageOutput("sft"), output_dir="tiny-dpo", dataset_name="made:preferences", max_samples=320,
-        eval_samples=600, max_steps=10, per_device_train_batch_size=32, learning_rate=2e-4, beta=0.1, warmup_steps=2,
+        eval_samples=300, max_steps=10, per_device_train_batch_size=32, learning_rate=2e-4, beta=0.1, warmup_steps=2,
         trainer_args={**SAME_SHAPES, "loss_type": ["sigmoid", "sft"], "loss_weights": [0.05, 1.0]}, **SMALL,
     ),
     # Checkable prompts are plenty: no problem is seen twice. Advantages are scaled by the batch: scaled by the group,
     # small differences of the reward model would weigh as much, where all answers are right, as right against wrong.
     "grpo": TrainingConfig(
         model_name=StageOutput("dpo"), output_dir="tiny-grpo", dataset_name="made:prompts", max_samples=512,
-        eval_samples=600, max_steps=32, per_device_train_batch_size=64, gradient_accumulation_steps=2,
+        eval_samples=300, max_steps=32, per_device_train_batch_size=64, gradient_accumulation_steps=2,
         learning_rate=2e-4, warmup_steps=2, gradient_checkpointing=False, attn_implementation="sdpa",
         logging_steps=1, save_steps=16, save_total_limit=1,
         trainer_args={

@@ -139,6 +139,7 @@ def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
         stage = _info(run / name / "stage_info.json")
         assert set(stage) >= STAGE_INFO_KEYS
         assert (stage["status"], stage["evaluation"]) == ("passed", [RESULT])
+        assert 0 <= stage["evaluation_s"] < stage["duration_s"]
         assert stage["config"]["dataset_name"] in ("rows.jsonl", "pairs.jsonl")
     console = (run / "console_output.log").read_text()
     assert "\x1b" not in console

@@ -10,8 +10,8 @@ import pytest
 
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
 from evaluation import evaluate_stage, tasks_for
-from evaluation.answers import Rewards
-from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS
+from evaluation.answers import Rewards, SampledRewards
+from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS, SAMPLED_PROMPTS
 from evaluation.task import PromptTask, Task
 from pretrain import PretrainConfig
 
@@ -44,17 +44,33 @@ def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems()
     tasks = tasks_for(made_chain(), GRPOExtraConfig(max_completion_length=80))
     assert {kind: names(some) for kind, some in tasks.items()} == {
         "pretrain": ["skills", "documents"],
-        "sft": ["skills", "sampled_skills", "demonstrations"],
-        "reward": ["pairs"],
-        "dpo": ["skills", "sampled_skills", "demonstrations", "preferences"],
-        "grpo": ["skills", "sampled_skills", "demonstrations"],
+        "sft": ["skills", "documents", "sampled_skills", "demonstrations"],
+        "reward": ["verified_answers", "pairs"],
+        "dpo": ["skills", "documents", "sampled_skills", "demonstrations", "preferences"],
+        "grpo": ["skills", "documents", "sampled_skills", "demonstrations"],
     }
     skills = [task for some in tasks.values() for task in some if isinstance(task, PromptTask)]
     assert len({task.held_out.fingerprint for task in skills if not task.sampled}) == 1
     rows = skills[0].held_out.rows
-    assert len(rows) >= 600
-    assert all(task.held_out.rows == rows[:300] for task in skills if task.sampled)
+    assert {row["skill"] for row in rows} == {"arithmetic", "counting", "calculator"}
+    assert all(task.held_out.rows == rows[:48] for task in skills if task.sampled)
+    assert {task.samples for task in skills if task.sampled} == {4}  # the reward model judges answers that are there
     assert {task.max_new_tokens for task in skills} == {80}
+
+
+def test_what_is_forgotten_is_measured_on_the_documents_of_pretraining() -> None:
+    chain = made_chain()
+    chain["pretrain"] = replace(chain["pretrain"], eval_samples=20)
+    documents = [task for some in tasks_for(chain).values() for task in some if task.name == "documents"]
+    assert len(documents) == 4
+    assert {id(task.held_out) for task in documents} == {id(documents[0].held_out)}
+    assert len(documents[0].held_out.rows) == 20
+
+
+def test_without_pretraining_nothing_is_said_to_be_forgotten() -> None:
+    chain = made_chain()
+    del chain["pretrain"]
+    assert "documents" not in [name for some in tasks_for(chain).values() for name in names(some)]
 
 
 def test_the_problems_do_not_depend_on_the_runs_seed() -> None:
@@ -103,11 +119,14 @@ def test_own_pairs_are_measured_on_their_held_out_rows(own_data: Callable[..., C
 def test_own_prompts_are_judged_by_the_reward_functions(own_data: Callable[..., Configs]) -> None:
     rows = [{"prompt": f"Say {n}", "answer": str(n)} for n in range(400)]
     functions = {"right": lambda completions, **_: [0.0] * len(completions)}
-    (task,) = tasks_for(own_data("grpo", rows), GRPOExtraConfig(max_completion_length=32), functions)["grpo"]
+    task, sampled = tasks_for(own_data("grpo", rows), GRPOExtraConfig(max_completion_length=32), functions)["grpo"]
     assert isinstance(task, Rewards)
     assert task.functions == functions
     assert task.max_new_tokens == 32
     assert len(task.held_out.rows) == REWARDED_PROMPTS
+    assert isinstance(sampled, SampledRewards)
+    assert (sampled.functions, sampled.max_new_tokens) == (functions, 32)
+    assert sampled.held_out.rows == task.held_out.rows[:SAMPLED_PROMPTS]
     assert "answer" in task.held_out.rows[0]
 
 
@@ -134,9 +153,10 @@ def test_real_instructions_measure_a_real_model(shared: Path, tmp_path: Path) ->
 
 def test_made_problems_are_judged_by_own_functions_too() -> None:
     functions: dict[str, Any] = {"made_strict": lambda **_: [], "short": lambda **_: []}
-    *_, rewards = tasks_for(made_chain(), None, functions)["grpo"]
+    *_, rewards, sampled = tasks_for(made_chain(), None, functions)["grpo"]
     assert isinstance(rewards, Rewards)
-    assert list(rewards.functions) == ["short"]
+    assert isinstance(sampled, SampledRewards)
+    assert list(rewards.functions) == list(sampled.functions) == ["short"]
 
 
 def test_no_data_are_read_before_they_are_needed() -> None:

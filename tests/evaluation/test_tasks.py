@@ -11,7 +11,8 @@ import pytest
 from data.world import rows
 from data.world.conversations import after_tool, solution
 from data.world.problems import Problem
-from evaluation.answers import Answers, Rewards, call_reward
+from evaluation.answers import Answers, Rewards, SampledRewards, call_reward
+from evaluation.calibration import calibration_gaps
 from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model
 from evaluation.generate import Completion
 from evaluation.paired import paired_difference
@@ -92,15 +93,40 @@ def test_skills_of_a_random_model_are_zero(checkpoint: Checkpoint) -> None:
     assert all(n is not None and 1 <= n <= 8 for n in scores["completion_tokens"])
 
 
-def test_sampled_answers_are_those_that_a_reward_model_judges(checkpoint: Checkpoint) -> None:
-    fewer = HeldOut(rows("prompts", "eval", 12))
-    greedy, sampled = Skills(fewer, max_new_tokens=8), SampledSkills(fewer, max_new_tokens=8)
-    texts = [[one.text for one in task.completions(checkpoint) if one] for task in (greedy, sampled)]
-    assert texts[0] != texts[1]
-    prompts = [(row["prompt"], None) for row in fewer.rows]
-    judged = checkpoint.complete(prompts, 8, sampled=True)
-    assert [one.text for one in judged if one] == texts[1]
-    assert sampled.scores(checkpoint).keys() == greedy.scores(checkpoint).keys()
+def test_sampled_answers_are_several_to_a_prompt_and_differ(checkpoint: Checkpoint) -> None:
+    fewer = HeldOut(rows("prompts", "eval", 3))
+    sampled = SampledSkills(fewer, max_new_tokens=8)
+    texts = [one.text for one in sampled.completions(checkpoint) if one]
+    assert len(texts) == 12
+    assert len(set(texts[:4])) > 1
+    judged = checkpoint.complete([(row["prompt"], None) for row in fewer.rows for _ in range(4)], 8, sampled=True)
+    assert [one.text for one in judged if one] == texts
+
+
+def test_pass_at_k_of_a_problem_is_that_of_its_samples(tmp_path: Path) -> None:
+    """Of 4 answers 1 is strictly right: pass@1 is 1/4, pass@2 3 of the 6 pairs, pass@4 1; another is flexibly right."""
+    right, wrong = solution(SUM), "Answer: 90"
+    turns = [right, wrong, "It is 91", wrong, *[wrong] * 4, solution(CALL), solution(CALL), wrong, wrong]
+    said = Scripted(tmp_path, turns, ["Answer: 9396", "Answer: 1"])
+    scores = SampledSkills(posed(SUM, SUM, CALL)).score(said)
+    assert scores["strict"] == [0.25, 0.0, 0.25]
+    assert scores["flexible"] == [0.5, 0.0, 0.25]
+    assert scores["pass@2"] == [0.5, 0.0, 0.5]
+    assert scores["pass@4"] == [1.0, 0.0, 1.0]
+    assert scores["flexible_pass@2"] == pytest.approx([5 / 6, 0.0, 0.5])
+    assert scores["strict/calculator"] == [None, None, 0.25]
+    assert scores["stop_rate"] == [1.0, 1.0, 1.0]
+
+
+def test_pass_at_k_of_reward_functions_is_of_those_that_verify(tmp_path: Path) -> None:
+    functions: dict[str, Any] = {
+        "right": lambda completions, answer, **_: [float(c == a) for c, a in zip(completions, answer, strict=True)],
+        "length": lambda completions, **_: [len(text) / 10 for text in completions],
+    }
+    asked = HeldOut([{"prompt": "2+3?", "answer": "5"}, {"prompt": "2+4?", "answer": "6"}])
+    told = Scripted(tmp_path, ["5", "4", "4", "5", "9", "9", "9", "9"])
+    scores = SampledRewards(asked, 4, functions).score(told)
+    assert scores == {"right/pass@1": [0.5, 0.0], "right/pass@2": [5 / 6, 0.0], "right/pass@4": [1.0, 0.0]}
 
 
 def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: Checkpoint) -> None:
@@ -174,6 +200,23 @@ def test_reward_pairs_compare_the_two_sides(
     margins = [c - r for c, r in zip(scores["chosen_reward"], scores["rejected_reward"], strict=True)]  # type: ignore[operator]
     assert scores["margin"] == margins
     assert scores["accuracy"] == [float(margin > 0) for margin in margins]
+    assert scores["brier"] == pytest.approx([(1 - 1 / (1 + math.exp(-margin))) ** 2 for margin in margins])
+    assert scores["calibration_error"] == calibration_gaps(margins)
+
+
+def test_length_bias_is_of_pairs_whose_answers_differ_in_tokens(
+    make_model: Callable[..., Path], open_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    directory = make_model(tmp_path / "reward", reward=True)
+    judge = open_checkpoint(directory, load=lambda path: load_reward_model(path, 2))
+    pairs = [("1 2 3 4", "1"), ("1", "1 2 3 4"), ("1", "2")]
+    held_out = HeldOut([{"prompt": "Count ", "chosen": chosen, "rejected": other} for chosen, other in pairs])
+    scores = RewardPairs(held_out).scores(judge)
+    assert scores["longer_is_right"] == [1.0, 0.0, None]
+    first, second, _ = scores["accuracy"]
+    assert first != second, "the same two answers, the other way round"
+    assert scores["longer_wins"] == [first, first, None]
+    assert scores["length_bias"] == [first - 1.0, first, None]  # type: ignore[operator]
 
 
 def test_answers_skip_rows_that_ask_nothing(checkpoint: Checkpoint) -> None:

@@ -1,0 +1,78 @@
+"""What a reward model makes of a policy's own answers, and whether it agrees with the verifier on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from data.chat import encode
+from data.world import verify
+from evaluation.checkpoint import Checkpoint, Impossible, fingerprint
+from evaluation.encode import completion, prompt_of
+from evaluation.ranking import auc_scores
+from evaluation.task import PromptTask, Scores, scattered
+from evaluation.tasks import rewards_of
+
+if TYPE_CHECKING:
+    from evaluation.generate import Completion
+
+
+@dataclass(frozen=True)
+class VerifiedAnswers(PromptTask):
+    """Sampled answers of the policy that a reward model started from: does it rank the verified ones above the others?
+
+    Rows are made problems (`prompt, skill, answer`); of a calculator problem the first turn is judged. The answers are
+    the same before and after. This is the question that GRPO asks of a reward model, on the answers it will be asked.
+    """
+
+    name: ClassVar[str] = "verified_answers"
+    headline: ClassVar[tuple[str, ...]] = ("auc",)
+    sampled: ClassVar[bool] = True
+    samples: ClassVar[int] = 4
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `auc` by the strict verifier and `auc_flexible` by the flexible one, one number an answer.
+
+        Raises:
+            Impossible: the policy's answers are all right or all wrong, or there is no policy.
+        """
+        policy = checkpoint.policy
+        if policy is None:
+            raise Impossible("it is not known which policy the reward model was trained for")
+        checkpoint.release()  # one model at a time
+        said = self.completions(policy)
+        policy.release()
+        prompts = [asked for row in self.asked if (asked := prompt_of(row)) is not None]
+        rewards = answer_rewards(checkpoint, prompts, said)
+        scores: Scores = {}
+        for metric, is_right in (("auc", verify.strict), ("auc_flexible", verify.flexible)):
+            known = {
+                i: (reward, is_right(one.text, row["skill"], row["answer"]))
+                for i, (row, one, reward) in enumerate(zip(self.asked, said, rewards, strict=True))
+                if one is not None and reward is not None
+            }
+            right = [verified for _, verified in known.values()]
+            if len(set(right)) == 2:
+                numbers = auc_scores([reward for reward, _ in known.values()], right)
+                scores[metric] = scattered(dict(zip(known, numbers, strict=True)), len(said))
+        if "auc" not in scores:
+            raise Impossible("the policy's answers are all right, or all wrong: there is nothing to rank")
+        return scores
+
+
+def answer_rewards(
+    judge: Checkpoint, prompts: Sequence[tuple[Any, Any]], said: "Sequence[Completion | None]"
+) -> list[float | None]:
+    """Return the reward of the answer to each (prompt, tools), both rendered as the judge was trained on."""
+    sequences: dict[int, list[int]] = {}
+    for index, ((prompt, tools), answer) in enumerate(zip(prompts, said, strict=True)):
+        if answer is None:
+            continue
+        judge.need_template(prompt)
+        if isinstance(prompt, str):
+            sequences[index] = completion(judge.tokenizer, prompt, answer.text).input_ids
+        else:
+            turns = [*prompt, {"role": "assistant", "content": answer.text}]
+            sequences[index] = encode(judge.tokenizer, turns, tools, add_generation_prompt=False)
+    ids = list(sequences.values())
+    rewards = judge.remembered(f"judged-{fingerprint(ids)}", lambda: rewards_of(judge, ids))
+    return scattered(dict(zip(sequences, rewards, strict=True)), len(said))
