@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-from chain.checkpoints import Checkpoint, catalogue, find_checkpoint
 from data.chat import PROBE, Message, encode, render
 from data.world.tools import calculate, called_expression
+from utils.checkpoints import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
 from utils.errors import Refused, plain_endings, report

@@ -33,6 +33,7 @@ from chain.stages import Config, Stage, is_reward_model, reference, shown
 from recipes import name_of
 from utils import gpu_memory
 from utils.agreement import by_first, first_then_all, peer_has_ended
+from utils.command_line import resume_command
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, lacks_room, plain_endings, without_number
 from utils.files import weight_files, weights_sha256
@@ -138,7 +139,7 @@ def run_pipeline(
             with suppress(OSError):  # on a full disk it stays "running", and without its lock that is the same
                 info.set(status="interrupted", finished_at=now())
             stopped = Interrupted(
-                f"{str(error) or 'interrupted'}. Continue with:\n  {screen.resume_command(run_dir, _by_itself(recipe))}"
+                f"{str(error) or 'interrupted'}. Continue with:\n  {resume_command(run_dir, _by_itself(recipe))}"
             )
             console().print_to_copies(str(stopped))
             raise stopped from error

@@ -14,10 +14,9 @@ from chain.forecast import Sizes
 from chain.plan import memory_lines, plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
-from chain.screen import resume_command
 from chain.set_values import recorded_values, seeds, with_values
 from chain.stages import Stage
-from utils.command_line import Parser, refuse
+from utils.command_line import Parser, refuse, resume_command
 from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of

@@ -160,12 +160,18 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_policy(directory: Path | str, placed: Placement = Placement.AS_SAVED) -> "PreTrainedModel":
-    """Return the language model in `directory`."""
+    """Return the language model in `directory`.
+
+    Raises:
+        Refused: it lacks weights.
+    """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
     )
+    if found["missing_keys"]:
+        raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: they would be random.")
     return _ready(model, placed)
 
 

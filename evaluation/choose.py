@@ -23,7 +23,7 @@ SAMPLED_PROMPTS = 32
 """Of these, the ones that are answered by sampling too, several times each."""
 POLICY_PAIRS = 128
 """Held-out pairs that a policy is scored on; a reward model is scored on all."""
-PROBLEMS = 240
+PROBLEMS = 210
 """Made problems that are answered, a third of each skill."""
 SAMPLED_PROBLEMS = 48
 """Of these, the ones that are answered by sampling too, several times each: answers that a reward model judges."""

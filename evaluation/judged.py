@@ -63,16 +63,18 @@ def answer_rewards(
     judge: Checkpoint, prompts: Sequence[tuple[Any, Any]], said: "Sequence[Completion | None]"
 ) -> list[float | None]:
     """Return the reward of the answer to each (prompt, tools), both rendered as the judge was trained on."""
-    sequences: dict[int, list[int]] = {}
+    texts: dict[int, tuple[int, ...]] = {}
     for index, ((prompt, tools), answer) in enumerate(zip(prompts, said, strict=True)):
         if answer is None:
             continue
         judge.need_template(prompt)
         if isinstance(prompt, str):
-            sequences[index] = completion(judge.tokenizer, prompt, answer.text).input_ids
+            ids = completion(judge.tokenizer, prompt, answer.text).input_ids
         else:
             turns = [*prompt, {"role": "assistant", "content": answer.text}]
-            sequences[index] = encode(judge.tokenizer, turns, tools, add_generation_prompt=False)
-    ids = list(sequences.values())
-    rewards = judge.remembered(f"judged-{fingerprint(ids)}", lambda: rewards_of(judge, ids))
-    return scattered(dict(zip(sequences, rewards, strict=True)), len(said))
+            ids = encode(judge.tokenizer, turns, tools, add_generation_prompt=False)
+        texts[index] = tuple(ids)
+    distinct = [list(ids) for ids in dict.fromkeys(texts.values())]  # a good policy often samples the same
+    rewards = judge.remembered(f"judged-{fingerprint(distinct)}", lambda: rewards_of(judge, distinct))
+    by_text = {tuple(ids): reward for ids, reward in zip(distinct, rewards, strict=True)}
+    return scattered({index: by_text[ids] for index, ids in texts.items()}, len(said))

@@ -32,4 +32,4 @@ def wilson(successes: int, n: int) -> Estimate:
     rate, spread = successes / n, Z**2 / n
     centre = (rate + spread / 2) / (1 + spread)
     half = Z * math.sqrt(rate * (1 - rate) / n + spread / (4 * n)) / (1 + spread)
-    return Estimate(rate, max(0.0, centre - half), min(1.0, centre + half))
+    return Estimate(rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))  # but for rounding

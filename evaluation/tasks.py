@@ -26,7 +26,7 @@ class LanguageModelling(Task):
         """Return `loss` (nats a token), `accuracy` and `bits_per_byte`; their means weigh documents by length."""
         limit = checkpoint.max_tokens
         examples = [document(checkpoint.tokenizer, row["text"], limit) for row in self.held_out.rows]
-        found = _likelihoods(checkpoint, [example for example, _ in examples])
+        found = likelihoods_of(checkpoint, [example for example, _ in examples])
         bits = [likelihood.nll / math.log(2) for likelihood in found]
         return _token_scores(found) | {"bits_per_byte": weighted(bits, [n_bytes for _, n_bytes in examples])}
 
@@ -44,7 +44,7 @@ class Demonstrations(Task):
         rows = self.held_out.rows
         for row in rows:
             checkpoint.need_template(row.get("messages", row.get("prompt", "")))
-        return _token_scores(_likelihoods(checkpoint, [demonstration(checkpoint.tokenizer, row) for row in rows]))
+        return _token_scores(likelihoods_of(checkpoint, [demonstration(checkpoint.tokenizer, row) for row in rows]))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Preferences(Task):
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `accuracy`, `margin`, `chosen_logp`, `rejected_logp`: log-probabilities of whole answers, in nats."""
         rows = self.held_out.rows
-        found = _likelihoods(checkpoint, pair_examples(checkpoint, rows))
+        found = likelihoods_of(checkpoint, pair_examples(checkpoint, rows))
         logps = [-likelihood.nll if likelihood.tokens else None for likelihood in found]
         return _pair_scores(logps[: len(rows)], logps[len(rows) :], rows, "logp")
 
@@ -116,7 +116,7 @@ def rewards_of(checkpoint: Checkpoint, sequences: Sequence[list[int]]) -> list[f
     return scattered(dict(zip(fits, scores, strict=True)), len(sequences))
 
 
-def _likelihoods(checkpoint: Checkpoint, examples: Sequence[Example]) -> "list[Likelihood]":
+def likelihoods_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> "list[Likelihood]":
     """Return the examples' likelihoods; no token counts of an example that is longer than the model can take."""
     from evaluation.likelihood import Likelihood, likelihoods
 

@@ -29,7 +29,7 @@ configs: dict[str, PretrainConfig | TrainingConfig] = {
     # Pairs are cheaper than demonstrations. A slip in a digit is the rejection that takes most of the steps to see.
     "reward": TrainingConfig(
         model_name=StageOutput("sft"), output_dir="tiny-reward", dataset_name="made:preferences", max_samples=3840,
-        eval_samples=300, max_steps=240, per_device_train_batch_size=16, learning_rate=1e-3, warmup_steps=10,
+        eval_samples=240, max_steps=240, per_device_train_batch_size=16, learning_rate=1e-3, warmup_steps=10,
         trainer_args=SAME_SHAPES, **SMALL,
     ),
     # The chosen answer shares most tokens with the rejected one, so DPO alone lowers both: the SFT term holds it.

@@ -311,7 +311,7 @@ def test_sft_raises_the_rate_of_answers_that_stop(run_dir: Path) -> None:
 
 def test_sft_raises_exact_match_on_problems_it_has_never_seen(run_dir: Path) -> None:
     right = _result(run_dir, "sft", "skills", "strict")
-    assert right["n"] == 240
+    assert right["n"] == 210
     assert right["before"] <= 0.02
     assert right["ci95"][0] > 0
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import chat
-from chain.checkpoints import find_checkpoint
 from chat import fitting, main
 from data.chat import CHAT_TEMPLATE, encode
+from utils.checkpoints import find_checkpoint
 from utils.files import write_json
 from utils.run_directory import RunInfo
 from utils.text import plain

@@ -255,8 +255,8 @@ def test_wrong_arguments_of_run_pipeline_end_a_script_with_a_message(wrong: str,
 
 
 def test_a_recipe_run_by_itself_goes_on_by_itself(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chain.screen import resume_command
     from pipeline import _by_itself
+    from utils.command_line import resume_command
 
     mine = in_tmp / "mine.py"
     assert _by_itself(str(mine)) is _by_itself(None) is None
@@ -267,8 +267,7 @@ def test_a_recipe_run_by_itself_goes_on_by_itself(in_tmp: Path, monkeypatch: pyt
 
 
 def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chain.screen import resume_command
-    from utils.command_line import command
+    from utils.command_line import command, resume_command
 
     monkeypatch.setattr(sys, "executable", str(in_tmp / ".venv/bin/python"))
     assert command(in_tmp / "mine.py", "--plan") == ".venv/bin/python mine.py --plan"

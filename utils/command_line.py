@@ -43,3 +43,15 @@ def relative(path: Path | str) -> str:
     """Return a path as one types it in the working directory."""
     inside = os.path.relpath(path)
     return str(path) if inside.startswith("..") else inside
+
+
+def resume_command(run_dir: Path, script: Path | None = None) -> str:
+    """Return the command that continues a run, as it must be typed in the working directory.
+
+    A recipe that is being run by itself, as `script`, goes on by itself: what it passes to `run_pipeline` may stand
+    nowhere else.
+    """
+    words = ["--resume", run_dir.name]
+    if run_dir.parent != Path("runs").resolve():
+        words += ["--runs-dir", relative(run_dir.parent)]
+    return command(script or Path(__file__).resolve().parent.parent / "run_all.py", *words)

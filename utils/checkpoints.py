@@ -1,12 +1,11 @@
-"""The checkpoints that can be talked to: of runs, of other directories, of the Hub; found by name, and listed."""
+"""The checkpoints there are: of runs, of other directories, of the Hub; found by name, and listed."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chain.screen import resume_command
 from utils import hub
-from utils.command_line import command, relative
+from utils.command_line import command, relative, resume_command
 from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, weight_files
@@ -71,15 +70,28 @@ def _json(file: Path) -> dict[str, Any]:
     return record
 
 
-def find_checkpoint(given: str, runs_dir: Path) -> Checkpoint:
+def find_checkpoint(given: str, runs_dir: Path, *, talks: bool = True) -> Checkpoint:
     """Return the checkpoint of that name: RUN_ID, RUN_ID/STAGE, `latest`, `latest/STAGE`, a directory or a Hub id.
 
     A stage is named by its kind or its output_dir. A run alone, or its directory, means its last stage that has passed
     and is no reward model; `latest` is the newest run that has what is asked for.
 
+    `talks` refuses a reward model.
+
     Raises:
         Refused: there is none, or it cannot be talked to.
     """
+    found = _find(given, runs_dir)
+    if talks and found.scores:
+        run_dir = found.run_dir
+        instead = (
+            f"a stage that does: python chat.py {run_dir}" if run_dir else "the model that it was trained to judge"
+        )
+        raise Refused(f"{found.name} is a reward model: it scores answers and writes none. Talk to {instead}")
+    return found
+
+
+def _find(given: str, runs_dir: Path) -> Checkpoint:
     first, _, stage = given.partition("/")
     if first == "latest":
         return _of_latest(runs_dir, stage)
@@ -144,11 +156,6 @@ def _of_directory(path: Path) -> Checkpoint:
         inside = f". Inside are: {', '.join(_steps(path))}" if _steps(path) else ""
         go_on = _how_to_go_on(found) or hub.if_pickled(path)
         raise Refused(f"{path} has no {' and no '.join(lacks)}{_state(found)}{inside}{go_on}")
-    if found.scores:
-        instead = (
-            f"a stage that does: python chat.py {run_dir}" if run_dir else "the model that it was trained to judge"
-        )
-        raise Refused(f"{found.name} is a reward model: it scores answers and writes none. Talk to {instead}")
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chain.checkpoints import LISTED_RUNS, catalogue, find_checkpoint
+from utils.checkpoints import LISTED_RUNS, catalogue, find_checkpoint
 from utils.errors import Refused
 from utils.files import write_json
 from utils.locks import lock

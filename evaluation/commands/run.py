@@ -1,0 +1,106 @@
+"""Score any checkpoint on tasks, alone or against another one."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from utils.command_line import refuse
+from utils.console import console
+from utils.text import one_line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    named = "RUN_ID, RUN_ID/STAGE, `latest`, a model's directory or a Hub id"
+    tasks = "tasks, with commas between: NAME or NAME@VERSION, FILE.jsonl of your own, lm-eval:NAME"
+    add("checkpoint", metavar="CHECKPOINT", help=named)
+    add("--tasks", required=True, metavar="T1,T2", help=tasks)
+    add("--against", metavar="CHECKPOINT", help="compare with this one on the same examples")
+    add("--limit", type=int, metavar="N", help="only the first N examples of each task")
+    add("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer to a prompt of a FILE (128)")
+    add("--include-path", type=Path, metavar="DIR", help="where lm-eval finds definitions of your own, .yaml")
+    add("--out", type=Path, metavar="FILE.json", help="write the results there too, into a new file")
+    add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Score what is named, and print the table.
+
+    Raises:
+        Refused: what is asked for cannot be had.
+    """
+    names = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    refuse(
+        (not names, "--tasks names none: name one, such as --tasks skills"),
+        (len(set(names)) < len(names), f"--tasks names a task twice; given: {args.tasks}"),
+        (args.limit is not None and args.limit < 1, f"--limit must be at least 1; given: {args.limit}"),
+        (args.max_new_tokens < 1, f"--max-new-tokens must be at least 1; given: {args.max_new_tokens}"),
+        (args.out and args.out.exists(), f"--out {args.out} is there already: name a new file"),
+        (
+            args.out and not args.out.parent.is_dir(),
+            f"--out {args.out}: {args.out and args.out.parent} is no directory",
+        ),
+    )
+    from evaluation.alone import refuse_unfit, results_of
+    from evaluation.named import tasks_named
+    from utils.checkpoints import find_checkpoint
+    from utils.files import weights_sha256, write_json
+    from utils.quiet import quiet_libraries
+    from utils.runtime import hardware, versions
+
+    with quiet_libraries(None):
+        tasks = tasks_named(names, args.limit, args.max_new_tokens, args.include_path)
+        given = [name for name in (args.checkpoint, args.against) if name is not None]
+        found = [find_checkpoint(name, args.runs_dir, talks=False) for name in given]
+        refuse_unfit(found, tasks)
+        results = results_of(found, tasks)
+    console().print(results_table([one.name for one in found], results))
+    if args.out:
+        models = [{"name": one.name, "path": one.path, "sha256": weights_sha256(one.path)} for one in found]
+        sides = dict(zip(("checkpoint", "against"), models, strict=False))
+        machine = {"versions": versions(), "hardware": hardware()}
+        write_json(args.out, sides | {"limit": args.limit, "results": results} | machine)
+
+
+def results_table(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of one checkpoint's results, or of the first against the second; reasons stand below it."""
+    from evaluation.table import COLOURS, number
+
+    table = Table(
+        title=" against ".join(escape(one_line(name)) for name in names),
+        title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    for header in ("n", "value, 95 %", *(("against", "difference, 95 %") if len(names) == 2 else ())):
+        table.add_column(header, justify="right", no_wrap=True)
+    if len(names) == 2:
+        table.add_column("", no_wrap=True)
+    reasons: dict[str, None] = {}
+    shown = ""
+    for result in results:
+        task = f"{result['task']} v{result['version']}"
+        cells = [escape(one_line(cell)) for cell in ("" if task == shown else task, result["metric"])]
+        cells += [str(result["n"]), _with_interval(number(result["value"]), result["ci95"])]
+        if len(names) == 2 and "against" in result:
+            mark = result["verdict"]
+            difference = _with_interval(number(result["difference"], "+"), result["difference_ci95"], "+")
+            cells += [number(result["against"]), difference, f"[{COLOURS.get(mark, 'none')}]{mark}[/]"]
+        table.add_row(*cells)
+        shown = task
+        if result.get("reason"):
+            reasons[f"{task}, {result['metric']}: {result['reason']}"] = None
+    table.caption = "\n".join(escape(one_line(reason)) for reason in reasons) or None
+    return table
+
+
+def _with_interval(value: str, interval: Sequence[float] | None, sign: str = "") -> str:
+    from evaluation.table import number
+
+    return value if interval is None else escape(f"{value} [{', '.join(number(bound, sign) for bound in interval)}]")

@@ -1,0 +1,180 @@
+"""Tasks of a user's own, from a .jsonl file: questions with an answer, or with choices of which one is right.
+
+    {"prompt": ..., "answer": "42"}                                 exact match of what the model says
+    {"prompt": ..., "choices": [" Paris", " Rome"], "answer": 0}    which choice the model finds likeliest
+
+A prompt of plain text is continued as it is, and so are its choices, which therefore begin with a space where one is
+wanted. A prompt of messages goes through the model's chat template, and a choice is then the whole turn, its end too.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data.chat import encode
+from data.messages import Malformed, conversation, out_of_order
+from evaluation.checkpoint import Checkpoint, fingerprint
+from evaluation.encode import Example, Row, common_prefix_length, completion
+from evaluation.task import HeldOut, PromptTask, Scores, Task, ending_scores
+from evaluation.tasks import likelihoods_of
+from utils.errors import Refused
+from utils.text import one_line
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+TOLD = 5
+"""Faulty rows that a refusal shows."""
+
+
+def strict_match(said: str, answer: str) -> bool:
+    """Return whether the text is the answer, but for space around it."""
+    return said.strip() == answer.strip()
+
+
+def flexible_match(said: str, answer: str) -> bool:
+    """Return whether the text has the answer in any form.
+
+    Of an answer that is a number, the last number of the text is compared by value; another must stand in the text as
+    whole words, without regard to case, punctuation and space.
+
+    >>> flexible_match("That makes 1,234.0 in all.", "1234"), flexible_match("It is PARIS!", "Paris")
+    (True, True)
+    """
+    if NUMBER.fullmatch(answer.strip()):
+        numbers = NUMBER.findall(said)
+        return bool(numbers) and _value(numbers[-1]) == _value(answer.strip())
+    wanted = _normalised(answer)
+    return bool(wanted) and f" {wanted} " in f" {_normalised(said)} "
+
+
+def _value(number: str) -> float:
+    return float(number.replace(",", ""))
+
+
+def _normalised(text: str) -> str:
+    return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
+
+
+@dataclass(frozen=True)
+class Questions(PromptTask):
+    """Greedy answers to questions (rows with `prompt, answer`), compared with the one that is right."""
+
+    title: str = field(default="questions", kw_only=True)
+    name: ClassVar[str] = "questions"
+    headline: ClassVar[tuple[str, ...]] = ("strict", "flexible", "stop_rate")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `strict`, `flexible`, `stop_rate` and `completion_tokens`."""
+        said = self.completions(checkpoint)
+        scores: Scores = {}
+        for metric, matches in (("strict", strict_match), ("flexible", flexible_match)):
+            scores[metric] = [
+                None if one is None else float(matches(one.text, row["answer"]))
+                for one, row in zip(said, self.held_out.rows, strict=True)
+            ]
+        return scores | ending_scores(said)
+
+
+@dataclass(frozen=True)
+class Choices(Task):
+    """Choices (rows with `prompt, choices, answer`, the place of the right one from 0): is it the likeliest?"""
+
+    title: str = field(default="choices", kw_only=True)
+    name: ClassVar[str] = "choices"
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_per_byte")
+
+    def score(self, checkpoint: Checkpoint) -> Scores:
+        """Return `accuracy` by the likelihood of each choice, `accuracy_per_byte` by that for each UTF-8 byte of it.
+
+        The first is for choices of like length; of others it prefers the short ones, which the second makes up for. Of
+        equal choices the first is taken. None where a choice is longer than the model can take.
+        """
+        rows = self.held_out.rows
+        for row in rows:
+            checkpoint.need_template(row["prompt"])
+        examples = [choice_example(checkpoint.tokenizer, row, choice) for row in rows for choice in row["choices"]]
+        found = iter(likelihoods_of(checkpoint, examples))
+        scores: Scores = {"accuracy": [], "accuracy_per_byte": []}
+        for row in rows:
+            of_row = [next(found) for _ in row["choices"]]
+            sizes = {"accuracy": [1] * len(of_row), "accuracy_per_byte": [len(one.encode()) for one in row["choices"]]}
+            for metric, size in sizes.items():
+                losses = [one.nll / by for one, by in zip(of_row, size, strict=True)]
+                whole = all(one.tokens for one in of_row)
+                scores[metric].append(float(losses.index(min(losses)) == row["answer"]) if whole else None)
+        return scores
+
+
+def choice_example(tokenizer: Any, row: Row, choice: str) -> Example:
+    """Return a row's prompt with a choice, which is scored; of a conversation the end of the turn is too."""
+    if not isinstance(row["prompt"], str):
+        return completion(tokenizer, row["prompt"], [{"role": "assistant", "content": choice}], row.get("tools"))
+    ids = encode(tokenizer, row["prompt"] + choice)
+    if ids[-1:] == [tokenizer.eos_token_id]:  # which some tokenizers add, and no choice says
+        ids = ids[:-1]
+    start = max(1, common_prefix_length(encode(tokenizer, row["prompt"]), ids))
+    return Example(ids, [index >= start for index in range(len(ids))])
+
+
+def own_task(file: Path, max_new_tokens: int) -> Task:
+    """Return the task in a .jsonl file, named after it; its version is a hash of its rows.
+
+    Raises:
+        Refused: the file cannot be read, or rows of it are no questions or choices; says which rows.
+    """
+    from data.files import READERS
+
+    if not file.is_file():
+        raise Refused(f"{file} is no file: --tasks takes the names of tasks, and .jsonl files of your own.")
+    raw = list(READERS[".jsonl"](file))
+    if not raw:
+        raise Refused(f"{file} has no rows: each line is a JSON object with prompt and answer.")
+    kind = "choices" if "choices" in raw[0] else "questions"
+    problems, rows = [], []
+    for number, row in enumerate(raw, 1):
+        try:
+            rows.append(_checked(row, kind))
+        except Malformed as malformed:
+            problems.append(f"- row {number}: {one_line(str(malformed)):.200}")
+    if problems:
+        more = [f"- and {len(problems) - TOLD} more"] if len(problems) > TOLD else []
+        lines = "\n".join(problems[:TOLD] + more)
+        raise Refused(f"{file}: {len(problems)} of {len(raw)} rows cannot be used as {kind}:\n{lines}")
+    held_out = HeldOut(rows)
+    return (
+        Choices(held_out, title=file.name)
+        if kind == "choices"
+        else Questions(held_out, max_new_tokens, title=file.name)
+    )
+
+
+def version_of(task: "Questions | Choices") -> str:
+    """Return the version of a task of one's own: of the way it is scored, and a hash of its rows."""
+    return f"{task.version}-{fingerprint(task.held_out.rows)[:8]}"
+
+
+def _checked(row: Row, kind: str) -> dict[str, Any]:
+    """Return a row as its task takes it.
+
+    Raises:
+        Malformed: it lacks something, or has it in another form.
+    """
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        raise Malformed(f"prompt must be text or a list of messages; given: {prompt!r}")
+    if isinstance(prompt, list):
+        prompt = conversation(prompt)
+        if (wrong := out_of_order(prompt)) or prompt[-1]["role"] == "assistant":
+            raise Malformed(wrong or "prompt ends with a turn of the assistant, which is what is asked for")
+    answer, choices = row.get("answer"), row.get("choices")
+    if kind == "questions":
+        if choices is not None:
+            raise Malformed("it has choices, while the first row has none: put them into a file of their own")
+        if not isinstance(answer, str) or not answer.strip():
+            raise Malformed(f"answer must be text; given: {answer!r}")
+        return {"prompt": prompt, "answer": answer}
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) and one for one in choices):
+        raise Malformed(f"choices must be a list of two texts or more; given: {choices!r}")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise Malformed(f"answer must be the place of the right choice, 0 to {len(choices) - 1}; given: {answer!r}")
+    return {"prompt": prompt, "choices": choices, "answer": answer}

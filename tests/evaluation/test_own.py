@@ -1,0 +1,149 @@
+"""Tasks of a user's own: what counts as right, and which rows are refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.checkpoint import Checkpoint
+from evaluation.own import Choices, Questions, choice_example, flexible_match, own_task, strict_match, version_of
+from evaluation.task import HeldOut
+from tests.evaluation.test_tasks import Scripted
+from utils.errors import Refused
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    def write(*rows: Any) -> Path:
+        file = tmp_path / "own.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "strict", "flexible"),
+    [
+        (" 42\n", "42", True, True),
+        ("The answer is 42.", "42", False, True),
+        ("42 or rather 43", "42", False, False),  # the last number is what it ends with
+        ("1,234.0", "1234", False, True),
+        ("0.50", "0.5", False, True),
+        ("-3", "3", False, False),
+        ("no number", "3", False, False),
+        ("It is PARIS!", "Paris", False, True),
+        ("Parisian", "Paris", False, False),
+        ("new  york, of course", "New York", False, True),
+        ("", "Paris", False, False),
+        ("anything", "?!", False, False),  # nothing is left of the answer to look for
+    ],
+)
+def test_strict_is_the_text_and_flexible_the_answer_in_it(said: str, answer: str, strict: bool, flexible: bool) -> None:
+    assert (strict_match(said, answer), flexible_match(said, answer)) == (strict, flexible)
+
+
+def test_questions_are_scored_by_both_filters(tmp_path: Path) -> None:
+    rows = [{"prompt": "2+3?", "answer": "5"}, {"prompt": "Capital of France?", "answer": "Paris"}]
+    scores = Questions(HeldOut(rows)).score(Scripted(tmp_path, ["5", "I say Paris"]))
+    assert (scores["strict"], scores["flexible"], scores["stop_rate"]) == ([1, 0], [1, 1], [1, 1])
+
+
+def test_the_likeliest_choice_is_taken_and_its_length_can_be_left_out(checkpoint: Checkpoint) -> None:
+    """Against the model's own log-probabilities, choice by choice."""
+    prompt, choices = "Ada has 34", [" apples", " apples and one more that Ben has", " x"]
+    tokens = checkpoint.tokenizer
+    start = len(tokens(prompt)["input_ids"])
+    losses = []
+    for choice in choices:
+        ids = tokens(prompt + choice, return_tensors="pt")["input_ids"]
+        logps = checkpoint.model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        losses.append(-float(logps[start - 1 :].sum()))
+    per_byte = [loss / len(choice) for loss, choice in zip(losses, choices, strict=True)]
+    best, best_per_byte = losses.index(min(losses)), per_byte.index(min(per_byte))
+    rows = [{"prompt": prompt, "choices": choices, "answer": answer} for answer in range(3)]
+    scores = Choices(HeldOut(rows)).scores(checkpoint)
+    assert scores["accuracy"] == [float(answer == best) for answer in range(3)]
+    assert scores["accuracy_per_byte"] == [float(answer == best_per_byte) for answer in range(3)]
+    assert best != best_per_byte
+
+
+def test_a_choice_of_plain_text_has_no_end_and_a_turn_has_one(checkpoint: Checkpoint) -> None:
+    tokens = checkpoint.tokenizer
+    plain = choice_example(tokens, {"prompt": "Ada has 34"}, " apples")
+    assert tokens.decode(plain.input_ids) == "Ada has 34 apples"
+    assert (
+        tokens.decode([i for i, is_scored in zip(plain.input_ids, plain.scored, strict=True) if is_scored]) == " apples"
+    )
+    turn = choice_example(tokens, {"prompt": [{"role": "user", "content": "How many?"}]}, "34")
+    assert [i for i, is_scored in zip(turn.input_ids, turn.scored, strict=True) if is_scored][-1] == tokens.eos_token_id
+
+
+def test_a_choice_longer_than_the_model_takes_has_no_figure(checkpoint: Checkpoint) -> None:
+    rows = [{"prompt": "One", "choices": [" two", " two" * 600], "answer": 0}]
+    assert Choices(HeldOut(rows)).scores(checkpoint)["accuracy"] == [None]
+
+
+def test_a_file_is_a_task_named_after_it_whose_version_is_that_of_its_rows(written: Callable[..., Path]) -> None:
+    task = own_task(written({"prompt": "2+3?", "answer": "5"}), 7)
+    assert isinstance(task, Questions)
+    assert (task.title, task.max_new_tokens) == ("own.jsonl", 7)
+    other = own_task(written({"prompt": "2+3?", "answer": "6"}), 7)
+    assert isinstance(other, Questions)
+    assert version_of(task) != version_of(other)
+    turns = [{"from": "human", "value": "Which?"}]
+    choices = own_task(written({"prompt": turns, "choices": ["a", "b"], "answer": 1}), 7)
+    assert isinstance(choices, Choices)
+    assert choices.held_out.rows[0]["prompt"] == [{"role": "user", "content": "Which?"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"answer": "5"}, "prompt must be text or a list of messages; given: None"),
+        ({"prompt": "a", "answer": 5}, "answer must be text; given: 5"),
+        ({"prompt": "a", "answer": " "}, "answer must be text"),
+        ({"prompt": [{"role": "assistant", "content": "b"}], "answer": "5"}, "follows no question"),
+        ({"prompt": "a", "answer": "5", "choices": ["a", "b"]}, "the first row has none"),
+    ],
+)
+def test_faulty_questions_are_refused_by_their_number(row: Any, said: str, written: Callable[..., Path]) -> None:
+    with pytest.raises(Refused, match=r"1 of 2 rows cannot be used as questions:\n- row 2: ") as refused:
+        own_task(written({"prompt": "2+3?", "answer": "5"}, row), 8)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"choices": ["a"]}, "choices must be a list of two texts or more"),
+        ({"choices": ["a", ""]}, "choices must be a list of two texts or more"),
+        ({"answer": 2}, "0 to 1; given: 2"),
+        ({"answer": True}, "0 to 1; given: True"),
+        ({"answer": "a"}, "0 to 1; given: 'a'"),
+    ],
+)
+def test_faulty_choices_are_refused_by_their_number(changed: Any, said: str, written: Callable[..., Path]) -> None:
+    good = {"prompt": "a", "choices": ["a", "b"], "answer": 0}
+    with pytest.raises(Refused, match="- row 2: ") as refused:
+        own_task(written(good, good | changed), 8)
+    assert said in str(refused.value)
+
+
+def test_of_many_faulty_rows_the_first_are_shown_and_steer_no_terminal(written: Callable[..., Path]) -> None:
+    with pytest.raises(Refused) as refused:
+        own_task(written(*[{"prompt": "a", "answer": ["\x1b[31m"]}] * 9), 8)
+    said = str(refused.value)
+    assert "9 of 9 rows" in said
+    assert said.count("- row") == 5
+    assert said.endswith("- and 4 more")
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "no rows"), ("{", "line"), ("[1]\n", "one JSON object")])
+def test_a_file_that_is_no_jsonl_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(text)
+    with pytest.raises(Refused, match=said):
+        own_task(tmp_path / "own.jsonl", 8)
