@@ -80,7 +80,7 @@ def harness_tasks(names: Sequence[str], limit: int | None, include_path: Path | 
     """Return lm-eval's tasks of these names; `include_path` is a directory with definitions of one's own (.yaml).
 
     Raises:
-        Refused: lm-eval is not installed, or knows no task of that name.
+        Refused: lm-eval is not installed, knows no task of that name, or cannot load its data.
     """
     if find_spec("lm_eval") is None:
         raise Refused(
@@ -89,11 +89,17 @@ def harness_tasks(names: Sequence[str], limit: int | None, include_path: Path | 
         )
     if include_path is not None and not include_path.is_dir():
         raise Refused(f"--include-path {include_path} is no directory: name one that holds definitions, .yaml files.")
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager, get_task_dict
 
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     known = manager.all_tasks
     if unknown := [name for name in names if name not in known]:
         near = did_you_mean(unknown[0], known)
         raise Refused(f"lm-eval has no task {unknown[0]!r}{near or '.'} Its own command lists them: lm-eval ls tasks")
+    for name in names:  # loads its data, before a model is
+        try:
+            get_task_dict([name], manager)
+        except (OSError, ValueError, LookupError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise Refused(f"lm-eval cannot load {name}: {reason}") from error
     return [Harness(HeldOut([]), f"{PREFIX}{name}", manager, limit) for name in names]

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields, replace
 from importlib.metadata import entry_points
 from itertools import takewhile
@@ -24,7 +25,7 @@ import pytest
 import chat
 import run_all
 from chain import command_line
-from evaluation import __main__ as evaluation
+from evaluation import __main__ as evaluating
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
 from utils.files import jsonable, weights_sha256, write_json
@@ -43,9 +44,9 @@ OTHER_FLAGS = set(
 FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's fenced blocks in `language`."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the fenced blocks in `language`, of the whole README unless it is a section that is given."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def section(title: str) -> str:
@@ -76,7 +77,8 @@ def tree() -> set[str]:
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 RECIPES = [block for block in blocks("python") if "configs = {" in block]
-ROWS = [json.loads(line) for block in blocks("json") for line in block.splitlines()]
+ROWS = [json.loads(line) for block in blocks("json", section("Your own recipe")) for line in block.splitlines()]
+TASK_ROWS = [line for block in blocks("json", section("Measuring any checkpoint")) for line in block.splitlines()]
 
 
 @pytest.fixture
@@ -127,8 +129,8 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert said.err.count("\n- ") <= 1, "refused for something else too"
 
 
-def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve a command of chat.py: the stages of the interrupted run are small random models, asked for few tokens."""
+def write_model(work: Path) -> Path:
+    """Write a small random model as the SFT stage of the interrupted run; return its directory."""
     from data.chat import CHAT_TEMPLATE
     from data.world import rows
     from pretrain.model import random_model
@@ -146,6 +148,12 @@ def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], m
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(sft)
     random_model(PretrainConfig(output_dir="", dataset_name="", **shape), tokenizer, "cpu").save_pretrained(sft)
+    return sft
+
+
+def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve a command of chat.py: the stages of the interrupted run are small random models, asked for few tokens."""
+    sft = write_model(work)
     shutil.copytree(sft, work / "base")
     shutil.copytree(sft, sft / "checkpoint-60")
 
@@ -167,6 +175,20 @@ def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], m
     else:
         assert "loading " + ("base" if argv[0] == "base" else f"{EXAMPLE_RUN}/sft") in said.err
         assert said.out.strip()
+
+
+def call_measuring(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Serve a command of evaluation on small random models, two examples a task; lm-eval's up to its data on the Hub."""
+    write_model(work)
+    (work / "questions.jsonl").write_text(TASK_ROWS[0])
+    code = evaluating.main(["run", *argv, "--limit", "2"])
+    said = capsys.readouterr()
+    if any(word.startswith("lm-eval:") for word in argv):
+        assert code == 2
+        assert "needs lm-eval, which is not installed" in said.err or "lm-eval cannot load" in said.err
+    else:
+        assert code == 0, said.err
+        assert f"{EXAMPLE_RUN}/sft" in said.out
 
 
 def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +222,7 @@ def call_pretrain(argv: list[str], work: Path, monkeypatch: pytest.MonkeyPatch) 
     assert out.name == "base" or out.parent.name == "runs"
 
 
-def call_evaluation(argv: list[str], work: Path) -> None:
+def call_on_runs(argv: list[str], work: Path) -> None:
     """Serve a command of evaluation as it is: on the interrupted run, of few made rows, and on copies of it."""
     from algorithms import StageOutput
     from recipes import load
@@ -214,7 +236,7 @@ def call_evaluation(argv: list[str], work: Path) -> None:
     info.set(configs=configs)
     for other in set(re.findall(r"\d{8}_\d{6}_\w{4}", " ".join(argv))) - {EXAMPLE_RUN}:
         shutil.copytree(info.run_dir, work / "runs" / other)
-    assert evaluation.main(argv) == 0
+    assert evaluating.main(argv) == 0
     for flag in {"--html", "--out"} & set(argv):
         assert (work / argv[argv.index(flag) + 1]).stat().st_size
 
@@ -264,10 +286,16 @@ def test_a_command_of_the_readme_runs(
             call_run_all(argv, capsys)
         case ["python", "chat.py", *argv]:
             call_chat(argv, work, capsys, monkeypatch)
+        case ["python", "-m", "evaluation", "run", *argv]:
+            call_measuring(argv, work, capsys)
+        case ["pip", "install", "-e", extra]:
+            assert (
+                extra[2:-1] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            )
         case ["python", "-m", "pretrain", *argv]:
             call_pretrain(argv, work, monkeypatch)
         case ["python", "-m", "evaluation", *argv]:
-            call_evaluation(argv, work)
+            call_on_runs(argv, work)
         case ["torchrun" | "accelerate" as launcher, *launched]:
             assert entry_points(group="console_scripts", name=launcher)
             if "run_all.py" in launched:
@@ -327,6 +355,15 @@ def test_the_rows_shown_suit_the_stages_that_they_are_for(work: Path) -> None:
         assert len(data.train) > 0
         if kind == "grpo":
             assert missing_columns([exact_match], data.train.column_names) == []
+
+
+@pytest.mark.parametrize("row", TASK_ROWS)
+def test_a_row_shown_is_a_task_of_ones_own(row: str, tmp_path: Path) -> None:
+    from evaluation.own import own_task
+
+    (tmp_path / "own.jsonl").write_text(row)
+    (read,) = own_task(tmp_path / "own.jsonl", 8).held_out.rows
+    assert read == json.loads(row)
 
 
 def test_the_table_of_stages_is_the_embedded_recipe() -> None:
@@ -397,7 +434,7 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
 
 def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
     parsers = [made.parser() for made in (run_all, chat, pretraining)]
-    (commands,) = (action.choices for action in evaluation.parser()._actions if isinstance(action.choices, dict))
+    (commands,) = (action.choices for action in evaluating.parser()._actions if isinstance(action.choices, dict))
     actions = [action for parser in [*parsers, *commands.values()] for action in parser._actions]
     flags = {flag for action in actions for flag in action.option_strings if flag.startswith("--")}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace(section("Limits"), "")))
