@@ -178,7 +178,7 @@ def call_chat(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str], m
 
 
 def call_measuring(argv: list[str], work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Serve a command of evaluation on small random models, two examples a task; lm-eval's up to its data on the Hub."""
+    """Serve a command of evaluation on a small random model, two examples a task; of lm-eval up to the Hub's data."""
     write_model(work)
     (work / "questions.jsonl").write_text(TASK_ROWS[0])
     code = evaluating.main(["run", *argv, "--limit", "2"])
@@ -289,9 +289,8 @@ def test_a_command_of_the_readme_runs(
         case ["python", "-m", "evaluation", "run", *argv]:
             call_measuring(argv, work, capsys)
         case ["pip", "install", "-e", extra]:
-            assert (
-                extra[2:-1] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-            )
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            assert extra in [f".[{name}]" for name in project["optional-dependencies"]]
         case ["python", "-m", "pretrain", *argv]:
             call_pretrain(argv, work, monkeypatch)
         case ["python", "-m", "evaluation", *argv]:
