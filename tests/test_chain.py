@@ -384,7 +384,7 @@ def test_before_is_what_the_input_scored_after(stage: str, run_dir: Path) -> Non
         if (result["task"], result["metric"]) in inputs:
             assert result["before"] == inputs[result["task"], result["metric"]]
         if result["metric"] == "perplexity" or "reason" in result:
-            continue  # e to the power of the loss, which has the interval; or nothing to compare, which has its own test
+            continue  # e to the power of the loss, which has the interval; or nothing to compare
         low, high = result["ci95"]
         assert low <= result["after"] - result["before"] <= high
         assert result["n"] > 0
