@@ -18,6 +18,7 @@ from algorithms.config import GRPOExtraConfig, StageOutput
 from chain import command_line, screen
 from chain.disk import refuse_little
 from chain.fitting import Fitting, fit_all, missed
+from chain.hacking import tell_hacking
 from chain.preflight import Fetched, fetch
 from chain.record import (
     changes_of_run,
@@ -360,6 +361,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         seed=stage.config.seed,
     )
     log.info(evaluation=results, evaluation_s=round(time.monotonic() - started, 3))
+    tell_hacking(log, results)
 
 
 def _tasks(stages: list[Stage]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ MEASURED = 500  # most rows whose length is looked at before the run starts, unl
 NAMED = 5  # rows that are told
 MOST = 0.5  # share of examples without their end above which the stage fails
 MANY = 0.1  # and above which there is an alarm
+FEW_TOKENS = 0.01  # share of supervised tokens below which there is an alarm: short answers to long prompts have more
 
 Rows = Any  # datasets.Dataset
 
@@ -156,7 +157,7 @@ def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
     `rows` are those that TRL was given: it drops the ones of which `max_length` leaves nothing to learn.
 
     Raises:
-        StageFailed: most do not, so the model would not learn to stop.
+        StageFailed: most do not, so the model would not learn to stop; or nothing but the EOS is learnt.
     """
     if len(trainer.train_dataset) == 0 or (trainer.args.packing and trainer.args.packing_strategy in SPLITS_LONG):
         return  # `fit` reports the one; the other ends texts anywhere, by design
@@ -172,6 +173,26 @@ def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
         f" are cut off at max_length = {trainer.args.max_length}, or the template ends an answer with another token",
         stage_dir,
     )
+    _judge_supervised(examples, stage_dir)
+
+
+def _judge_supervised(examples: list[list[int]], stage_dir: Path) -> None:
+    """Raise StageFailed where an example supervises no more than its EOS, and an alarm where few tokens are."""
+    learnt = sum(label != -100 for labels in examples for label in labels)
+    share = learnt / sum(map(len, examples))
+    said = f"{learnt} of {sum(map(len, examples))} tokens are learnt ({share:.2%}), in {len(examples)} examples"
+    if learnt < 2 * len(examples):
+        raise StageFailed(
+            f"{said}: no answer is, beyond its end. training.log shows an example, the learnt part marked: do the"
+            " generation marks of the chat template stand around the answers, and are they the assistant's turns?"
+        )
+    if share < FEW_TOKENS:
+        StageLog(stage_dir).alarm(
+            0,
+            "few_supervised_tokens",
+            f"{said}: nearly all the time goes into prompts. training.log shows an example, the learnt part marked: if"
+            " it is not the whole answer, look at the roles and the chat template; otherwise shorten the prompts",
+        )
 
 
 def inspect_pairs(trainer: Any, rows: Rows, stage_dir: Path) -> None:

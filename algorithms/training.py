@@ -59,8 +59,8 @@ def fit(
 ) -> Path:
     """Train, from the newest checkpoint in `stage_dir` if there is one, and save the result there.
 
-    `shown` are the metrics for the progress bar, TRL's key to the name shown. `judge` looks at what was logged and
-    raises StageFailed.
+    `shown` are the metrics for the progress bar, TRL's key to the name shown. `judge` looks at what was logged, once
+    while training and at its end, and raises StageFailed.
 
     Raises:
         StageFailed: no row is left to train on, the loss was not a number, all gradients were 0, or the weights are
@@ -81,7 +81,7 @@ def fit(
     if config.peft:
         console().print(f"training {trainable:,} of {total:,} parameters ({trainable / total:.2%})", markup=False)
     before = _sample_weights(trainer.model)
-    _train(trainer, config, stage_dir, log, shown)
+    _train(trainer, config, stage_dir, log, shown, judge)
     history: History = trainer.state.log_history
     if trainer.state.global_step == 0:
         raise StageFailed(f"no step was taken: {len(trainer.train_dataset)} rows do not fill one batch")
@@ -96,7 +96,14 @@ def fit(
     return stage_dir
 
 
-def _train(trainer: Any, config: TrainingConfig, stage_dir: Path, log: StageLog, shown: Mapping[str, str]) -> None:
+def _train(
+    trainer: Any,
+    config: TrainingConfig,
+    stage_dir: Path,
+    log: StageLog,
+    shown: Mapping[str, str],
+    judge: Callable[[History], None],
+) -> None:
     from transformers import PrinterCallback
 
     checkpoint = by_first(lambda: newest_sound(stage_dir, warn))
@@ -112,7 +119,7 @@ def _train(trainer: Any, config: TrainingConfig, stage_dir: Path, log: StageLog,
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
     with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
-        watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer))
+        watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer), judge)
         trainer.add_callback(watch)
         overrides.see_gradients(trainer, _judge_of_steps(trainer, config, log))
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from utils import alarms
 from utils.agreement import any_says
 from utils.console import Bar, progress
 from utils.errors import StageFailed
@@ -16,6 +17,7 @@ from utils.stage_log import StageLog
 from utils.step_watch import StepWatch
 
 ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise the alarm
+HOPELESS = 50  # steps after which a stage is judged for the first time, rather than at its end alone
 
 
 class Watch(TrainerCallback):
@@ -33,9 +35,11 @@ class Watch(TrainerCallback):
         shown: Mapping[str, str],
         asked_to_stop: Callable[[], bool],
         may_stop: Callable[[], bool],
+        judge: Callable[[list[dict[str, Any]]], None],
     ) -> None:
         self.log, self.description, self.shown = log, description, shown
-        self.asked_to_stop, self.may_stop = asked_to_stop, may_stop
+        self.asked_to_stop, self.may_stop, self.judge = asked_to_stop, may_stop, judge
+        self.judged = False
         self.stopped: str | None = None
         self.row: dict[str, Any] = {}
         self.step = 0
@@ -80,7 +84,7 @@ class Watch(TrainerCallback):
         """Take the trainer's metrics of this step.
 
         Raises:
-            StageFailed: the loss is not a number.
+            StageFailed: the loss is not a number, or `HOPELESS` steps were judged to be just that.
         """
         if not logs or "train_runtime" in logs:  # the summary of the whole training, which belongs to no step
             return
@@ -94,8 +98,16 @@ class Watch(TrainerCallback):
                 f"the loss is {logs['loss']} at step {self.step}: the weights are lost. Lower learning_rate"
                 f" (it is {args.learning_rate:g}), or train with bf16=False."
             )
-        if "grad_norm" in logs:
+        if "grad_norm" in logs and not logs.get("frac_reward_zero_std"):  # no spread in a group, no gradient
             self._watch_gradient(logs["grad_norm"])
+        if "num_tokens" in logs:
+            self.steps.logged(self.step, logs["num_tokens"])
+        done = self.step / state.max_steps
+        for name, message in alarms.found(state.log_history, share_done=done, beta=getattr(args, "beta", None) or 0.0):
+            self.steps.alarm(self.step, name, message)
+        if self.step >= HOPELESS and not self.judged:
+            self.judged = True
+            self.judge(state.log_history)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Let the time of an evaluation be no step's."""
@@ -129,8 +141,13 @@ class Watch(TrainerCallback):
     def _watch_gradient(self, norm: float) -> None:
         self.zero_gradients = self.zero_gradients + 1 if norm == 0 else 0
         if self.zero_gradients == ZERO_GRADIENTS:  # once is enough: GRPO may pass through many such stretches
-            message = f"the gradient is 0 in {ZERO_GRADIENTS} logged steps in a row: nothing is being learnt"
-            self.steps.alarm(self.step, "zero_gradient", message)
+            self.steps.alarm(
+                self.step,
+                "zero_gradient",
+                f"the gradient is 0 in {ZERO_GRADIENTS} logged steps in a row: nothing is being learnt. Is any token"
+                " supervised (SFT's training.log shows an example)? Do chosen and rejected differ? Is the loss 0"
+                " already? Are all completions masked?",
+            )
 
     def _write_row(self) -> None:
         if self.row:

@@ -10,7 +10,7 @@ from data.corpus.configured import record_of
 from data.corpus.corpus import Corpus
 from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
-from utils import trackers
+from utils import alarms, trackers
 from utils.console import console, progress
 from utils.limits import kept
 from utils.runtime import peak_memory_bytes
@@ -40,6 +40,7 @@ class Record:
         self.log.cut_back(step)
         self._shown: dict[str, float] = {}
         self._steps = StepWatch(self.log)
+        self._rows: list[Mapping[str, Any]] = [*self.log.read_metrics()]
         if checkpoint:
             self.log.resumed(checkpoint, checkpoint)
             self.say(f"pretrain goes on from {checkpoint}")
@@ -77,6 +78,10 @@ class Record:
             self._track(step, {**values, "epoch": epoch})
             self._shown = {name: values[name] for name in ("loss", "eval_loss", "eval_bits_per_byte") if name in values}
             self._bar.update(step, **self._shown)
+            self._rows.append(values)
+            self._steps.logged(step, values["num_tokens"])
+            for name, message in alarms.found(self._rows):
+                self._steps.alarm(step, name, message)
             self._steps.begin()
 
     def end(self, position: Position, test: Mapping[str, float] | None) -> None:

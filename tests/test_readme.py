@@ -431,6 +431,18 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
         assert f"`{name}`" in section("Your own recipe")
 
 
+def test_the_table_of_alarms_names_all_that_the_code_can_raise() -> None:
+    from utils import alarms
+
+    named = {name for row in table(section("Alarms")) for name in re.findall(r"`(\w+)`", row[0])}
+    parts = ("algorithms", "chain", "pretrain", "utils")
+    source = "".join(path.read_text(encoding="utf-8") for part in parts for path in (ROOT / part).glob("*.py"))
+    of_functions = {check.__name__ for check in alarms.CHECKS} | set(re.findall(r'yield "(\w+)", message', source))
+    raised = set(re.findall(r'alarm\(\s*(?:\w+(?:\[-1\]\["step"\]|\.step)?|0),\s*"(\w+)"', source)) | {"skipped_step"}
+    assert raised >= {"merge_differs", "slow_steps", "zero_gradient", "gradient", "reward_hacking", "cut_off_examples"}
+    assert named == raised | of_functions
+
+
 def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
     parsers = [made.parser() for made in (run_all, chat, pretraining)]
     (commands,) = (action.choices for action in evaluating.parser()._actions if isinstance(action.choices, dict))

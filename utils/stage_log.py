@@ -57,11 +57,13 @@ class StageLog:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the logged rows, oldest first, without a last line that a crash left incomplete."""
+        return [json.loads(line) for line in self._rows() if _step_of(line) is not None]
+
     def done(self) -> dict[str, int]:
         """Return the steps up to the last line of metrics, and the tokens seen in them: of a stage that did not end."""
-        last: dict[str, Any] = next(
-            (json.loads(line) for line in reversed(self._rows()) if _step_of(line) is not None), {}
-        )
+        last = (self.read_metrics() or [{}])[-1]
         return {"steps": last.get("step", 0), "tokens": int(last.get("num_tokens") or 0)}
 
     def _rows(self) -> list[str]:

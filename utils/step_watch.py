@@ -1,5 +1,6 @@
-"""The steps of a training loop, watched: alarms where their time explodes, or memory is reserved beyond the card."""
+"""The steps of a training loop, watched: alarms where they become slow, or memory is reserved beyond the card."""
 
+import os
 import statistics
 import time
 from collections import deque
@@ -11,6 +12,9 @@ from utils.stage_log import StageLog
 SLOWER, LEAST_S, IN_A_ROW, MEASURED = 4.0, 1.0, 3, 20
 """A step is slow that takes so many times the median of the `MEASURED` or more before it, and at least `LEAST_S`; so
 many in a row have exploded. One alone may be a long row, an evaluation, or GRPO's sampling."""
+HALVED, RATES, LEAST_RATES, SLOW_FOR_S = 0.5, 10, 20, 60.0
+"""Throughput has fallen by half if the last `RATES` logged lines, which took `SLOW_FOR_S` or more, have less than half
+of the tokens a second of the median of the `LEAST_RATES` or more before: a line of few steps may hold short rows."""
 
 
 class SlowSteps:
@@ -30,15 +34,39 @@ class SlowSteps:
         return (min(self._slow), statistics.median(self._usual)) if len(self._slow) >= IN_A_ROW else None
 
 
+class Throughput:
+    """Tells when the tokens a second have fallen by half for good."""
+
+    def __init__(self) -> None:
+        self._usual: deque[float] = deque(maxlen=100)
+        self._newest: deque[tuple[float, float]] = deque(maxlen=RATES)
+
+    def add(self, tokens: float, seconds: float) -> tuple[float, float] | None:
+        """Take what was done since the line before; return tokens a second now and before where they have halved."""
+        if seconds <= 0:
+            return None
+        if len(self._newest) == RATES:
+            left, took = self._newest[0]
+            self._usual.append(left / took)
+        self._newest.append((tokens, seconds))
+        all_tokens, all_s = (sum(column) for column in zip(*self._newest, strict=True))
+        if len(self._usual) < LEAST_RATES or all_s < SLOW_FOR_S:
+            return None
+        before, now = statistics.median(self._usual), all_tokens / all_s
+        return (now, before) if now < HALVED * before else None
+
+
 class StepWatch:
     """Watches time and memory of a stage's steps; raises each alarm once, and caps the process anew."""
 
     def __init__(self, log: StageLog) -> None:
         self.log = log
-        self.slow_steps = SlowSteps()
+        self.slow_steps, self.throughput = SlowSteps(), Throughput()
         self._raised = {alarm["name"] for alarm in log.read_info().get("alarms") or []}
         self._began = time.monotonic()
         self._first = True
+        self._since_line_s = 0.0
+        self._tokens: float | None = None
 
     def begin(self) -> None:
         """Let the time until now be no step's: it went into an evaluation or a checkpoint."""
@@ -46,7 +74,9 @@ class StepWatch:
 
     def done(self, step: int) -> None:
         """Look at the step that has ended."""
-        slower = self.slow_steps.add(time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        self._since_line_s += seconds
+        slower = self.slow_steps.add(seconds)
         if slower:
             self.alarm(
                 step,
@@ -63,6 +93,23 @@ class StepWatch:
         if beyond:
             self.alarm(step, "memory_beyond_card", beyond)
         self.begin()
+
+    def logged(self, step: int, tokens: float) -> None:
+        """Look at the steps since the last logged line; `tokens` were seen in all.
+
+        Where other programs keep the processors busy, they are the reason, and it is not told.
+        """
+        before, self._tokens = self._tokens, tokens
+        seconds, self._since_line_s = self._since_line_s, 0.0
+        rates = None if before is None else self.throughput.add(tokens - before, seconds)
+        if rates and os.getloadavg()[0] < 1.5 * (os.cpu_count() or 1):
+            self.alarm(
+                step,
+                "falling_throughput",
+                f"{rates[0]:,.0f} tokens a second are trained on, {rates[1]:,.0f} before: the rest takes twice as long."
+                " Is the GPU too hot (nvidia-smi -q -d PERFORMANCE), memory swapped out, the disk slow, or has the"
+                " power supply been unplugged? A stop with Ctrl-C and --resume lose nothing",
+            )
 
     def alarm(self, step: int, name: str, message: str) -> None:
         """Raise an alarm, unless it has been raised in this stage."""

@@ -151,6 +151,60 @@ def test_a_last_answer_cut_off_is_counted_though_an_earlier_one_ends(
     assert not json.loads((stage_dir / "stage_info.json").read_text()).get("alarms")
 
 
+def with_template(base_dir: Path, directory: Path, template: str) -> str:
+    """Return a copy of the tiny model with another chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    tokenizer.chat_template = template
+    AutoModelForCausalLM.from_pretrained(base_dir).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+MARKED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}{% if message.role == 'assistant' %}ANSWER"
+    "{% else %}{{ message.content + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            "{{ message.content }}{% generation %}{{ '<|im_end|>' }}{% endgeneration %}",
+            r"98 of \d+ tokens are learnt \(\d\.\d+%\), in 98 examples: no answer is, beyond its end",
+        ),
+        ("{{ message.content + '<|im_end|>' }}{% generation %}{% endgeneration %}", "no assistant tokens"),  # by TRL
+        (
+            "{% generation %}{{ message.content }}{% endgeneration %}{{ '<|im_end|>' }}",
+            "98 of 98 examples do not supervise the EOS",
+        ),
+    ],
+)
+def test_marks_that_leave_out_the_answers_fail_the_stage(
+    answer: str, reason: str, configure: Configure, stage_dir: Path, base_dir: Path, tmp_path: Path
+) -> None:
+    model = with_template(base_dir, tmp_path / "model", MARKED.replace("ANSWER", answer))
+    with pytest.raises((StageFailed, RuntimeError), match=reason):
+        sft.train(configure("sft", model_name=model), stage_dir)
+
+
+def test_answers_far_shorter_than_their_prompts_raise_an_alarm(
+    configure: Configure, stage_dir: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [[{"role": "user", "content": f"{n} " + "red " * 240}, TURNS[1]] for n in range(10)]
+    data.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    config = configure("sft", dataset_name=str(data), eval_fraction=0.3, max_steps=1)
+    sft.train(config, stage_dir)
+    (alarm,) = json.loads((stage_dir / "stage_info.json").read_text())["alarms"]
+    assert (alarm["step"], alarm["name"]) == (0, "few_supervised_tokens")
+    assert "of the answer" not in alarm["message"]
+    assert "nearly all the time goes into prompts" in alarm["message"]
+
+
 def test_packed_examples_are_inspected_one_by_one(configure: Configure, stage_dir: Path) -> None:
     sft.train(configure("sft", packing=True, max_length=64, max_steps=1, attn_implementation="eager"), stage_dir)
     info = json.loads((stage_dir / "stage_info.json").read_text())

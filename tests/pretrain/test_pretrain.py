@@ -316,3 +316,25 @@ def test_the_limit_of_time_stops_it_early_with_a_checkpoint(trained: Path, tmp_p
     steps.actions.clear()
     train(SMALL, tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(trained)
+
+
+def test_text_learnt_by_heart_raises_one_alarm_also_after_a_resume(tmp_path: Path) -> None:
+    import random
+
+    draw, words = random.Random(0), "red green blue one two three up down left right".split()
+    text = tmp_path / "few.txt"
+    text.write_text("\n\n".join(" ".join(draw.choices(words, k=30)) for _ in range(40)), encoding="utf-8")
+    config = replace(
+        SMALL, dataset_name=str(text), max_samples=None, vocab_size=300, max_steps=150, eval_steps=10, save_steps=30
+    )
+    train(config, tmp_path / "base")
+    log = StageLog(tmp_path / "base")
+    (alarm,) = log.read_info()["alarms"]
+    assert alarm["name"] == "overfitting"
+    assert "the held-out loss rose in 3 evaluations in a row" in alarm["message"]
+    kept = 30 * ((alarm["step"] - 10) // 30)  # of the evaluations that rose one or two are before it
+    for checkpoint in sealed(tmp_path / "base"):
+        if int(checkpoint.name.partition("-")[2]) > kept:
+            shutil.rmtree(checkpoint)
+    train(replace(config, max_steps=150), tmp_path / "base")
+    assert log.read_info()["alarms"] == [alarm]

@@ -1,0 +1,68 @@
+"""When a reward rose and what it stands for did not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain.hacking import hacking, tell_hacking
+from utils.stage_log import StageLog
+
+
+def result(task: str, before: float, after: float, half: float) -> dict[str, Any]:
+    """Return a result whose interval is `half` to each side of the difference."""
+    ci95 = [after - before - half, after - before + half]
+    return {"task": task, "metric": "strict", "n": 600, "before": before, "after": after, "ci95": ci95}
+
+
+def rewards(start: float, end: float, count: int = 30) -> list[dict[str, Any]]:
+    """Return rows whose reward goes from `start` to `end`, with some noise."""
+    means = [start + (end - start) * step / (count - 1) + 0.02 * (step % 3 - 1) for step in range(count)]
+    return [{"step": step, "reward": mean} for step, mean in enumerate(means, 1)]
+
+
+ROSE = rewards(0.74, 0.86)
+
+
+def test_a_verifier_that_falls_while_the_reward_rises_is_told() -> None:
+    """The prototype's shaped reward, .74 to .86, and its exact match, .36 to .19."""
+    message = str(hacking(ROSE, [result("skills", 0.36, 0.19, 0.05)]))
+    assert "the training reward rose from 0.757 to 0.843" in message
+    assert "skills strict 0.360 to 0.190, 95 % interval of the difference -0.220 to -0.120" in message
+
+
+def test_a_verifier_that_certainly_gained_next_to_nothing_is_told() -> None:
+    assert hacking(ROSE, [result("skills", 0.40, 0.40, 0.02)])
+    assert hacking(ROSE, [result("skills", 0.97, 0.80, 0.03)])  # from solved to worse
+
+
+@pytest.mark.parametrize(
+    ("rows", "results"),
+    [
+        (ROSE, [result("skills", 0.40, 0.41, 0.05)]),  # it may have gained six points
+        (
+            ROSE,
+            [result("skills", 0.97, 0.973, 0.009), result("sampled_skills", 0.75, 0.87, 0.053)],
+        ),  # the healthy recipe
+        (ROSE, [result("skills", 0.97, 0.973, 0.009)]),  # there was nothing to gain
+        (ROSE, [result("skills", 0.40, 0.38, 0.01), result("sampled_skills", 0.2, 0.4, 0.05)]),  # one rose
+        (ROSE, [result("demonstrations", 0.40, 0.20, 0.01)]),  # no verifier
+        (ROSE, [{"task": "skills", "metric": "strict", "before": None, "after": 0.3, "ci95": None}]),
+        (ROSE, []),
+        (rewards(0.8, 0.8), [result("skills", 0.36, 0.19, 0.05)]),  # the reward has not risen: no hacking
+        ([{"step": 1, "loss": 2.0}] * 30, [result("skills", 0.36, 0.19, 0.05)]),  # SFT
+        ([], [result("skills", 0.36, 0.19, 0.05)]),
+    ],
+)
+def test_what_may_be_honest_is_not_told(rows: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+    assert hacking(rows, results) is None
+
+
+def test_it_is_an_alarm_of_the_stage_and_of_its_last_step(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    log.open(name="grpo")
+    log.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in ROSE))
+    tell_hacking(log, [result("skills", 0.36, 0.19, 0.05)])
+    (alarm,) = log.read_info()["alarms"]
+    assert (alarm["step"], alarm["name"]) == (30, "reward_hacking")
