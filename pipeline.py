@@ -15,7 +15,7 @@ from typing import Any
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from algorithms.config import GRPOExtraConfig, StageOutput
-from chain import command_line, screen
+from chain import command_line, gates, screen
 from chain.disk import refuse_little
 from chain.fitting import Fitting, fit_all, missed
 from chain.hacking import tell_hacking
@@ -30,7 +30,7 @@ from chain.record import (
     resumable,
     set_aside,
 )
-from chain.stages import Config, Stage, is_reward_model, reference, shown
+from chain.stages import Config, Stage, reference, shown
 from recipes import name_of
 from utils import gpu_memory
 from utils.agreement import by_first, first_then_all, peer_has_ended
@@ -240,7 +240,7 @@ class Run:
     ) -> None:
         self.info, self.stages, self.fetched, self.fitting = info, stages, fetched, fitting
         self.outputs = dict(outputs)  # grows as stages finish
-        self.tasks = _tasks(stages)
+        self.tasks = gates.tasks_of(stages)
 
     def path_of(self, model: str | StageOutput, revision: str | None) -> Path:
         """Return the directory of a model that a stage names."""
@@ -264,7 +264,17 @@ def _run_stages(run: Run) -> None:
                 )
             _run_stage(run, stage, stage_dir)
         write_card(run.info, stage.kind)
-        run.outputs[stage.kind] = stage_dir
+        run.outputs[stage.kind] = by_first(partial(_passed_on, run, stage, stage_dir))
+
+
+def _passed_on(run: Run, stage: Stage, stage_dir: Path) -> Path:
+    """Return the model that later stages get: the stage's own, or its input where a gate failed; record the latter."""
+    if stage.model is None or not StageLog(stage_dir).read_info().get("gate_failed"):
+        return stage_dir
+    path, run_dir = run.path_of(stage.model, stage.config.revision), run.info.run_dir
+    inside = path.is_relative_to(run_dir)  # a run that is moved still finds it
+    run.info.set_stage(stage.kind, passes_on=str(path.relative_to(run_dir) if inside else path))
+    return path
 
 
 def _has_passed(stage_dir: Path) -> bool:
@@ -359,19 +369,14 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         run.tasks[stage.kind],
         reward_model=run.outputs.get("reward"),
         seed=stage.config.seed,
+        gated={gate["metric"] for gate in stage.config.gates},
     )
-    log.info(evaluation=results, evaluation_s=round(time.monotonic() - started, 3))
+    log.info(
+        evaluation=[{key: value for key, value in one.items() if key != "scores"} for one in results],
+        evaluation_s=round(time.monotonic() - started, 3),
+    )
     tell_hacking(log, results)
-
-
-def _tasks(stages: list[Stage]) -> dict[str, Any]:
-    from algorithms import rewards
-    from evaluation import tasks_for
-
-    extra = next((stage.extra for stage in stages if stage.extra is not None), None)
-    functions = [rewards.load(one)[0] for one in (extra.rewards if extra else ()) if not is_reward_model(one)]
-    by_name = {rewards.name_of(function): function for function in functions}
-    return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
+    gates.settle(stage, results, log)
 
 
 def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseException | None) -> None:

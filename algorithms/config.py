@@ -141,6 +141,13 @@ class TrainingConfig:
     """Steps that are left out, and recorded with their rows, where the gradient is not a number. One more fails the
     stage."""
 
+    gates: Sequence[Mapping[str, Any]] = ()
+    """What the stage's measurement must show: `{"metric": "skills strict", "not_below_input": 0.05}`, or with
+    `at_least`, `at_most` or `better_than_input`; `noise` where it is known what other seeds change."""
+
+    on_fail: str = "stop"
+    """What a failed gate does: `stop` ends the run; `input` lets later stages start from this stage's input."""
+
     seed: int = 42
     """Seed of new weights, of the order of the rows, of sampling, and of made data."""
 

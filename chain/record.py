@@ -14,7 +14,7 @@ from utils.errors import Refused
 from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.processes import count, is_first
-from utils.run_directory import RunInfo, find, refuse_unusable
+from utils.run_directory import RunInfo, find, passed_on, refuse_unusable
 from utils.runtime import code, git_commit, hardware, now, versions
 from utils.secrets import hidden
 from utils.stage_log import StageLog
@@ -36,28 +36,33 @@ def chosen_stages(
     stages = stages_of(configs, grpo_extra, only, outputs)
     refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
     for name in {ref.name for ref in refs} - {stage.kind for stage in stages}:
-        if source and (problem := altered(outputs[name])):
+        if source and (problem := altered(source.stage_dir(name), outputs[name])):
             raise Refused(f"run {source.run_dir.name}, stage {name}: {problem}. Run it again.")
     return stages, {name: path for name, path in outputs.items() if weight_files(path)}
 
 
 def finished_outputs(info: RunInfo) -> dict[str, Path]:
-    """Return the directories of those stages of a run that have passed."""
+    """Return the directories of the models that those stages of a run pass on which have passed."""
     passed = (entry for entry in info.read()["stages"] if entry["status"] == "passed")
-    return {entry["name"]: info.run_dir / entry["output_dir"] for entry in passed}
+    return {entry["name"]: passed_on(entry, info.run_dir) for entry in passed}
 
 
-def altered(stage_dir: Path) -> str | None:
-    """Say how a finished stage's model differs from what it wrote; None if it is the same."""
-    written = StageLog(stage_dir).read_info().get("output") or {}
-    if not weight_files(stage_dir):
-        return f"{stage_dir} holds no weights"
-    if weights_sha256(stage_dir) != written.get("sha256"):
-        return f"{stage_dir} holds other weights than it wrote"
-    was = written.get("files") or {}
-    now = files_sha256(stage_dir)
+def altered(stage_dir: Path, model_dir: Path) -> str | None:
+    """Say how the model that a finished stage passes on differs from the one on record; None if it is the same.
+
+    `model_dir` is the stage's own directory, or that of its input where its gate failed.
+    """
+    own = model_dir == stage_dir
+    known = StageLog(stage_dir).read_info().get("output" if own else "input") or {}
+    since = "it wrote" if own else "the stage began with"
+    if not weight_files(model_dir):
+        return f"{model_dir} holds no weights"
+    if weights_sha256(model_dir) != known.get("sha256"):
+        return f"{model_dir} holds other weights than {since}"
+    was = known.get("files") or {}
+    now = files_sha256(model_dir)
     others = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)] if was else []
-    return f"{stage_dir} holds another {', '.join(sorted(others))} than it wrote" if others else None
+    return f"{model_dir} holds another {', '.join(sorted(others))} than {since}" if others else None
 
 
 def output_of(stage_dir: Path) -> dict[str, Any]:
@@ -81,6 +86,10 @@ def resumable(runs_dir: Path, run_id: str) -> RunInfo:
     return info
 
 
+NOT_TRAINED_BY = ("gates", "on_fail")
+"""Fields that judge what a stage has trained: when they change, it is judged again, and not trained again."""
+
+
 def changes_since(
     info: RunInfo, stages: list[Stage], fetched: Fetched, outputs: Mapping[str, Path], force: bool
 ) -> dict[str, list[str]]:
@@ -95,7 +104,8 @@ def changes_since(
     """
     record = info.read()
     entries = {entry["name"]: entry for entry in record["stages"]}
-    written = {**outputs, **{name: info.run_dir / entry["output_dir"] for name, entry in entries.items()}}
+    written = {name: info.run_dir / entry["output_dir"] for name, entry in entries.items()}
+    handed_on = {**outputs, **{name: passed_on(entry, info.run_dir) for name, entry in entries.items()}}
     changes: dict[str, list[str]] = {}
     for stage in stages:
         was, begun = record["configs"][stage.kind], StageLog(written[stage.kind]).read_info()
@@ -104,18 +114,18 @@ def changes_since(
         found = [
             f"{name} was {was[name]!r}, now {value!r}"
             for name, value in recorded(stage).items()
-            if name in was and was[name] != value
+            if name in was and was[name] != value and name not in NOT_TRAINED_BY
         ]
         if begun.get("data") and begun["data"]["fingerprint"] != fetched.data[stage.kind]["fingerprint"]:
             found.append(f"the rows of {stage.config.dataset_name} are not those that it began with")
         if "passed" in (entries[stage.kind]["status"], begun.get("status")):
-            found += filter(None, [altered(written[stage.kind])])
+            found += filter(None, [altered(written[stage.kind], written[stage.kind])])
         elif begun.get("input") and stage.model is not None:
             models = [(stage.model, stage.config.revision, begun["input"]["sha256"])]
             judges = begun.get("reward_models") or {}
             models += [(one, None, judges[name]) for one in stage.reward_models if (name := reference(one)) in judges]
             for model, revision, sha256 in models:
-                path = fetched.path_of(model, revision, written)
+                path = fetched.path_of(model, revision, handed_on)
                 if not weight_files(path) or weights_sha256(path) != sha256:
                     found.append(f"the weights of {reference(model)} are not those that it began with")
         if found:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 
+from chain import gates
 from chain.stages import Stage, shown
 from utils.command_line import command, relative
 from utils.console import panel
+from utils.run_directory import passed_on
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
 
@@ -37,7 +40,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
     """Return the panel that opens a stage: what the recipe sets, where it starts, its data."""
     config = stage.config
     defaults = {field.name: field.default for field in fields(config)}
-    apart = {"model_name", "output_dir", "dataset_name"}
+    apart = {"model_name", "output_dir", "dataset_name", "gates", "on_fail"}
     changed = [
         f"{name}={value!r}"
         for name in defaults
@@ -54,23 +57,29 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
         named = zip(stage.extra.rewards, weights, strict=True)
         rows["rewards"] = ", ".join(f"{shown(one)} × {weight:g}" for one, weight in named)
         rows["samples"] = f"{stage.extra.num_generations} a prompt, at most {stage.extra.max_completion_length} tokens"
+    if config.gates:
+        rows["gates"] = gates.described(config)
     return panel(stage.kind, rows)
 
 
 def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """Return what closes a run that passed: the table of its measurements, and the time each stage took."""
+    """Return what closes a run that passed: the table of its measurements, its gates, and the time each stage took."""
     from evaluation import result_table
+    from evaluation.gates import line
 
+    decided = [f"{one['name']} gate: {line(gate)}" for one in stages for gate in one.get("gates") or ()]
     took = ", ".join(f"{entry['name']} {entry['duration_s']:.1f} s" for entry in record["stages"])
-    return [result_table(stages), Group("", f"run {record['run_id']} passed: {took}")]
+    return [result_table(stages), *map(escape, decided), Group("", f"run {record['run_id']} passed: {took}")]
 
 
 def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
     """Return where the run's final model lies, and how to talk to it unless a reward model is all there is."""
     stages = record["stages"]
     last = next((entry for entry in reversed(stages) if entry["name"] != "reward"), stages[-1])
-    model = relative(run_dir / last["output_dir"])
+    model = relative(passed_on(last, run_dir))
     line = f"The model of stage {last['name']}: {model}"
+    if last.get("passes_on"):
+        line = f"The model that stage {last['name']} passes on, its input, since a gate failed: {model}"
     if last["name"] == "reward":
         return line
     return f"{line}\nTalk to it: {command(Path(__file__).resolve().parent.parent / 'chat.py', model)}"

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from algorithms.config import KINDS as ALGORITHMS
 from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
 from algorithms.rewards import name_of
+from chain import gates
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
 from utils import trackers
@@ -106,6 +107,7 @@ def stages_of(
         problems += _inputs([one for one in stages if not mistyped(one.extra)], list(configs), outputs or {})
         for stage in stages:
             problems += _config_problems(stage)
+        problems += gates.problems(stages, outputs or {})
     try:
         trackers.requested()
     except Refused as error:
@@ -181,8 +183,11 @@ def _inputs(stages: list[Stage], order: list[str], outputs: Mapping[str, Path]) 
 def _adapters(stages: list[Stage]) -> Iterator[str]:
     """A stage that starts from an adapter which another keeps must train it on as it is."""
     keeping = {one.kind: one.config for one in stages if one.model is not None and one.config.merge_adapter is False}
+    by_kind = {one.kind: one for one in stages}
     for stage in stages:
         name = stage.model.name if isinstance(stage.model, StageOutput) else ""
+        while (made := by_kind.get(name)) and name not in keeping and made.config.on_fail == "input":
+            name = made.model.name if isinstance(made.model, StageOutput) else ""  # what it gets if a gate fails
         source = keeping.get(name)
         if source is None:
             continue

@@ -24,6 +24,7 @@ class Answers(PromptTask):
 
     name: ClassVar[str] = "answers"
     headline: ClassVar[tuple[str, ...]] = ("stop_rate",)
+    metrics: ClassVar[tuple[str, ...]] = ("stop_rate", "completion_tokens")
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `stop_rate` and `completion_tokens`."""
@@ -38,7 +39,12 @@ class Rewards(PromptTask):
     """Reward functions by name; they are given the rows' columns."""
     name: ClassVar[str] = "rewards"
     headline: ClassVar[tuple[str, ...]] = ("stop_rate",)
+    metrics: ClassVar[tuple[str, ...]] = ("stop_rate", "completion_tokens")
     kept: ClassVar[bool] = False  # a function may change and keep its name; the completions are kept
+
+    def all_metrics(self) -> tuple[str, ...]:
+        """Return the functions' names too."""
+        return (*self.functions, *self.metrics)
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return each function's reward under its name, `stop_rate` and `completion_tokens`."""

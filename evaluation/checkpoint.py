@@ -63,15 +63,23 @@ class Checkpoint:
         cache: ScoreCache,
         load: "Callable[[Path | str], PreTrainedModel] | None" = None,
         kind: str = "policy",
+        sampling_seed: int = 0,
     ) -> None:
         self.directory, self.tokenizer, self.cache, self.kind = directory, tokenizer, cache, kind
         self.policy: Checkpoint | None = None
+        self.sampling_seed = sampling_seed
         self._load = load or load_policy
 
     @cached_property
     def model(self) -> "PreTrainedModel":
         """The model, on the device where it is evaluated."""
         return self._load(self.directory)
+
+    def sampled_anew(self) -> "Checkpoint":
+        """Return the same checkpoint, whose sampled answers are drawn with another seed."""
+        return Checkpoint(
+            self.directory, self.tokenizer, self.cache, self._load, self.kind, sampling_seed=self.sampling_seed + 1
+        )
 
     def release(self) -> None:
         """Free the model's memory; it is loaded again if it is needed again."""
@@ -86,6 +94,7 @@ class Checkpoint:
         tokens = self.tokenizer
         vocabulary = sorted(tokens.get_vocab().items())
         reading = [self.kind, tokens.chat_template, tokens.eos_token, tokens.pad_token, vocabulary]
+        reading += [self.sampling_seed] if self.sampling_seed else []
         return f"{weights[:16]}-{fingerprint(reading)}"
 
     @property
@@ -117,7 +126,8 @@ class Checkpoint:
         def compute() -> list[Completion | None]:
             ids = [self.encode(prompt, tools) for prompt, tools in prompts]
             fits = [i for i, prompt in enumerate(ids) if prompt and len(prompt) + max_new_tokens <= self.max_tokens]
-            done = complete(self.model, self.tokenizer, [ids[i] for i in fits], max_new_tokens, sampled=sampled)
+            given, seed = [ids[i] for i in fits], self.sampling_seed
+            done = complete(self.model, self.tokenizer, given, max_new_tokens, sampled=sampled, seed=seed)
             by_index = dict(zip(fits, done, strict=True))
             return [by_index.get(i) for i in range(len(ids))]
 

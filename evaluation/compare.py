@@ -1,7 +1,7 @@
 """A stage's output against its input: the same examples before and after, with the interval of the difference."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from evaluation.checkpoint import (
 )
 from evaluation.encode import prompt_of
 from evaluation.judged import answer_rewards
-from evaluation.paired import paired_difference
+from evaluation.paired import paired_difference, standard_error
 from evaluation.pass_at_k import means
 from evaluation.placement import placed_alike, placed_kind
 from evaluation.task import PromptTask, Scores, Task
@@ -29,7 +29,10 @@ JUDGED_ANSWERS = 300
 """Answers of one policy that a reward model is asked about."""
 
 Result = dict[str, Any]
-"""`{task, metric, n, before, after, ci95}`; also `reason` where there is one for a null."""
+"""`{task, metric, n, before, after, ci95}`; also `reason` where there is one for a null.
+
+Of a metric that a gate asks for, `scores` are those of each example, `(before, after)`, and `noise`, where answers are
+sampled, the standard error of what sampling them anew from the same weights changes."""
 
 
 def evaluate_stage(
@@ -39,6 +42,7 @@ def evaluate_stage(
     tasks: Sequence[Task],
     reward_model: Path | str | None = None,
     seed: int = 42,
+    gated: Collection[str] = (),
 ) -> list[Result]:
     """Score a stage's input and output on the stage's tasks, and return what changed.
 
@@ -46,6 +50,7 @@ def evaluate_stage(
     with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before and after
     are judged by it too. Scores are kept in `output_dir`; those that the input's own evaluation left in `input_dir` are
     taken over. Where the GPU has no room for the weights, input and output are both loaded in 4 bits or on the CPU.
+    `gated` are the metrics that gates ask for, each as "task metric".
     """
     cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
     before, after = _checkpoints(kind, input_dir, output_dir, cache, seed)
@@ -61,11 +66,49 @@ def evaluate_stage(
         results = []
         for index, task in enumerate(tasks):
             results += compare(task, None if before is None else scores[1][index], scores[0][index])
-        prompted = sorted((task for task in tasks if isinstance(task, PromptTask)), key=lambda task: not task.sampled)
-        answered = next(iter(prompted), None)  # by sampling, if there is one: then its answers are those judged
-        if reward_model is not None and before is not None and answered is not None:
-            results += judged_by_reward_model(answered, before, after, Path(reward_model), cache)
-    return results
+        judged = None if reward_model is None or before is None else answered_by(tasks)
+        if reward_model is not None and before is not None and judged is not None:
+            results += judged_by_reward_model(judged, before, after, Path(reward_model), cache)
+        asked = {name.partition(" ")[0] for name in gated}
+        again = [task for task in tasks if task.name in asked and isinstance(task, PromptTask) and task.sampled]
+        judged = judged if "reward_model" in asked else None
+        noise = _noise(again, judged, after, reward_model) if again or judged else {}
+    return [_for_a_gate(result, gated, noise) for result in results]
+
+
+def answered_by(tasks: Sequence[Task]) -> PromptTask | None:
+    """Return the task whose prompts are answered for a reward model to judge; None if no task has prompts.
+
+    One that samples, if there is one: then its answers are those that are judged.
+    """
+    prompted = [task for task in tasks if isinstance(task, PromptTask)]
+    return next((task for task in prompted if task.sampled), next(iter(prompted), None))
+
+
+def _noise(
+    tasks: Sequence[Task], judged: PromptTask | None, checkpoint: Checkpoint, reward_model: Path | str | None
+) -> dict[str, float]:
+    """Return for each metric the standard error of what sampling anew from the same weights changes."""
+    again = checkpoint.sampled_anew()
+    found: list[Result] = []
+    for task in tasks:
+        found += compare(task, _attempt(task, checkpoint), _attempt(task, again))
+    again.release()
+    if judged is not None and reward_model is not None:
+        found += judged_by_reward_model(judged, checkpoint, again, Path(reward_model), checkpoint.cache)
+    noise = {}
+    for result in found:
+        first, second = result.get("scores", ([], []))
+        changes = [b - a for a, b in zip(first, second, strict=True)]
+        noise[f"{result['task']} {result['metric']}"] = standard_error(changes)
+    return noise
+
+
+def _for_a_gate(result: Result, gated: Collection[str], noise: Mapping[str, float]) -> Result:
+    name = f"{result['task']} {result['metric']}"
+    if name in gated:
+        return result | ({"noise": noise[name]} if name in noise else {})
+    return {key: value for key, value in result.items() if key != "scores"}
 
 
 def _checkpoints(
@@ -111,10 +154,11 @@ def compare(task: Task, before: Scores | str | None, after: Scores | str) -> lis
         else:
             counted = [value for value in values if value is not None]
             reason = f"before: {before}" if isinstance(before, str) else None
-            results.append(_result(task.name, metric, counted, None, _mean(counted), reason))
+            alone = _result(task.name, metric, counted, None, _mean(counted), reason)
+            results.append(alone | {"scores": ([], counted)})
     for loss in [result for result in results if (task.name, result["metric"]) == ("documents", "loss")]:
         sides = {side: _perplexity(loss[side]) for side in ("before", "after")}
-        results.append({**loss, "metric": "perplexity", **sides, "ci95": None})
+        results.append({**loss, "metric": "perplexity", **sides, "ci95": None, "scores": ([], [])})
     return results
 
 
@@ -162,7 +206,7 @@ def difference_of(task: str, metric: str, before: Sequence[float | None], after:
         return _result(task, metric, [], None, None, "no example could be scored on both sides")
     earlier, later = [b for b, _ in pairs], [a for _, a in pairs]
     _, low, high = paired_difference(earlier, later)
-    result = _result(task, metric, later, _mean(earlier), _mean(later))
+    result = _result(task, metric, later, _mean(earlier), _mean(later)) | {"scores": (earlier, later)}
     return result | {"ci95": [low, high] if math.isfinite(low) and math.isfinite(high) else None}
 
 

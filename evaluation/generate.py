@@ -46,8 +46,9 @@ def complete(
     max_new_tokens: int,
     batch_size: int = 128,
     sampled: bool = False,
+    seed: int = 0,
 ) -> list[Completion]:
-    """Return the completion of each prompt (token ids), in the order given: greedy, or `sampled` from a fixed seed.
+    """Return the completion of each prompt (token ids), in the order given: greedy, or `sampled` from that seed.
 
     Prompts of similar length share a batch, padded on the left, which changes no text. A completion ends with the
     tokenizer's EOS or any that the model's generation config names, as in TRL's GRPO. Where memory runs out, smaller
@@ -63,7 +64,7 @@ def complete(
         return [Completion(text, ids, ids[-1] in stops) for ids, text in zip(generated, texts, strict=True)]
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return in_batches([len(ids) + max_new_tokens for ids in prompts], TOKENS_PER_BATCH, of_batch, batch_size)
 
 

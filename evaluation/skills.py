@@ -1,9 +1,11 @@
 """The made world's skills: exact match and pass@k on fresh problems, the calculator in a real loop of two turns."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
 from data.world import tools, verify
+from data.world.problems import SKILLS
 from evaluation.checkpoint import Checkpoint
 from evaluation.pass_at_k import means, passes
 from evaluation.task import PromptTask, Scores, by_group, ending_scores
@@ -21,6 +23,10 @@ class Skills(PromptTask):
 
     name: ClassVar[str] = "skills"
     headline: ClassVar[tuple[str, ...]] = ("strict", "flexible", "stop_rate")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("strict", "flexible", "stop_rate", "completion_tokens"),
+        *(f"{metric}/{skill}" for metric, skill in product(("strict", "flexible"), SKILLS)),
+    )
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `strict` (the form that was taught) and `flexible` (the right answer), over all and for each skill.

@@ -45,8 +45,14 @@ class Task(ABC):
     """Rises when a score changes its meaning."""
     headline: ClassVar[tuple[str, ...]]
     """The metrics that are reported as null when the task is impossible for a checkpoint."""
+    metrics: ClassVar[tuple[str, ...]]
+    """The metrics of `score`; `NAME/*` stands for one for each group that the rows tell."""
     kept: ClassVar[bool] = True
     """Whether rows, options and weights decide the scores, so that they may be kept."""
+
+    def all_metrics(self) -> tuple[str, ...]:
+        """Return `metrics`, and those that this task alone has."""
+        return self.metrics
 
     @abstractmethod
     def score(self, checkpoint: Checkpoint) -> Scores:

@@ -21,6 +21,7 @@ class LanguageModelling(Task):
     name: ClassVar[str] = "documents"
     version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("loss", "bits_per_byte")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "bits_per_byte")
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `loss` (nats a token), `accuracy` and `bits_per_byte`; their means weigh documents by length."""
@@ -38,6 +39,7 @@ class Demonstrations(Task):
     name: ClassVar[str] = "demonstrations"
     version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `loss` (nats a token) and `accuracy` over completion tokens, the end of each turn included."""
@@ -53,6 +55,7 @@ class Preferences(Task):
 
     name: ClassVar[str] = "preferences"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "chosen_logp", "rejected_logp")
+    metrics: ClassVar[tuple[str, ...]] = (*headline, "accuracy/*")
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `accuracy`, `margin`, `chosen_logp`, `rejected_logp`: log-probabilities of whole answers, in nats."""
@@ -69,6 +72,9 @@ class RewardPairs(Task):
     name: ClassVar[str] = "pairs"
     version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "brier", "calibration_error")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *headline, "chosen_reward", "rejected_reward", "accuracy/*", "longer_wins", "longer_is_right", "length_bias",
+    )  # fmt: skip
 
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `accuracy`, also for each `kind` of rejection, `margin`, `chosen_reward`, `rejected_reward` and more.

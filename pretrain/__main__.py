@@ -105,6 +105,8 @@ def asked(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
         except ValueError as error:
             problems.append(f"{assignment}: {error}")
     problems = problems or list(mistyped(config).values()) or list(range_problems(config))
+    if config.gates or config.on_fail != "stop":
+        problems.append("gates and on_fail belong to a stage of a recipe: here nothing is compared by them")
     if problems:
         raise Refused("\n".join(problems))
     return _new_directory(args.out, args.preset), config
@@ -135,7 +137,8 @@ def stopped(directory: str) -> tuple[Path, PretrainConfig]:
         raise Refused(f"{out} is not the directory of a pretraining run: it has no {StageLog.INFO} of one.")
     if info["status"] == "passed":
         raise Refused(f"{out} has been trained to its last step, {info['steps']}: there is nothing to go on with.")
-    return out, PretrainConfig(**{field.name: info["config"][field.name] for field in fields(PretrainConfig)})
+    names = [field.name for field in fields(PretrainConfig) if field.name in info["config"]]
+    return out, PretrainConfig(**{name: info["config"][name] for name in names})
 
 
 def _can_go_on(directory: Path) -> bool:

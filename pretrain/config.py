@@ -1,8 +1,9 @@
 """What a pretraining run is: the model's shape, its tokenizer, its data and its optimization."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 COMPILED_STEPS = 5000
 """Steps from which compiling pays on a GPU: it takes a minute at the start (docs/decisions.md)."""
@@ -93,6 +94,10 @@ class PretrainConfig:
     """Steps between two checkpoints."""
     save_total_limit: int = 1
     """Newest checkpoints kept, beside the best."""
+    gates: Sequence[Mapping[str, Any]] = ()
+    """What the measurement of a recipe's stage must show, such as `{"metric": "documents loss", "at_most": 2.0}`."""
+    on_fail: str = "stop"
+    """What a failed gate does; pretraining has no input to go on with, so it can only stop."""
     seed: int = 42
     """Of the weights, the order of the data, and made data."""
 

@@ -9,7 +9,7 @@ from utils.command_line import command, relative, resume_command
 from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, weight_files
-from utils.run_directory import RUN_ID, RunInfo, status_now
+from utils.run_directory import RUN_ID, RunInfo, passed_on, status_now
 from utils.stage_log import StageLog
 
 LISTED_RUNS = 10
@@ -73,8 +73,8 @@ def _json(file: Path) -> dict[str, Any]:
 def find_checkpoint(given: str, runs_dir: Path, *, talks: bool = True) -> Checkpoint:
     """Return the checkpoint of that name: RUN_ID, RUN_ID/STAGE, `latest`, `latest/STAGE`, a directory or a Hub id.
 
-    A stage is named by its kind or its output_dir. A run alone, or its directory, means its last stage that has passed
-    and is no reward model; `latest` is the newest run that has what is asked for.
+    A stage is named by its kind or its output_dir. A run alone, or its directory, means what its last stage passes on
+    that has passed and is no reward model; `latest` is the newest run that has what is asked for.
 
     `talks` refuses a reward model.
 
@@ -140,7 +140,7 @@ def _of_run(run_dir: Path, stage: str = "") -> Checkpoint:
     if stage:
         raise Refused(f"run {run_dir.name} has no stage {first!r}{did_you_mean(first, named) or '.'} It has: {has}")
     for entry in reversed(entries):
-        path = run_dir / entry["output_dir"]
+        path = passed_on(entry, run_dir)
         if entry["status"] == "passed" and entry["name"] != "reward" and weight_files(path):
             return _of_directory(path)
     raise Refused(f"run {run_dir.name} has no stage to talk to, that has passed and is no reward model. It has: {has}")
@@ -245,4 +245,6 @@ def _line(run_dir: Path, entry: dict[str, Any]) -> str:
     elif not weight_files(stage.path):
         can = "has no model yet" if now in YET_TO_COME else "has no model"
     status = [] if now == "passed" else [now]
+    if entry.get("passes_on"):
+        status.append(f"a gate failed: passes on {entry['passes_on']}")
     return f"{entry['name']:<8}  {entry['output_dir']:<16}  {', '.join([*status, can, *_steps(stage.path)])}"

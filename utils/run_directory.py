@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import string
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ class RunInfo:
                 raise Refused(f"{self.file}: output_dir = {name!r} is no directory inside the run's")
         return record
 
+    def stage_dir(self, name: str) -> Path:
+        """Return the directory of a stage."""
+        (found,) = (entry["output_dir"] for entry in self.read()["stages"] if entry["name"] == name)
+        return self.run_dir / str(found)
+
     @first_only
     def set(self, **fields: Any) -> None:
         """Set these fields; the others stay."""
@@ -86,6 +92,15 @@ class RunInfo:
         """Set these fields of one stage's entry."""
         stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]
         self.set(stages=stages)
+
+
+def passed_on(entry: Mapping[str, Any], run_dir: Path) -> Path:
+    """Return the directory of the model that a stage passes on, by its entry in run_info.json.
+
+    It is the stage's own, but where a gate failed and the recipe says to go on that of its input.
+    """
+    directory: Path = run_dir / (entry.get("passes_on") or entry["output_dir"])
+    return directory
 
 
 def refuse_unusable(info: RunInfo) -> None:

@@ -14,13 +14,13 @@ from utils.text import one_line
 
 EventKind = Literal[
     "STAGE_START", "TRAIN_START", "CHECKPOINT", "RESUME", "ALARM", "TRAIN_END", "STAGE_FAILED", "STAGE_INTERRUPTED",
-    "OUT_OF_MEMORY",
+    "OUT_OF_MEMORY", "GATE",
 ]  # fmt: skip
 
 NOT_YET: dict[str, Any] = {
     "name": None, "status": "pending", "config": {}, "input": None, "output": None, "data": None, "steps": 0,
     "tokens": 0, "duration_s": None, "peak_memory_bytes": None, "evaluation": [], "alarms": [], "error": None,
-    "out_of_memory": [],
+    "out_of_memory": [], "gates": [], "gate_failed": None,
 }  # fmt: skip
 
 

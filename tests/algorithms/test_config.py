@@ -53,6 +53,7 @@ ELSEWHERE = {
     "use_liger_kernel",  # test_liger.py
     "max_skipped_steps",  # test_gradients.py
     *("peft", "peft_args", "merge_adapter"),  # test_adapters.py
+    *("gates", "on_fail"),  # tests/test_gates.py
 }
 
 
