@@ -371,8 +371,9 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         seed=stage.config.seed,
         gated={gate["metric"] for gate in stage.config.gates},
     )
+    for_gates = ("scores", "noise")
     log.info(
-        evaluation=[{key: value for key, value in one.items() if key != "scores"} for one in results],
+        evaluation=[{key: value for key, value in one.items() if key not in for_gates} for one in results],
         evaluation_s=round(time.monotonic() - started, 3),
     )
     tell_hacking(log, results)

@@ -45,7 +45,7 @@ SHRUNKEN = [f"{stage}.max_steps={steps}" for stage, steps in STEPS.items()] + [
     "grpo.reward_weights=[1.0, 0.1]",
 ]  # fmt: skip
 FEW = ["reward.max_steps=2", "reward.max_samples=64", "reward.eval_samples=20"]
-EVENT = re.compile(r"(\S+) \| (STAGE_START|TRAIN_START|CHECKPOINT|RESUME|ALARM|TRAIN_END|STAGE_FAILED) \| .+")
+EVENT = re.compile(r"(\S+) \| (STAGE_START|TRAIN_START|CHECKPOINT|RESUME|ALARM|TRAIN_END|GATE|STAGE_FAILED) \| .+")
 
 
 class Run:
