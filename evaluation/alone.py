@@ -12,7 +12,7 @@ from evaluation.metrics import verdict
 from evaluation.named import label, version_label
 from evaluation.paired import paired_difference
 from evaluation.placement import Placement, placed_alike, placed_kind
-from evaluation.single import estimate
+from evaluation.paired import mean_score
 from evaluation.task import Scores, Task
 from evaluation.tasks import RewardPairs
 from utils.checkpoints import Checkpoint as Found
@@ -120,7 +120,7 @@ def _single(values: Sequence[float | None]) -> Result:
     counted = [value for value in values if value is not None]
     if not counted:
         return {"n": 0, "value": None, "ci95": None}
-    found = estimate(counted)
+    found = mean_score(counted)
     return {"n": len(counted), "value": found.mean, "ci95": _bounds(found.low, found.high)}
 
 

@@ -26,6 +26,7 @@ class VerifiedAnswers(PromptTask):
 
     name: ClassVar[str] = "verified_answers"
     headline: ClassVar[tuple[str, ...]] = ("auc",)
+    metrics: ClassVar[tuple[str, ...]] = ("auc", "auc_flexible")
     sampled: ClassVar[bool] = True
     samples: ClassVar[int] = 4
 

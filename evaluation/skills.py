@@ -79,6 +79,10 @@ class SampledSkills(Skills):
     name: ClassVar[str] = "sampled_skills"
     version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("strict", "pass@4")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *Skills.metrics,
+        *(f"{metric}pass@{k}" for metric, k in product(("", "flexible_"), (2, 4))),
+    )
     sampled: ClassVar[bool] = True
     samples: ClassVar[int] = 4
 

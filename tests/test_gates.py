@@ -30,8 +30,12 @@ def configs(model_dir: Path, data_files: dict[str, Path], tmp_path: Path, monkey
         "max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 3, "bf16": False, "eval_samples": 24,
         "gradient_checkpointing": False, "eval_fraction": 0.2, "warmup_steps": 0,
     }  # fmt: skip
-    sft = {"model_name": str(model_dir), "output_dir": "my-sft", "dataset_name": str(data_files["sft"])}
-    dpo = {"model_name": StageOutput("sft"), "output_dir": "my-dpo", "dataset_name": str(data_files["dpo"])}
+    sft: dict[str, Any] = {"model_name": str(model_dir), "output_dir": "my-sft", "dataset_name": str(data_files["sft"])}
+    dpo: dict[str, Any] = {
+        "model_name": StageOutput("sft"),
+        "output_dir": "my-dpo",
+        "dataset_name": str(data_files["dpo"]),
+    }
     return {
         "sft": TrainingConfig(**sft, **quick, learning_rate=SOUND, gates=[LEARNS]),
         "dpo": TrainingConfig(**dpo, **quick, learning_rate=1e-3),
@@ -106,15 +110,12 @@ def test_a_stage_with_a_hundredfold_learning_rate_is_stopped_and_kept(configs: C
     assert run_info(run).get("forced") is None
 
 
-def test_on_fail_input_lets_later_stages_start_from_the_stages_input(
-    configs: Configs, model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_on_fail_input_lets_later_stages_start_from_the_stages_input(configs: Configs, model_dir: Path) -> None:
     broken = with_sft(configs, learning_rate=BROKEN, on_fail="input")
-    monkeypatch.setattr("pipeline._train_function", stopping_at("dpo"))
-    with pytest.raises(KeyboardInterrupt):
-        run_pipeline(broken)
-    monkeypatch.undo()
-    monkeypatch.chdir(only_run().parents[1])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline._train_function", stopping_at("dpo"))
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(broken)
     run = run_pipeline(broken, resume="latest")
     before = weights_sha256(model_dir)
     sft, dpo = info(run, "my-sft"), info(run, "my-dpo")

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from evaluation.ranking import auc_scores
-from evaluation.single import estimate
+from evaluation.paired import mean_score
 
 
 def auc(scores: list[float], right: list[bool]) -> float:
@@ -38,6 +38,6 @@ def test_the_interval_holds_the_truth_95_times_in_100() -> None:
     random, held, trials = Random(5), 0, 1000
     for _ in range(trials):
         right = [True] * 50 + [False] * 150
-        found = estimate(auc_scores([random.gauss(float(one), 1) for one in right], right))
+        found = mean_score(auc_scores([random.gauss(float(one), 1) for one in right], right))
         held += found.low <= 0.7602 <= found.high
     assert 0.92 <= held / trials <= 0.97

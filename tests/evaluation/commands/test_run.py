@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evaluation.__main__ import main
-from evaluation.single import estimate
+from evaluation.paired import mean_score
 from utils.files import write_json
 
 QUESTIONS = [{"prompt": f"{n} and {n}?", "answer": str(n)} for n in range(8)]
@@ -48,7 +48,7 @@ def test_each_figure_has_its_task_version_count_and_interval(work: Path, capsys:
         assert one["n"] == 6
         assert one["ci95"][0] <= one["value"] <= one["ci95"][1]
     strict = found["questions.jsonl", "strict"]
-    assert strict["ci95"] == pytest.approx(list(estimate([0.0] * 6))[1:]), "Wilson's: it has a width though all are 0"
+    assert strict["ci95"] == pytest.approx(list(mean_score([0.0] * 6))[1:]), "Wilson's: it has a width though all are 0"
     printed = capsys.readouterr().out
     assert "questions.jsonl v1-" in printed
     assert "bits_per_byte" in printed
