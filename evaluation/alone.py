@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_policy, load_reward_model, load_tokenizer
 from evaluation.metrics import verdict
 from evaluation.named import label, version_label
-from evaluation.paired import paired_difference
+from evaluation.paired import mean_score, paired_difference
 from evaluation.placement import Placement, placed_alike, placed_kind
-from evaluation.paired import mean_score
 from evaluation.task import Scores, Task
 from evaluation.tasks import RewardPairs
 from utils.checkpoints import Checkpoint as Found

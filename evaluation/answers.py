@@ -74,6 +74,10 @@ class SampledRewards(Rewards):
     sampled: ClassVar[bool] = True
     samples: ClassVar[int] = 4
 
+    def all_metrics(self) -> tuple[str, ...]:
+        """Return those of each function, whether it verifies or not."""
+        return tuple(f"{name}/pass@{k}" for name in self.functions for k in (1, 2, 4))
+
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return `NAME/pass@1`, `NAME/pass@2` and `NAME/pass@4` of each such function."""
         scores: Scores = {}

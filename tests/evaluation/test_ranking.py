@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from evaluation.ranking import auc_scores
 from evaluation.paired import mean_score
+from evaluation.ranking import auc_scores
 
 
 def auc(scores: list[float], right: list[bool]) -> float:
