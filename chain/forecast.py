@@ -163,12 +163,8 @@ def forecast(stage: Stage, models: Models) -> Forecast:
         ValueError: it cannot be forecast, with the reason.
     """
     model = models.of(stage)
-    if stage.model is None:
-        given, args = _of_the_loop(stage.config), stage.config
-    else:
-        args = trainer_args(stage)
-        given = settings(stage, args, model, models)
-    components = memory.peak(model.shapes, given)
+    args = stage.config if stage.model is None else trainer_args(stage)
+    components = memory.peak(model.shapes, settings(stage, args, model, models))
     return Forecast(components, args.per_device_train_batch_size, args.gradient_accumulation_steps)
 
 
@@ -198,6 +194,8 @@ def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
     """
     from algorithms import liger
 
+    if stage.model is None:
+        return _of_the_loop(stage.config)
     config, rows = stage.config, args.per_device_train_batch_size
     weight, compute = _number_bytes(stage, args, model)
     adapter = _adapter(config, model.shapes)
