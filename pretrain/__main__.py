@@ -138,8 +138,9 @@ def stopped(directory: str) -> tuple[Path, PretrainConfig]:
     if info["status"] == "passed":
         raise Refused(f"{out} has been trained to its last step, {info['steps']}: there is nothing to go on with.")
     names = [field.name for field in fields(PretrainConfig) if field.name in info["config"]]
-    values: dict[str, Any] = {name: info["config"][name] for name in names}
-    return out, PretrainConfig(**{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()})
+    given: dict[str, Any] = {name: info["config"][name] for name in names}
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
+    return out, PretrainConfig(**values)
 
 
 def _can_go_on(directory: Path) -> bool:
