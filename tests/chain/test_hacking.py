@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
+from algorithms import GRPOExtraConfig, TrainingConfig
 from chain.hacking import hacking, tell_hacking
+from data.chat import CHAT_TEMPLATE
+from pipeline import run_pipeline
+from tests.algorithms.conftest import _save_model
 from utils.stage_log import StageLog
 
 
@@ -66,3 +70,20 @@ def test_it_is_an_alarm_of_the_stage_and_of_its_last_step(tmp_path: Path) -> Non
     tell_hacking(log, [result("skills", 0.36, 0.19, 0.05)])
     (alarm,) = log.read_info()["alarms"]
     assert (alarm["step"], alarm["name"]) == (30, "reward_hacking")
+
+
+@pytest.mark.slow
+def test_a_policy_that_learns_to_say_little_instead_of_the_answer_is_told_after_its_measurement(tmp_path: Path) -> None:
+    def few_letters(completions: list[Any], **_: Any) -> list[float]:
+        return [float(len(set(completion[0]["content"])) <= 6) for completion in completions]
+
+    config = TrainingConfig(
+        model_name=str(_save_model(tmp_path / "tiny", CHAT_TEMPLATE)), output_dir="grpo", dataset_name="made:prompts",
+        max_samples=600, eval_samples=16, max_steps=40, per_device_train_batch_size=32, learning_rate=1e-2,
+        logging_steps=1, bf16=False, gradient_checkpointing=False, trainer_args={"save_strategy": "no"},
+    )  # fmt: skip
+    extra = GRPOExtraConfig(reward_func=few_letters, num_generations=8, max_completion_length=12)
+    run_dir = run_pipeline({"grpo": config}, extra, runs_dir=tmp_path / "runs")
+    alarms = {alarm["name"]: alarm for alarm in StageLog(run_dir / "grpo").read_info()["alarms"]}
+    assert alarms["reward_hacking"]["step"] == 40
+    assert "skills strict 0.000 to 0.000" in alarms["reward_hacking"]["message"]
