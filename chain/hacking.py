@@ -49,6 +49,6 @@ def hacking(rows: alarms.Rows, results: Sequence[Mapping[str, Any]]) -> str | No
     )
     return (
         f"the training reward rose from {rose[0]:.3g} to {rose[1]:.3g}, and the held-out answers did not become better"
-        f" ({shown}): it may please the reward alone now. Read some of its answers, give the verified"
+        f" ({shown}): the policy may only please the reward. Read some of its answers, give the verified"
         " part of the reward more weight, set beta, or take an earlier checkpoint"
     )
