@@ -4,7 +4,6 @@ Commands that train are run with `--plan` and few documents; those that need the
 is not on this machine; `make`, `pip` and `tensorboard` up to what they would call.
 """
 
-import argparse
 import inspect
 import io
 import json
