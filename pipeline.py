@@ -139,6 +139,7 @@ def run_pipeline(
         except KeyboardInterrupt as error:
             with suppress(OSError):  # on a full disk it stays "running", and without its lock that is the same
                 info.set(status="interrupted", finished_at=now())
+            _report(run_dir)
             stopped = Interrupted(
                 f"{str(error) or 'interrupted'}. Continue with:\n  {resume_command(run_dir, _by_itself(recipe))}"
             )
@@ -147,14 +148,29 @@ def run_pipeline(
         except (StageFailed, Refused):
             with suppress(OSError):
                 info.set(status="failed", finished_at=now())
+            _report(run_dir)
             raise
         info.set(status="passed", finished_at=now())
         if not is_first():
             return run_dir
         records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
         console().print(*screen.results(info.read(), records), sep="\n")
+        _report(run_dir)
         console().print(screen.model_line(info.read(), run_dir), markup=False, soft_wrap=True)
     return run_dir
+
+
+@first_only
+def _report(run_dir: Path) -> None:
+    """Write the report, and say how it begins and where it lies. That it cannot be written fails no run."""
+    from evaluation.report import write_report
+
+    try:
+        said = screen.report_lines(write_report(run_dir), run_dir)
+    except Exception as error:  # noqa: BLE001  whatever stands in a run's files, the run has ended as it has
+        warn(f"the report of the run could not be written: {type(error).__name__}: {without_number(error)}")
+    else:
+        console().print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:

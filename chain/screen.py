@@ -72,6 +72,13 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
     return [result_table(stages), *map(escape, decided), Group("", f"run {record['run_id']} passed: {took}")]
 
 
+def report_lines(summary: Sequence[str], run_dir: Path) -> str:
+    """Return the summary of a run's report and where the report lies."""
+    from evaluation.report import REPORT_FILE
+
+    return "\n".join(["", *summary, f"Report: {relative(run_dir / REPORT_FILE)}"])
+
+
 def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
     """Return where the run's final model lies, and how to talk to it unless a reward model is all there is."""
     stages = record["stages"]

@@ -46,6 +46,11 @@ class Rewards(PromptTask):
         """Return the functions' names too."""
         return (*self.functions, *self.metrics)
 
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """The reward functions."""
+        return tuple(self.functions) or self.headline
+
     def score(self, checkpoint: Checkpoint) -> Scores:
         """Return each function's reward under its name, `stop_rate` and `completion_tokens`."""
         completions = self.completions(checkpoint)

@@ -19,6 +19,7 @@ from evaluation.judged import answer_rewards
 from evaluation.paired import paired_difference, standard_error
 from evaluation.pass_at_k import means
 from evaluation.placement import placed_alike, placed_kind
+from evaluation.samples import write_samples
 from evaluation.task import PromptTask, Scores, Task
 from utils.console import progress
 
@@ -48,8 +49,9 @@ def evaluate_stage(
 
     `kind` is the stage's kind. `input_dir` is what it started from, None for random weights; a reward stage is compared
     with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before and after
-    are judged by it too. Scores are kept in `output_dir`; those that the input's own evaluation left in `input_dir` are
-    taken over. Where the GPU has no room for the weights, input and output are both loaded in 4 bits or on the CPU.
+    are judged by it too. Scores are kept in `output_dir`, with samples of the answers; scores that the input's own
+    evaluation left in `input_dir` are taken over. Where the GPU has no room for the weights, input and output are both
+    loaded in 4 bits or on the CPU.
     `gated` are the metrics that gates ask for, each as "task metric".
     """
     cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
@@ -63,6 +65,8 @@ def evaluate_stage(
                 scores[-1].append(_attempt(task, side))
                 bar.update(number * len(tasks) + len(scores[-1]))
             side.release()  # two models at once may be more than the memory holds
+        named = zip(("after", "before"), zip(sides, scores, strict=True), strict=False)  # of random weights no before
+        write_samples(output_dir, tasks, dict(named))
         results = []
         for index, task in enumerate(tasks):
             results += compare(task, None if before is None else scores[1][index], scores[0][index])

@@ -58,6 +58,16 @@ SHOWN: dict[str, dict[str, str]] = {
 
 A `*` in the name stands for what the pattern's `*` matched. All results are in stage_info.json."""
 
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "pretrain": ("documents bits_per_byte", "documents loss"),
+    "sft": ("skills strict", "demonstrations loss"),
+    "reward": ("pairs accuracy",),
+    "dpo": ("skills strict", "reward_model prefers_after", "preferences accuracy"),
+    "grpo": ("sampled_skills strict", "rewards *", "reward_model prefers_after"),
+}
+"""For each kind of stage what it is trained to change, as a pattern of "task metric": the first that was measured is
+its verdict. Of GRPO that is the sampled answers, which its rewards are of."""
+
 HIGHER_IS_BETTER: dict[str, bool | None] = {
     "loss": False,
     "perplexity": False,

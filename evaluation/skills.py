@@ -55,6 +55,15 @@ class Skills(PromptTask):
             scores |= by_group(metric, scores[metric], skills)
         return scores | ending_scores(first)
 
+    def texts(self, checkpoint: Checkpoint) -> list[str | None]:
+        """Return each answer; that of the calculator, and what is said after it, stand below the call."""
+        first = self.completions(checkpoint)
+        second = self._after_tool(checkpoint, first)
+        texts = [None if said is None else said.text for said in first]
+        for index, then in second.items():
+            texts[index] = f"{texts[index]}\n→ {tools.respond(str(texts[index]))}\n{then.text}"
+        return texts
+
     def _after_tool(self, checkpoint: Checkpoint, first: "list[Completion | None]") -> "dict[int, Completion]":
         """Run the calls of the first turn, and return what is said after each that the tool answered, by row."""
         prompts = {}

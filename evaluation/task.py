@@ -98,6 +98,15 @@ class PromptTask(Task):
         done = iter(checkpoint.complete(prompts, self.max_new_tokens, self.sampled))
         return [None if prompt is None else next(done) for prompt in asked]
 
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """The metrics by which a reader judges one answer."""
+        return self.headline[:1]
+
+    def texts(self, checkpoint: Checkpoint) -> list[str | None]:
+        """Return the answer to each row's prompt, as one reads it; what scoring has generated is not generated anew."""
+        return [None if said is None else said.text for said in self.completions(checkpoint)]
+
 
 def ending_scores(completions: "Sequence[Completion | None]") -> Scores:
     """Return `stop_rate`, whether each completion ended by itself, and `completion_tokens`."""

@@ -21,6 +21,8 @@ PACKAGES = (
 
 SHAPING = ("algorithms", "data", "evaluation", "pretrain")
 """Our packages whose code decides a result; the others run and record it."""
+SHOWING = ("evaluation/commands", "evaluation/report")
+"""What in them only shows results."""
 
 
 def now() -> str:
@@ -44,8 +46,16 @@ def versions() -> dict[str, str]:
 def code() -> dict[str, str]:
     """Return a short hash of each file of ours that shapes what a stage trains and measures, by its path."""
     root = Path(__file__).resolve().parent.parent
-    files = [path for package in SHAPING for path in sorted((root / package).rglob("*.py"))]
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
+    files = {
+        path.relative_to(root).as_posix(): path
+        for package in SHAPING
+        for path in sorted((root / package).rglob("*.py"))
+    }
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for name, path in files.items()
+        if not name.startswith(SHOWING)
+    }
 
 
 def git_commit() -> str | None:

@@ -1,0 +1,53 @@
+"""A stage's samples: what it and its input answer to the same held-out prompts, with the scores, to be read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.checkpoint import Checkpoint
+from evaluation.encode import prompt_of
+from evaluation.task import PromptTask, Scores, Task
+from utils.files import jsonable, replace_text
+from utils.secrets import hidden
+
+SAMPLES_FILE = "samples.jsonl"
+MOST_SAMPLES = 600
+"""Rows of one task that are written."""
+
+Side = tuple[Checkpoint, Sequence[Scores | str]]
+"""A checkpoint, and its scores on each task; a string in place of scores is the reason why there are none."""
+
+
+def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Side]) -> None:
+    """Write `samples.jsonl` from completions that scoring has generated; none where the tasks ask for none.
+
+    A line is `{task, prompt, group, expected, before, after}`; `before` and `after` are `{text, scores}`, or null where
+    that side could not be given the task. `group` and `expected`, the kind of problem and its answer, may be null.
+    """
+    lines: list[dict[str, Any]] = []
+    for index, task in enumerate(tasks):
+        if not isinstance(task, PromptTask) or task.sampled:
+            continue
+        said = {
+            name: _answers(task, checkpoint, scores[index])
+            for name, (checkpoint, scores) in sides.items()
+            if isinstance(scores[index], dict)
+        }
+        for place, row in enumerate(task.held_out.rows[:MOST_SAMPLES] if said else []):
+            asked = prompt_of(row)
+            answers = {name: said[name][place] if name in said else None for name in ("before", "after")}
+            kind, expected = row.get("skill"), row.get("answer")
+            line = {"task": task.name, "prompt": asked and asked[0], "group": kind, "expected": expected}
+            lines.append(line | answers)
+    if lines:
+        written = (json.dumps(hidden(jsonable(line)), ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        replace_text(directory / SAMPLES_FILE, "".join(written))
+
+
+def _answers(task: PromptTask, checkpoint: Checkpoint, scores: Scores | str) -> list[dict[str, Any]]:
+    assert isinstance(scores, dict), scores
+    return [
+        {"text": text, "scores": {name: scores[name][place] for name in task.judged_by if name in scores}}
+        for place, text in enumerate(task.texts(checkpoint))
+    ]

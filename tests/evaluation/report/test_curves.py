@@ -1,0 +1,41 @@
+"""Curves: few points, none of the spikes lost, alarms where they were raised."""
+
+import re
+from random import Random
+
+from evaluation.report.curves import curves, thinned
+from evaluation.report.facts import StageFacts
+
+
+def test_thinning_keeps_every_extreme_and_the_order() -> None:
+    values = [Random(0).random() for _ in range(10_000)]
+    values[4321] = 99.0
+    points = list(enumerate(values))
+    kept = thinned(points)
+    assert len(kept) <= 240
+    assert kept == sorted(kept)
+    assert {max(points, key=lambda one: one[1]), min(points, key=lambda one: one[1])} <= set(kept)
+    assert set(kept) <= set(points)
+
+
+def test_an_alarm_is_marked_at_its_step() -> None:
+    metrics = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
+    drawn = []
+    for alarms in ([], [{"step": 50, "name": "n", "message": "m"}]):
+        stage = StageFacts("sft", "passed", info={"alarms": alarms}, metrics=metrics)
+        ((title, picture),) = curves(stage)
+        assert title == "loss"
+        drawn.append(picture.count("stroke-dasharray"))
+    assert drawn == [0, 1]
+
+
+def test_a_name_of_a_metric_is_neither_markup_nor_mathematics() -> None:
+    name = "rewards/<b>$\\frac{$/mean"
+    metrics = [{"step": step, "reward": 0.5, name: 1.0} for step in (1, 2)]
+    ((_, picture),) = curves(StageFacts("grpo", "passed", metrics=metrics))
+    assert "<b>" not in picture
+    assert re.search(r"rewards/&lt;b&gt;\$", picture)
+
+
+def test_a_stage_that_logged_nothing_has_no_curve() -> None:
+    assert curves(StageFacts("sft", "running", metrics=[{"step": 1, "loss": None}])) == []

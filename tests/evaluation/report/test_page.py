@@ -1,0 +1,157 @@
+"""The report: one page that says what the run's files say, whatever stands in them, and loads nothing."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from evaluation.__main__ import main
+from evaluation.report import REPORT_FILE, write_report
+
+WHOLE = dict.fromkeys(("pretrain", "sft", "reward", "dpo", "grpo"), "passed")
+HOSTILE = "</style></svg><script>alert(1)</script>$x_{$ & \"quoted\" 'x' {{ 7*7 }} \x1b[31m"
+MOST_BYTES = 500_000
+
+MakeRun = Callable[..., Path]
+
+
+def report(run_dir: Path) -> str:
+    """Write the report of a run; return it, having looked at what holds for each."""
+    assert len(write_report(run_dir)) <= 5
+    text = (run_dir / REPORT_FILE).read_text(encoding="utf-8")
+    page = ElementTree.fromstring(text)  # well-formed, or this raises
+    assert len(text.encode()) < MOST_BYTES
+    for element in page.iter():
+        assert element.tag.rpartition("}")[2] not in (
+            "script",
+            "img",
+            "link",
+            "iframe",
+            "object",
+            "image",
+            "foreignObject",
+        )
+        for name, value in element.attrib.items():
+            attribute = name.rpartition("}")[2]
+            assert not attribute.startswith(("src", "on")), (element.tag, name)
+            assert attribute != "href" or value.startswith("#"), value
+            assert all(one.startswith("#") for one in re.findall(r"url\(([^)]*)\)", value)), value
+    assert "@import" not in text
+    style = re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL)
+    assert style
+    assert not any("url(" in one and "url(#" not in one for one in style)
+    return text
+
+
+def words(text: str) -> str:
+    """Return the text of a page as one reads it."""
+    return " ".join("".join(ElementTree.fromstring(text).itertext()).split())
+
+
+def test_the_report_of_a_run_that_passed_says_what_was_measured(make_run: MakeRun) -> None:
+    page = words(report(make_run(**WHOLE)))
+    assert "5 of 5 stages passed" in page
+    assert "Better: sft (exact match 0.000 → 0.800)" in page
+    assert "Worse: dpo (exact match 0.800 → 0.600); No evidence: reward" in page
+    assert "Forgotten: bits per byte 0.400 → 0.900 by sft; exact match 0.800 → 0.600 by dpo. 5 alarms" in page
+    assert "python run_all.py --recipe scratch_tiny --set sft.max_steps=3" in page
+    assert "step 7: loss_spike made:prompts rose" in page
+    for shown in ("bits per byte", "abababababababab", "efefefefefefefef", "1 min 11 s", "400"):
+        assert shown in page
+
+
+def test_text_from_outside_is_text_in_the_page(make_run: MakeRun) -> None:
+    run_dir = make_run(**WHOLE | {"grpo": "failed"}, status="failed", text=HOSTILE)
+    lines = (run_dir / "my-sft/samples.jsonl").read_text(encoding="utf-8").splitlines()
+    said = json.loads(lines[0]) | {"prompt": HOSTILE, "expected": HOSTILE}
+    said["after"]["text"] = HOSTILE
+    for stage in ("pretrain", "sft", "dpo"):
+        (run_dir / f"my-{stage}/samples.jsonl").write_text(json.dumps(said), encoding="utf-8")
+    record = json.loads((run_dir / "run_info.json").read_text(encoding="utf-8"))
+    (run_dir / "run_info.json").write_text(json.dumps(record | {"recipe": HOSTILE}), encoding="utf-8")
+    page = report(run_dir)
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "{{ 7*7 }}" in page
+    assert words(page).count("<script>alert(1)</script>") > 8  # prompt, answers, data, faults, alarms, error, recipe
+
+
+def test_a_failed_a_running_and_a_pending_stage_are_shown_as_such(make_run: MakeRun) -> None:
+    page = report(make_run("failed", pretrain="passed", sft="failed", dpo="pending"))
+    assert "1 of 3 stages passed; sft failed: made:prompts went wrong" in words(page)
+    for how in ("failed", "pending", "not-compared"):
+        assert f'class="box is-{how}"' in page
+
+
+def test_a_run_that_was_killed_is_interrupted_and_one_under_way_is_running(make_run: MakeRun) -> None:
+    from utils.locks import lock
+
+    run_dir = make_run("running", pretrain="passed", sft="running")
+    assert 'class="box is-interrupted"' in report(run_dir)
+    with lock(run_dir):
+        assert 'class="box is-running"' in report(run_dir)
+
+
+def test_an_empty_a_half_written_and_a_broken_run_have_a_report(make_run: MakeRun) -> None:
+    run_dir = make_run(**WHOLE)
+    (run_dir / "my-sft/stage_info.json").unlink()
+    (run_dir / "my-dpo/stage_info.json").write_text("{", encoding="utf-8")
+    (run_dir / "my-grpo/stage_info.json").write_text('{"evaluation": 3, "alarms": ["x"], "data": []}', encoding="utf-8")
+    (run_dir / "my-pretrain/training_metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n{"st', encoding="utf-8")
+    assert "my-dpo/stage_info.json is not valid JSON" in words(report(run_dir))
+    (run_dir / "run_info.json").write_text("[]", encoding="utf-8")
+    assert "pretrain" in words(report(run_dir))
+    empty = run_dir.with_name("20260131_101501_aaaa")
+    empty.mkdir()
+    assert "no stage has begun" in words(report(empty))
+
+
+def test_a_stage_of_which_nothing_is_written_is_pending(make_run: MakeRun) -> None:
+    assert 'class="box is-pending"' in report(make_run("running", pretrain="pending"))
+
+
+def test_a_stage_directory_outside_the_run_is_not_read(make_run: MakeRun, tmp_path: Path) -> None:
+    run_dir = make_run(**WHOLE)
+    record = json.loads((run_dir / "run_info.json").read_text(encoding="utf-8"))
+    record["stages"][0]["output_dir"] = "../elsewhere"
+    (run_dir / "run_info.json").write_text(json.dumps(record), encoding="utf-8")
+    assert "pretrain: its directory is no directory inside the run's" in words(report(run_dir))
+
+
+def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: MakeRun) -> None:
+    run_dir = make_run(**WHOLE)
+    assert "Gates" not in words(report(run_dir))
+    file = run_dir / "my-sft/stage_info.json"
+    gate = {"metric": "skills strict", "rule": ">= 0.9", "decision": "warned", "value": 0.8}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate], "energy_j": 7200}), encoding="utf-8")
+    page = words(report(run_dir))
+    assert "skills strict>= 0.9warnedvalue: 0.8" in page
+    assert "2.00 Wh" in page
+
+
+def test_two_reports_of_one_run_are_the_same(make_run: MakeRun) -> None:
+    run_dir = make_run(**WHOLE)
+    first = report(run_dir)
+    (run_dir / "my-sft/training_metrics.jsonl").touch()
+    assert report(run_dir) == first
+
+
+def test_the_command_takes_an_id_and_the_newest_run(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run(**WHOLE)
+    for name in (run_dir.name, "latest"):
+        (run_dir / REPORT_FILE).unlink(missing_ok=True)
+        assert main(["report", name, "--runs-dir", str(run_dir.parent)]) == 0
+        assert f"Report: {run_dir / REPORT_FILE}" in capsys.readouterr().out
+        assert (run_dir / REPORT_FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["20260131_101500_k3x8", "../runs", "latest"])
+def test_a_run_that_is_not_there_is_refused(
+    name: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs_dir = tmp_path / "none" if name == "latest" else make_run(**WHOLE).parent
+    assert main(["report", name, "--runs-dir", str(runs_dir)]) == 2
+    assert "no run" in capsys.readouterr().err
