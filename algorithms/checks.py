@@ -56,7 +56,12 @@ RULES: dict[str, Rule] = {
     "num_iterations": AT_LEAST_1,
     "num_generations": AT_LEAST_2,
     "max_completion_length": AT_LEAST_1,
+    "preflight_prompts": AT_LEAST_0,
+    "dynamic_sampling": AT_LEAST_0,
 }
+
+OF_GRPO = ("preflight_prompts", "dynamic_sampling")
+"""Fields of GRPOExtraConfig that are no option of TRL's."""
 
 
 def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> list[str]:
@@ -78,7 +83,7 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
         problems += rewards.problems(extra)
     if not problems and extra:
-        problems = [*_groups(config, extra), *_vllm(config)]
+        problems = [*_groups(config, extra), *_dynamic_sampling(extra), *_vllm(config)]
     if not problems:
         problems = _refused_by_trl(kind, config, extra)
     return [f"{kind}: {problem}" for problem in problems]
@@ -89,6 +94,7 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
     hints = get_type_hints(cls)
     own = arguments.trainer_fields(config) | arguments.extra_fields(extra)
     elsewhere = {"reward_funcs": "reward_func of GRPOExtraConfig"} if extra else {}
+    elsewhere |= {name: "field of GRPOExtraConfig" for name in OF_GRPO if extra}
     problems = []
     for name, value in config.trainer_args.items():
         if name in arguments.OURS:
@@ -124,7 +130,9 @@ def _lacking_fields(kind: str, config: TrainingConfig) -> list[str]:
 
 
 def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: Mapping[str, str]) -> list[str]:
-    values = {field.name: getattr(config, field.name) for field in fields(config)} | arguments.given(config, extra)
+    owners = [config] if extra is None else [extra, config]
+    values = {field.name: getattr(owner, field.name) for owner in owners for field in fields(owner)}
+    values |= arguments.given(config, extra)
     problems = []
     for name, rule in RULES.items():
         value = values.get(name)
@@ -171,6 +179,15 @@ def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
         f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
         f"{rows * passes * several} completions "
         f"a step: must be a multiple of num_generations = {groups}, such as {above}"
+    ]
+
+
+def _dynamic_sampling(extra: GRPOExtraConfig) -> list[str]:
+    if not extra.dynamic_sampling or processes.count() == 1:
+        return []
+    return [
+        f"dynamic_sampling = {extra.dynamic_sampling}: is for one process, and there are {processes.count()}: which"
+        " groups are replaced would have to be agreed on between them. Leave it out"
     ]
 
 

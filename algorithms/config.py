@@ -175,6 +175,14 @@ class GRPOExtraConfig:
     max_completion_length: int = 256
     """Longest completion, in tokens."""
 
+    preflight_prompts: int = 64
+    """Training prompts that are tried before the first step, to tell how many groups will be informative: those in
+    which rewards differ. Where none is, the stage fails at once. 0: no such trial."""
+
+    dynamic_sampling: int = 0
+    """How many times as many prompts again may be sampled for a generation, to take the place of groups that are not
+    informative. 0: all groups stay. For one process."""
+
     @property
     def rewards(self) -> tuple[RewardSource, ...]:
         """The rewards as a tuple, the default filled in."""

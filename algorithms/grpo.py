@@ -1,10 +1,14 @@
 """Group relative policy optimisation: sample answers, reward them, prefer the better of a group (Shao et al., 2024)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.recovery import survives_out_of_memory
+
+if TYPE_CHECKING:
+    from algorithms.dynamic_sampling import DynamicSamplingTrainer
+    from data.sources import StageData
 
 __all__ = ["GRPOExtraConfig", "train"]
 
@@ -17,13 +21,34 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
         Refused: a reward needs a column that the data lacks, or a reward model cannot be used.
         StageFailed: no group of completions ever differed in reward, or training did not work.
     """
-    from trl import GRPOTrainer
-
-    from algorithms import liger, loading, rewards, training
-    from utils.errors import Refused
+    from algorithms import training
+    from algorithms.preflight import Preflight
+    from utils.stage_log import StageLog
 
     extra = extra or GRPOExtraConfig()
     data = training.rows(config, "grpo")
+    trainer = trainer_for(config, stage_dir, extra, data)
+    if extra.preflight_prompts:
+        trainer.add_callback(Preflight(trainer, extra.preflight_prompts, StageLog(stage_dir)))
+    shown = {
+        "reward": "reward", "reward_std": "std", "informative_groups": "informative",
+        "completions/mean_length": "length",
+    }  # fmt: skip
+    return training.fit(trainer, config, stage_dir, data, shown, judge_rewards)
+
+
+def trainer_for(
+    config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig, data: "StageData"
+) -> "DynamicSamplingTrainer":
+    """Return the stage's trainer.
+
+    Raises:
+        Refused: a reward needs a column that the data lacks, or a model cannot be used.
+    """
+    from algorithms import liger, loading, rewards, training
+    from algorithms.dynamic_sampling import DynamicSamplingTrainer
+    from utils.errors import Refused
+
     sources = [rewards.load(source) for source in extra.rewards]
     functions = [function for function, _ in sources]
     missing = rewards.missing_columns(functions, data.train.column_names)
@@ -32,7 +57,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     settings = training.trl_config("grpo", config, stage_dir, extra)
     if config.peft is None:  # an adapter's reference is the same model with the adapter off, or an earlier adapter on
         settings.model_init_kwargs = loading.options(config)  # of the reference, which TRL loads by the policy's name
-    trainer = GRPOTrainer(
+    return DynamicSamplingTrainer(
         model=liger.with_liger(loading.language_model(config), config, stage_dir),
         reward_funcs=functions,
         reward_processing_classes=[tokenizer for _, tokenizer in sources],
@@ -40,9 +65,8 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
         train_dataset=data.train,
         eval_dataset=training.eval_rows(settings, data),
         processing_class=loading.tokenizer(config, data.train),
+        dynamic_sampling=extra.dynamic_sampling,
     )
-    shown = {"reward": "reward", "reward_std": "std", "completions/mean_length": "length"}
-    return training.fit(trainer, config, stage_dir, data, shown, judge_rewards)
 
 
 def judge_rewards(history: list[dict[str, Any]]) -> None:
@@ -52,6 +76,7 @@ def judge_rewards(history: list[dict[str, Any]]) -> None:
         StageFailed: no completion got a reward, or in no step did the rewards of any group differ, so no step could
             teach anything.
     """
+    from algorithms.preflight import NO_REWARD
     from utils.errors import StageFailed
 
     steps = [line for line in history if "frac_reward_zero_std" in line]
@@ -59,10 +84,7 @@ def judge_rewards(history: list[dict[str, Any]]) -> None:
         line["reward"] for line in steps if line["reward"] is not None
     ]  # None: no completion of the step has one
     if steps and not rewards:
-        raise StageFailed(
-            "no completion got a reward: every reward function returned None. `accuracy` does where the column"
-            " `solution` holds no maths: choose a reward that fits the data, such as exact_match"
-        )
+        raise StageFailed(NO_REWARD)
     if not steps or any(line["frac_reward_zero_std"] < 1 for line in steps):
         return
     mean = sum(rewards) / len(rewards)

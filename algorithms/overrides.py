@@ -102,14 +102,17 @@ def see_gradients(trainer: Any, is_left_out: Callable[[float], bool]) -> None:
 
 
 def rows_of_step(trainer: Any) -> list[int]:
-    """Return the places of the rows of the step under way in the trainer's prepared rows, on this process, from 0."""
+    """Return the places of the rows of the step under way in the trainer's prepared rows, on this process, from 0.
+
+    With dynamic sampling, those that took others' place in its generation are among them.
+    """
     loader, passes = trainer.get_train_dataloader(), trainer.args.gradient_accumulation_steps
     steps = max(1, -(-len(loader) // passes))  # of an epoch
     epoch, within = divmod(trainer.state.global_step, steps)
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
     batches = islice(loader.batch_sampler, within * passes, (within + 1) * passes)
-    return sorted({index for batch in batches for index in batch})
+    return sorted({index for batch in batches for index in batch} | set(getattr(trainer, "drawn", ())))
 
 
 def use_one_gpu(args: Any) -> None:

@@ -1,0 +1,190 @@
+"""TRL's GRPO trainer, which can sample other prompts in place of groups without spread (DAPO, Yu et al., 2025).
+
+A group whose rewards are all the same has advantages of 0 and teaches nothing. Before anything is computed with the
+sampled completions, such groups give way to groups of other training prompts that have a spread, up to a budget. What
+this needs of TRL's private methods is listed in a test.
+"""
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from trl import GRPOTrainer
+
+Row = dict[str, Any]
+
+
+class Sampled(NamedTuple):
+    """A completion, before the trainer computes with it."""
+
+    row: Row
+    """The training row of its prompt."""
+    ids: list[int]
+    logprobs: list[float] | None
+    """What vLLM sampled it with; None from transformers."""
+    rewards: torch.Tensor
+    """One for each reward function, NaN where it returned None."""
+    extra: dict[str, Any]
+    """What the reward functions logged beside it."""
+
+
+Group = list[Sampled]
+
+
+class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
+    """A GRPOTrainer that logs the share of informative groups, and can replace the others.
+
+    Spread is that of the rewards that are functions, summed with their weights: a reward model's scores differ between
+    any two texts. Where all rewards are models, it is theirs. With `dynamic_sampling=0` it trains as TRL's does.
+    """
+
+    def __init__(self, *args: Any, dynamic_sampling: int = 0, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.dynamic_sampling = dynamic_sampling
+        self.drawn: list[int] = []
+        """Places in the training rows of the prompts that took others' place in the newest generation."""
+        self._held: list[Sampled] | None = None
+        self._replay: Iterator[Sampled] = iter(())
+
+    def sample(self, rows: list[Row]) -> list[Sampled]:
+        """Sample and reward a completion for each row, in the trainer's own way; its metrics stay as they are.
+
+        Rows of one prompt stand together, `num_generations` of them. Of several processes, each gets its own rows.
+        """
+        prompts = [row["prompt"] for row in rows]
+        with self._metrics_aside():
+            _, ids, _, completions, logprobs, *_ = self._generate(prompts)
+            rewards = self._calculate_rewards(rows, prompts, completions, ids)
+        first = self.accelerator.process_index * len(rows)
+        logged = {name: values for name, values in self._pending_extra_logs.items() if len(values) == len(rows)}
+        self._pending_extra_logs.clear()
+        return [
+            Sampled(
+                row,
+                ids[i],
+                None if logprobs is None else logprobs[i],
+                rewards[first + i],
+                {name: values[i] for name, values in logged.items()},
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    @contextmanager
+    def apart(self, num_generations: int) -> Iterator[None]:
+        """Sample groups of `num_generations`, and then have no trace of it: what follows is drawn as without it."""
+        was, tokens, training = self.num_generations, self.state.num_input_tokens_seen, self.model.training
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            self.num_generations = num_generations
+            self.model.train()  # as it is when completions to train on are sampled
+            try:
+                yield
+            finally:
+                self.model.train(training)
+                self.num_generations, self.state.num_input_tokens_seen = was, tokens
+                self._pending_metrics.clear()
+
+    def judged(self, rewards: torch.Tensor, *, models: bool = False) -> torch.Tensor:
+        """Return each completion's weighted sum of the rewards that spread is looked for in; NaN where it has none.
+
+        `rewards` are (B, F); `models`: the reward models among them count too.
+        """
+        functions = [not isinstance(reward, torch.nn.Module) for reward in self.reward_funcs]
+        weighted = rewards * self.reward_weights.to(rewards.device)
+        if any(functions) and not models:
+            weighted = weighted[:, torch.tensor(functions, device=rewards.device)]
+        return weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), math.nan)
+
+    def informative(self, rewards: torch.Tensor) -> list[bool]:
+        """Return for each group of `num_generations` whether its rewards, (B, F), differ."""
+        groups = self.judged(rewards).view(-1, self.num_generations)
+        highest, lowest = groups.nan_to_num(nan=-math.inf).amax(1), groups.nan_to_num(nan=math.inf).amin(1)
+        return (highest > lowest).tolist()
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        if not self.dynamic_sampling or not self.model.training:
+            return dict(super()._generate_and_score_completions(inputs))
+        self._held = self._with_spread(inputs)
+        self._replay = iter(self._held)
+        tokens = self.state.num_input_tokens_seen
+        try:
+            output = dict(super()._generate_and_score_completions([one.row for one in self._held]))
+        finally:
+            self._held = None
+        self.state.num_input_tokens_seen = tokens  # they were counted when they were sampled, the discarded ones too
+        self._metrics["train"]["num_tokens"] = [tokens]
+        return output
+
+    def _with_spread(self, inputs: list[Row]) -> list[Sampled]:
+        """Return a completion for each row of `inputs`, or in place of groups without spread those of other prompts."""
+        kept = self._groups(inputs)
+        flat = [place for place, (_, has_spread) in enumerate(kept) if not has_spread]
+        lacking, budget, others = len(flat), self.dynamic_sampling * len(kept), self._others(inputs)
+        sampled = found = 0
+        self.drawn = []
+        while flat and (left := min(budget - sampled, len(kept))) > 0:
+            rate = (len(kept) - lacking + found) / (len(kept) + sampled)
+            wanted = min(left, math.ceil(len(flat) / rate) if rate else left)  # few rounds: each lasts as its longest
+            places = list(islice(others, wanted))
+            if not places:
+                break
+            rows = [self.train_dataset[place] for place in places for _ in range(self.num_generations)]
+            sampled += len(places)
+            for place, (group, has_spread) in zip(places, self._groups(rows), strict=True):
+                found += has_spread
+                if has_spread and flat:
+                    kept[flat.pop(0)] = group, True
+                    self.drawn.append(place)
+        metrics = self._metrics["train"]
+        metrics["replaced_groups"].append(len(self.drawn) / len(kept))
+        metrics["completions_sampled"].append((len(kept) + sampled) * self.num_generations)
+        return [one for group, _ in kept for one in group]
+
+    def _groups(self, rows: list[Row]) -> list[tuple[Group, bool]]:
+        """Sample for `rows`; return each group and whether it is informative."""
+        done, size = self.sample(rows), self.num_generations
+        spread = self.informative(torch.stack([one.rewards for one in done]))
+        return [(done[at : at + size], spread[at // size]) for at in range(0, len(done), size)]
+
+    def _others(self, inputs: list[Row]) -> Iterator[int]:
+        """Yield places of training rows with other prompts than `inputs`: by seed and pass, so a resume has the same.
+
+        Passes are counted on after a resume, and no generation has another's.
+        """
+        rows, known = self.train_dataset, [row["prompt"] for row in inputs]
+        most = min(len(rows), (1 + self.dynamic_sampling) * len(inputs))
+        places = random.Random(f"{self.args.seed} {self._step}").sample(range(len(rows)), most)
+        return (place for place in places if rows[place]["prompt"] not in known)
+
+    def _generate_single_turn(self, prompt_ids: list[Any], *rest: Any, **named: Any) -> tuple[Any, Any]:
+        if self._held is None:
+            return tuple(super()._generate_single_turn(prompt_ids, *rest, **named))
+        again = [next(self._replay) for _ in prompt_ids]  # a part of them, where memory ran out before
+        return [one.ids for one in again], None if again[0].logprobs is None else [one.logprobs for one in again]
+
+    def _calculate_rewards(self, inputs: list[Row], *rest: Any) -> torch.Tensor:
+        if self._held is None:
+            rewards: torch.Tensor = super()._calculate_rewards(inputs, *rest)
+        else:
+            rewards = torch.stack([one.rewards for one in self._held])
+            for name in {name for one in self._held for name in one.extra}:
+                self._pending_extra_logs[name].extend(one.extra.get(name) for one in self._held)
+        if self.model.training:
+            informative = self.informative(rewards)
+            self._metrics["train"]["informative_groups"].append(sum(informative) / len(informative))
+        return rewards
+
+    @contextmanager
+    def _metrics_aside(self) -> Iterator[None]:
+        """Let what is sampled meanwhile be in no metric: TRL logs each generation as if it were trained on."""
+        logged, self._metrics = self._metrics, {mode: defaultdict(list) for mode in self._metrics}
+        try:
+            yield
+        finally:
+            self._metrics = logged
