@@ -23,7 +23,7 @@ def lengths(completions: list[Any], **_: Any) -> list[float]:
     return [float(len(completion[0]["content"])) for completion in completions]
 
 
-EXTRA = GRPOExtraConfig(reward_func=lengths, num_generations=4, max_completion_length=6)
+EXTRA = GRPOExtraConfig(reward_func=lengths, num_generations=4, max_completion_length=6, preflight_prompts=0)
 
 
 def run(kind: str, config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig = EXTRA) -> Path:
@@ -309,7 +309,7 @@ def test_grpo_without_any_difference_in_reward_fails_and_says_where_to_look(
     def constant(completions: list[Any], **_: Any) -> list[float]:
         return [0.5] * len(completions)
 
-    extra = GRPOExtraConfig(reward_func=constant, max_completion_length=4)
+    extra = GRPOExtraConfig(reward_func=constant, max_completion_length=4, preflight_prompts=0)
     with pytest.raises(
         StageFailed, match=r"never varied within a group: mean reward 0.5.*max_completion_length"
     ) as failed:
@@ -321,7 +321,7 @@ def test_grpo_without_any_reward_fails_and_says_so(configure: Configure, stage_d
     def undecided(completions: list[Any], **_: Any) -> list[None]:
         return [None] * len(completions)
 
-    extra = GRPOExtraConfig(reward_func=undecided, max_completion_length=4)
+    extra = GRPOExtraConfig(reward_func=undecided, max_completion_length=4, preflight_prompts=0)
     with pytest.raises(StageFailed, match=r"no completion got a reward: every reward function returned None"):
         run("grpo", configure("grpo"), stage_dir, extra)
 
