@@ -130,7 +130,7 @@ def _lacking_fields(kind: str, config: TrainingConfig) -> list[str]:
 
 
 def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: Mapping[str, str]) -> list[str]:
-    owners = [config] if extra is None else [extra, config]
+    owners: list[Any] = [config] if extra is None else [extra, config]
     values = {field.name: getattr(owner, field.name) for owner in owners for field in fields(owner)}
     values |= arguments.given(config, extra)
     problems = []

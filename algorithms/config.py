@@ -157,6 +157,9 @@ class TrainingConfig:
 
 RewardSource = Callable[..., Sequence[float | None]] | str | StageOutput
 
+PREFLIGHT_COMPLETIONS = 8
+"""Least completions of each prompt that GRPO's preflight samples, where the stage samples as many at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOExtraConfig:

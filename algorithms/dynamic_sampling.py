@@ -36,12 +36,15 @@ class Sampled(NamedTuple):
 Group = list[Sampled]
 
 
-class DynamicSamplingTrainer(GRPOTrainer):  # type: ignore[misc]
+class DynamicSamplingTrainer(GRPOTrainer):
     """A GRPOTrainer that logs the share of informative groups, and can replace the others.
 
     Spread is that of the rewards that are functions, summed with their weights: a reward model's scores differ between
     any two texts. Where all rewards are models, it is theirs. With `dynamic_sampling=0` it trains as TRL's does.
     """
+
+    num_generations: int
+    _metrics: dict[str, Any]
 
     def __init__(self, *args: Any, dynamic_sampling: int = 0, **named: Any) -> None:
         super().__init__(*args, **named)

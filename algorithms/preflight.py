@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from algorithms import groups
+from algorithms.config import PREFLIGHT_COMPLETIONS
 from utils.console import console, progress
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
@@ -22,8 +23,6 @@ from utils.stage_log import StageLog
 if TYPE_CHECKING:
     from algorithms.dynamic_sampling import DynamicSamplingTrainer, Sampled
 
-COMPLETIONS = 8
-"""Least completions of each prompt, where the stage samples as many at once."""
 BINS, BAR = 8, 30
 """Bars of the histogram of mean rewards, and the characters of the longest."""
 
@@ -60,7 +59,7 @@ def run(trainer: "DynamicSamplingTrainer", prompts: int) -> dict[str, Any]:
     """
     began, world, rows = time.monotonic(), trainer.accelerator.num_processes, trainer.train_dataset
     at_once = trainer.args.generation_batch_size // world  # as many as the stage samples, and no more memory
-    size = max(trainer.num_generations, min(COMPLETIONS, at_once))
+    size = max(trainer.num_generations, min(PREFLIGHT_COMPLETIONS, at_once))
     places = random.Random(trainer.args.seed).sample(range(len(rows)), max(1, min(prompts, len(rows)) // world) * world)
     own, chunk = places[trainer.accelerator.process_index :: world], max(1, at_once // size)
     done: list[Sampled] = []

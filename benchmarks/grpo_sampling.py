@@ -96,7 +96,7 @@ def train(config: TrainingConfig, extra: GRPOExtraConfig, seconds: float) -> tup
 
 def exact_match(trainer: Any, problems: int, max_new_tokens: int) -> tuple[float, float]:
     """Return the share of held-out problems that a model answers as taught: likeliest answers, and sampled ones."""
-    from evaluation.encode import encode
+    from data.chat import encode
     from evaluation.generate import complete
 
     rows = world.rows("prompts", "eval", problems, 0)

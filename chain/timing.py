@@ -5,6 +5,7 @@ The optimizer, reading of data, evaluations and checkpoints come on top.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from algorithms.config import PREFLIGHT_COMPLETIONS as COMPLETIONS
 from algorithms.memory import Sampling
 from chain import forecast
 from chain.forecast import Models
@@ -113,7 +115,10 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
             raise ValueError("how many rows its reference goes through is not known")
         references = rows * 2 / settings.sequences if ahead and rows is not None else passes
     if stage.kind == "grpo":
-        samplings = passes / (args.steps_per_generation * args.num_iterations)
+        assert stage.extra is not None
+        samplings = passes / (args.steps_per_generation * args.num_iterations) * (1 + stage.extra.dynamic_sampling)
+        tried = stage.extra.preflight_prompts * max(args.num_generations, COMPLETIONS)
+        samplings += math.ceil(tried / args.generation_batch_size)
         references = passes / args.num_iterations if args.beta else 0.0
     chosen = "float32" if config.dtype is None else model.dtype if config.dtype == "auto" else config.dtype
     return Work(

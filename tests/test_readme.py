@@ -39,7 +39,7 @@ EXAMPLE_RUN = "20260131_101500_k3x9"
 OTHER_FLAGS = set(
     "--logdir --help --nproc-per-node --multi --num --cpu --config".split()  # of libraries' commands
     + "--seeds --device --quick --pairs --recipes --text --steps --tuning-seconds --faults".split()  # of benchmarks
-    + "--megabytes --items --run --reruns".split()
+    + "--megabytes --items --run --reruns --seconds".split()
 )
 FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning generates 300 documents instead of 25,000
 

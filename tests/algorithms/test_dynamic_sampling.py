@@ -79,6 +79,18 @@ def test_groups_without_spread_are_replaced_and_it_is_logged(wide: Configure, tm
     assert "replaced_groups" not in plain[0]
 
 
+def test_where_every_group_has_spread_a_budget_changes_nothing(wide: Configure, tmp_path: Path) -> None:
+    def distinct(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(sum(ids)) for ids in completion_ids]
+
+    extra = replace(EXTRA, reward_func=distinct)
+    plain = run(wide(), tmp_path / "plain", replace(extra, dynamic_sampling=0))
+    filled = run(wide(), tmp_path / "filled", extra)
+    assert weights_sha256(filled) == weights_sha256(plain)
+    assert [line["num_tokens"] for line in metrics(filled)] == [line["num_tokens"] for line in metrics(plain)]
+    assert {line["completions_sampled"] for line in metrics(filled)} == {16}
+
+
 def test_a_resumed_run_draws_the_same_prompts_and_has_the_same_weights(wide: Configure, tmp_path: Path) -> None:
     config = wide(max_steps=6, save_steps=2, save_total_limit=3)
     whole, resumed = run(config, tmp_path / "whole"), tmp_path / "resumed"
@@ -127,7 +139,7 @@ def test_sampled_in_parts_after_memory_ran_out_the_same_completions_are_trained_
 
     config = wide()
     data = training.rows(config, "grpo")
-    trainer = grpo.trainer_for(config, tmp_path, EXTRA, data)
+    trainer: Any = grpo.trainer_for(config, tmp_path, EXTRA, data)
     sample, failed = trainer._generate_single_turn, []
 
     def short_of_memory(prompt_ids: list[Any], *rest: Any) -> Any:
@@ -154,11 +166,12 @@ def test_a_reward_models_scores_are_no_spread_where_a_function_judges(configure:
     judge = reward.train(configure("reward", max_steps=2), tmp_path / "judge")
     config = configure("grpo")
     data = training.rows(config, "grpo")
-    for sources, weights, wanted in (
+    cases: list[tuple[list[Any], list[float], list[bool]]] = [
         ([starts_late, str(judge)], [1, 0.5], [False, True]),
         ([starts_late, str(judge)], [0, 0.5], [False, False]),  # a weight of 0: logged alone
         ([str(judge)], [1], [True, True]),
-    ):
+    ]
+    for sources, weights, wanted in cases:
         extra = replace(EXTRA, reward_func=sources, reward_weights=weights)
         trainer = grpo.trainer_for(config, tmp_path, extra, data)
         scores = [[1, 0.1], [1, 0.2], [1, 0.3], [1, 0.4], [1, 0.1], [0, 0.2], [torch.nan, 0.3], [1, 0.4]]

@@ -1,6 +1,7 @@
 """A stage's time in the plan: what is counted, worked by hand, and that every kind of pass can be timed."""
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 1, "intermediate_size": 64, "vocab_size": 300, "tie_word_embeddings": True,
 }  # fmt: skip
 SIZES = {"some/model": SHAPE}
-GROUPS = GRPOExtraConfig(num_generations=4, max_completion_length=16)
+GROUPS = GRPOExtraConfig(num_generations=4, max_completion_length=16, preflight_prompts=0)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,13 @@ def test_grpo_samples_once_for_the_passes_that_use_it() -> None:
     assert work(stage("grpo", beta=0.1)).references == 20
     twice = work(stage("grpo", beta=0.1, trainer_args={"num_iterations": 2}))
     assert twice.references == 10  # once for each generation, which two steps use
+
+
+def test_what_may_be_sampled_besides_is_counted() -> None:
+    plain = stage("grpo")
+    tried = replace(plain, extra=replace(GROUPS, preflight_prompts=6))  # 6 prompts of 8, by 8 completions at once
+    assert work(tried).samplings == 10 + 6
+    assert work(replace(plain, extra=replace(GROUPS, dynamic_sampling=2))).samplings == 30
 
 
 def test_a_reference_over_rows_that_are_not_known_is_not_guessed() -> None:
