@@ -38,17 +38,13 @@ def outcomes(stage_dir: Path, task: str = "skills") -> list[float]:
     return [float(score) for score in scores["strict"]]
 
 
-def rerun(before: Sequence[float], churn: float, lost: float, random: Random) -> list[float]:
+def rerun(before: Sequence[float], solved: float, churn: float, lost: float, random: Random) -> list[float]:
     """Return the outcomes of a model that loses the share `lost` of all, while `churn` changes without effect.
 
-    Half of the churn is lost and half gained, in expectation. Which examples change is drawn among those that can:
-    solved ones are lost, others gained. Where too few are unsolved to gain that much, as many are taken as there are.
+    Half of the churn is lost and half gained, in expectation: `solved` is the share that the base solves, so that each
+    example is lost, gained or kept independently of the others. More than twice what is unsolved cannot churn.
     """
-    solved = sum(before)
-    rest = len(before) - solved
-    gains = min(churn / 2 * len(before), rest)
-    losses = min(gains + lost * len(before), solved)
-    chance = {1.0: losses / max(solved, 1), 0.0: gains / max(rest, 1)}
+    chance = {1.0: (churn / 2 + lost) / solved, 0.0: churn / 2 / (1 - solved)}
     return [1 - value if random.random() < chance[value] else value for value in before]
 
 
@@ -56,10 +52,10 @@ def stopped(
     base: Sequence[float], n: int, churn: float, lost: float, repetitions: int, seed: int
 ) -> tuple[float, float]:
     """Return how often the gate stops such a rerun, and the share of outcomes that changed in it, in the mean."""
-    random, times, changed = Random(seed), 0, 0
+    random, times, changed, solved = Random(seed), 0, 0, sum(base) / len(base)
     for _ in range(repetitions):
         before = random.choices(base, k=n)
-        after = rerun(before, churn, lost, random)
+        after = rerun(before, solved, churn, lost, random)
         changed += sum(b != a for b, a in zip(before, after, strict=True))
         result = {"task": "skills", "metric": "strict", "n": n, "before": 0.0, "after": 0.0, "scores": (before, after)}
         times += decide([GATE], [result])[0]["failed"]
@@ -98,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, metavar="STAGE_DIR", help="whose outcomes are the base")
     parser.add_argument("--reruns", type=Path, nargs="*", default=[], metavar="STAGE_DIR", help="of the same stage")
-    parser.add_argument("--repetitions", type=int, default=4000, metavar="N", help="of each cell (4000)")
+    parser.add_argument("--repetitions", type=int, default=1000, metavar="N", help="of each cell (1000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the simulation (0)")
     args = parser.parse_args(argv)
     for task in ("skills", "sampled_skills") if len(args.reruns) > 1 else ():

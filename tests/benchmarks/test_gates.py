@@ -37,7 +37,7 @@ def test_outcomes_are_those_of_the_model_that_the_stage_wrote(stage_dir: Path) -
 @pytest.mark.parametrize("lost", [0.0, 0.05])
 def test_a_rerun_changes_as_much_as_it_says_and_loses_as_much(lost: float) -> None:
     before, random = BASE * 100, Random(0)
-    after = rerun(before, 0.1, lost, random)
+    after = rerun(before, 0.875, 0.1, lost, random)
     changed = sum(b != a for b, a in zip(before, after, strict=True)) / len(before)
     assert changed == pytest.approx(0.1 + lost, abs=0.005)
     assert sum(before) - sum(after) == pytest.approx(lost * len(before), abs=0.005 * len(before))
