@@ -111,13 +111,7 @@ def all_asked(run: RunFacts) -> list[Asked]:
                     answers.setdefault(key, {}).setdefault(column, _answer(side))
     columns = [INPUT, *(stage.name for stage in policies)]
     return [
-        Asked(
-            str(row.get("task")),
-            *(_cut(text, LONGEST_PROMPT) for text in _turns(row.get("prompt"))),
-            group=_optional(row.get("group")),
-            expected=_optional(row.get("expected")),
-            answers={column: answers[key][column] for column in columns if column in answers[key]},
-        )
+        _asked(row, {column: answers[key][column] for column in columns if column in answers[key]})
         for key, row in rows.items()
         if key in answers
     ]
@@ -131,6 +125,18 @@ def _answer(side: Mapping[str, Any]) -> Answer:
     metric, score = next(iter(mapping(side.get("scores")).items()), ("", None))
     text = side.get("text")
     return Answer(None if text is None else _cut(str(text), LONGEST_ANSWER), metric, number(score))
+
+
+def _asked(row: Facts, answers: Mapping[str, Answer]) -> Asked:
+    before, prompt = (_cut(text, LONGEST_PROMPT) for text in _turns(row.get("prompt")))
+    return Asked(
+        task=str(row.get("task")),
+        before=before,
+        prompt=prompt,
+        group=_optional(row.get("group")),
+        expected=_optional(row.get("expected")),
+        answers=answers,
+    )
 
 
 def _turns(prompt: Any) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """What a run's measurements come to: the verdict on each stage, what was gained over the chain, what was forgotten."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from evaluation.metrics import HEADLINES, SHOWN, verdict
 from evaluation.report import facts
@@ -46,7 +47,7 @@ def change(result: Facts) -> str:
     return after if result["before"] is None else f"{number(result['before'])} → {after}"
 
 
-def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
+def rows_of(stage: StageFacts) -> list[tuple[str, Mapping[str, Any]]]:
     """Return what is shown of a stage's results, each with its name."""
     return list(shown(stage.name, stage.results)) if stage.name in SHOWN else []
 
