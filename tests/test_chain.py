@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -409,6 +410,23 @@ def test_one_stage_runs_alone_from_an_earlier_runs_output(runs: Runs) -> None:
     written = _info(runs.again, "sft")["output"]
     assert info["input"] == {"ref": 'StageOutput("sft")', "path": written["path"], "sha256": written["sha256"]}
     assert info["steps"] == 2  # of two values for one field the last holds
+
+
+def test_the_report_shows_every_stage_and_answers_to_prompts_of_each_policy(run_dir: Path) -> None:
+    text = (run_dir / "report.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < 500_000
+    page = ElementTree.fromstring(text)
+    of = {"x": "http://www.w3.org/1999/xhtml"}
+    headings = ["".join(one.itertext()) for one in page.iterfind(".//x:h3", of)]
+    for stage in STAGES:
+        assert stage in headings  # its curves
+    prompts = page.findall(".//x:article", of)
+    assert len(prompts) == 5
+    for asked in prompts:
+        answered = ["".join(one.itertext()).split()[0] for one in asked.iterfind(".//x:h3", of)]
+        assert answered == [stage for stage in STAGES if stage != "reward"]
+    result = _result(run_dir, "sft", "skills", "strict")
+    assert f"{result['before']:.3f} → {result['after']:.3f}" in text
 
 
 def test_a_stage_whose_input_has_not_run_is_refused_and_nothing_is_created(

@@ -11,6 +11,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,33 @@ def test_an_unforeseen_error_fails_the_stage_and_leaves_its_traceback(stages: St
     run = _only_run()
     assert "Traceback" in (run / "my-dpo" / "training.log").read_text()
     assert [entry["status"] for entry in _info(run / "run_info.json")["stages"]] == ["passed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"), [(None, "passed"), (ValueError("boom"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_run_leaves_its_report_however_it_ends(
+    ends: BaseException | None, status: str, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if ends is not None:
+        stages.instead["dpo"] = _fail(ends)
+    with pytest.raises((StageFailed, Interrupted)) if ends else nullcontext():
+        run_pipeline(_configs())
+    run_dir = _only_run()
+    assert f'class="badge is-{status}"' in (run_dir / "report.html").read_text(encoding="utf-8")
+    said = capsys.readouterr().out
+    assert f"{status.capitalize()} after" in said
+    assert f"Report: {run_dir.relative_to(Path.cwd()) / 'report.html'}" in said
+
+
+def test_a_report_that_cannot_be_written_fails_no_run(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("evaluation.report.page.page", lambda _: 1 / 0)
+    run_dir = run_pipeline(_configs())
+    assert json.loads((run_dir / "run_info.json").read_text(encoding="utf-8"))["status"] == "passed"
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert said.count("the report of the run could not be written: ZeroDivisionError: division by zero") == 1
 
 
 def test_a_failing_measurement_fails_the_stage(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -293,6 +293,8 @@ def test_a_command_of_the_readme_runs(
             assert extra in [f".[{name}]" for name in project["optional-dependencies"]]
         case ["python", "-m", "pretrain", *argv]:
             call_pretrain(argv, work, monkeypatch)
+        case ["python", "-m", "evaluation", "report", *argv]:
+            assert evaluating.main(["report", *argv]) == 0, capsys.readouterr().err
         case ["python", "-m", "evaluation", *argv]:
             call_on_runs(argv, work)
         case ["torchrun" | "accelerate" as launcher, *launched]:
