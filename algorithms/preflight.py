@@ -60,7 +60,9 @@ def run(trainer: "DynamicSamplingTrainer", prompts: int) -> dict[str, Any]:
     began, world, rows = time.monotonic(), trainer.accelerator.num_processes, trainer.train_dataset
     at_once = trainer.args.generation_batch_size // world  # as many as the stage samples, and no more memory
     size = max(trainer.num_generations, min(PREFLIGHT_COMPLETIONS, at_once))
-    places = random.Random(trainer.args.seed).sample(range(len(rows)), max(1, min(prompts, len(rows)) // world) * world)
+    places = random.Random(f"preflight {trainer.args.seed}").sample(
+        range(len(rows)), max(1, min(prompts, len(rows)) // world) * world
+    )
     own, chunk = places[trainer.accelerator.process_index :: world], max(1, at_once // size)
     done: list[Sampled] = []
     with trainer.apart(size), progress("preflight", len(own)) as bar:
