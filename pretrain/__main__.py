@@ -137,10 +137,9 @@ def stopped(directory: str) -> tuple[Path, PretrainConfig]:
         raise Refused(f"{out} is not the directory of a pretraining run: it has no {StageLog.INFO} of one.")
     if info["status"] == "passed":
         raise Refused(f"{out} has been trained to its last step, {info['steps']}: there is nothing to go on with.")
-    names = [field.name for field in fields(PretrainConfig) if field.name in info["config"]]
-    given: dict[str, Any] = {name: info["config"][name] for name in names}
-    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
-    return out, PretrainConfig(**values)
+    known = info["config"].keys() - {"gates", "on_fail"}  # which only a recipe's stage has
+    names = [field.name for field in fields(PretrainConfig) if field.name in known]
+    return out, PretrainConfig(**{name: info["config"][name] for name in names})
 
 
 def _can_go_on(directory: Path) -> bool:
