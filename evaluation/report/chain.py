@@ -29,7 +29,10 @@ def placed(run: RunFacts) -> list[Box]:
     boxes: dict[str, Box] = {}
     for stage in run.stages:
         parent = boxes.get(_named(stage.input_ref, boxes))
-        boxes[stage.name] = Box(stage, parent.depth + 1 if parent else 0, 0 if stage.is_policy else 1)
+        depth, lane = parent.depth + 1 if parent else 0, 0 if stage.is_policy else 1
+        while any((box.depth, box.lane) == (depth, lane) for box in boxes.values()):
+            depth += 1  # two stages from one model stand side by side
+        boxes[stage.name] = Box(stage, depth, lane)
     return list(boxes.values())
 
 

@@ -67,7 +67,8 @@ def read_run(run_dir: Path) -> RunFacts:
     found = {path.parent.name: path.parent for path in sorted(run_dir.glob(f"*/{StageLog.INFO}"))}
     if not recorded:  # the run's own record is what was lost
         recorded = {name: {"output_dir": name} for name in found}
-    stages = [_stage(run_dir, name, entry, problems) for name, entry in recorded.items()]
+    planned = mapping(record.get("configs"))
+    stages = [_stage(run_dir, name, entry, mapping(planned.get(name)), problems) for name, entry in recorded.items()]
     status = status_now(run_dir, str(record.get("status", "unknown")))
     if status != "running":
         stages = [_stopped(stage) for stage in stages]
@@ -79,13 +80,13 @@ def _stopped(stage: StageFacts) -> StageFacts:
     return StageFacts(**vars(stage) | {"status": "interrupted"}) if stage.status == "running" else stage
 
 
-def _stage(run_dir: Path, name: str, entry: Mapping[str, Any], problems: list[str]) -> StageFacts:
+def _stage(run_dir: Path, name: str, entry: Mapping[str, Any], config: Facts, problems: list[str]) -> StageFacts:
     directory = run_dir / str(entry.get("output_dir"))
     if not STAGE_DIR.fullmatch(directory.name) or directory.parent != run_dir or directory.is_symlink():
         problems.append(f"{name}: its directory is no directory inside the run's")
         return StageFacts(name, str(entry.get("status", "pending")))
     log = StageLog(directory)
-    info = mapping(_read(log.info_file, problems))
+    info = {"config": config} | mapping(_read(log.info_file, problems))  # of a pending stage the recipe's alone
     return StageFacts(
         name=str(info.get("name") or name),
         status=str(info.get("status") or entry.get("status") or "pending"),

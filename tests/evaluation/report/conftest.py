@@ -62,7 +62,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         run_dir = tmp_path / "runs" / RUN_ID
         run_dir.mkdir(parents=True)
         entries = [{"name": name, "output_dir": f"my-{name}", "status": how} for name, how in stages.items()]
-        asked = {"recipe": "scratch_tiny", "seed": 7, "values": ["sft.max_steps=3"]}
+        configs = {name: {"model_name": f'StageOutput("{INPUTS[name]}")'} for name in stages if name in INPUTS}
+        asked = {"recipe": "scratch_tiny", "seed": 7, "values": ["sft.max_steps=3"], "configs": configs}
         RunInfo(run_dir).set(
             run_id=RUN_ID, status=status, stages=entries, started_at="2026-01-31T10:15:00+00:00", **asked
         )
