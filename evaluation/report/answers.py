@@ -110,11 +110,22 @@ def all_asked(run: RunFacts) -> list[Asked]:
                 if isinstance(side, Mapping):
                     answers.setdefault(key, {}).setdefault(column, _answer(side))
     columns = [INPUT, *(stage.name for stage in policies)]
-    return [
-        _asked(row, {column: answers[key][column] for column in columns if column in answers[key]})
-        for key, row in rows.items()
-        if key in answers
-    ]
+    asked = []
+    for key, row in rows.items():
+        if key not in answers:
+            continue
+        before, prompt = _turns(row.get("prompt"))
+        asked.append(
+            Asked(
+                task=str(row.get("task")),
+                before=_cut(before, LONGEST_PROMPT),
+                prompt=_cut(prompt, LONGEST_PROMPT),
+                group=_optional(row.get("group")),
+                expected=_optional(row.get("expected")),
+                answers={column: answers[key][column] for column in columns if column in answers[key]},
+            )
+        )
+    return asked
 
 
 def _stage_before(stage: StageFacts, stages: Sequence[StageFacts]) -> str:
@@ -125,18 +136,6 @@ def _answer(side: Mapping[str, Any]) -> Answer:
     metric, score = next(iter(mapping(side.get("scores")).items()), ("", None))
     text = side.get("text")
     return Answer(None if text is None else _cut(str(text), LONGEST_ANSWER), metric, number(score))
-
-
-def _asked(row: Facts, answers: Mapping[str, Answer]) -> Asked:
-    before, prompt = (_cut(text, LONGEST_PROMPT) for text in _turns(row.get("prompt")))
-    return Asked(
-        task=str(row.get("task")),
-        before=before,
-        prompt=prompt,
-        group=_optional(row.get("group")),
-        expected=_optional(row.get("expected")),
-        answers=answers,
-    )
 
 
 def _turns(prompt: Any) -> tuple[str, str]:

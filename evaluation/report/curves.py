@@ -37,7 +37,7 @@ GREY, COLOURS = "#7d8793", ("#2f7ed8", "#e08a1e", "#2a9d6f", "#a35bd6", "#d1495b
 """Colours that can be told apart on white and on black."""
 ALARM = "#d1495b"
 SIZE_INCHES = (4.0, 2.2)
-STYLE: dict[Any, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and takes no room
     "text.parse_math": False,  # a name with a $ is a name
     "path.simplify": True,

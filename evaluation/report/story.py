@@ -1,9 +1,8 @@
 """What a run's measurements come to: the verdict on each stage, what was gained over the chain, what was forgotten."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from evaluation.metrics import HEADLINES, SHOWN, verdict
 from evaluation.report import facts
@@ -47,9 +46,9 @@ def change(result: Facts) -> str:
     return after if result["before"] is None else f"{number(result['before'])} → {after}"
 
 
-def rows_of(stage: StageFacts) -> list[tuple[str, Mapping[str, Any]]]:
+def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
     """Return what is shown of a stage's results, each with its name."""
-    return list(shown(stage.name, stage.results)) if stage.name in SHOWN else []
+    return [(name, dict(one)) for name, one in shown(stage.name, stage.results)] if stage.name in SHOWN else []
 
 
 @dataclass(frozen=True)
