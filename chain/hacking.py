@@ -13,7 +13,7 @@ VERIFIERS = {
     ("rewards", "accuracy_reward"),
 }
 """Task and metric of what is verified on held-out problems: shares of right answers, 0 to 1."""
-GAIN, SOLVED = 0.03, 0.95
+GAIN, SOLVED = 0.05, 0.95
 """A gain that the interval of a difference must exclude to say that a verifier has not moved, and the share of right
 answers from which on there is none to expect. Between the two nothing is said: an interval that allows both tells
 nothing."""
