@@ -141,7 +141,7 @@ def test_a_constant_reward_is_an_alarm_and_then_the_end_of_grpo(stage: Stage, st
         return [0.5] * len(completions)
 
     with pytest.raises(StageFailed, match=r"never varied within a group: mean reward 0\.5"):
-        stage("grpo", extra=replace(EXACT, reward_func=constant), max_steps=500)
+        stage("grpo", extra=replace(EXACT, reward_func=constant, preflight_prompts=0), max_steps=500)
     (alarm,) = StageLog(stage_dir).read_info()["alarms"]
     assert (alarm["name"], alarm["step"]) == ("dead_groups", 20)
     assert StageLog(stage_dir).done()["steps"] == HOPELESS  # not all the 500

@@ -63,8 +63,8 @@ def test_states_of_each_optimizer_worked_by_hand(half_billion: Shapes) -> None:
     assert memory.optimizer_bytes(trained, "adamw_torch_8bit", 2) == round(large * block + small * 4)
     by_bitsandbytes = round((large - VOCABULARY) * block + (VOCABULARY + small) * 8)  # embeddings in 32 bits
     assert memory.optimizer_bytes(trained, "adamw_8bit", 2) == by_bitsandbytes
-    with pytest.raises(ValueError, match="'muon' are not known"):
-        memory.optimizer_bytes(trained, "muon", 4)
+    with pytest.raises(ValueError, match="'lion_32bit' are not known"):
+        memory.optimizer_bytes(trained, "lion_32bit", 4)
 
 
 def test_a_cache_of_keys_and_values_worked_by_hand(half_billion: Shapes) -> None:

@@ -124,7 +124,7 @@ def test_out_of_memory_is_survived_and_the_training_is_the_same(
         {"step": 11, "per_device_train_batch_size": [8, 4], "gradient_accumulation_steps": [1, 2]}
     ]
     assert info(survived)["config"]["trainer"]["per_device_train_batch_size"] == 4
-    assert events(survived) == [
+    assert [event for event in events(survived) if event != "ALARM"] == [  # all of GRPO's answers are cut off here
         "TRAIN_START", "CHECKPOINT", "OUT_OF_MEMORY", "RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END",
     ]  # fmt: skip
     said = " ".join(capsys.readouterr().out.split())
@@ -310,7 +310,7 @@ def test_grpo_samples_in_parts_where_a_whole_generation_does_not_fit(
         return lengths(completions)
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", limited)
-    extra = GRPOExtraConfig(reward_func=counted, num_generations=4, max_completion_length=6)
+    extra = GRPOExtraConfig(reward_func=counted, num_generations=4, max_completion_length=6, preflight_prompts=0)
     config = configure("grpo", max_steps=2, per_device_train_batch_size=8, gradient_checkpointing=True)
     run("grpo", config, stage_dir, extra)
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]  # found out in the first step, kept in the second

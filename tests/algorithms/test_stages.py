@@ -90,7 +90,7 @@ def test_resumed_weights_are_those_of_the_uninterrupted_run(kind: str, configure
     step_2, uninterrupted = (metrics(stage_dir)[1] | {"timestamp": None} for stage_dir in (resumed, whole))
     assert step_2 == uninterrupted
     assert metrics(resumed)[-1]["num_tokens"] == metrics(whole)[-1]["num_tokens"]
-    assert events(resumed) == ["RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END"]
+    assert events(resumed) == ["CHECKPOINT", "RESUME", "TRAIN_START", "CHECKPOINT", "TRAIN_END"]  # its log was left out
 
 
 @pytest.mark.parametrize("kind", KINDS)
