@@ -12,7 +12,6 @@ off. Prints one JSON object a line, the machine first, and Markdown tables at th
 """
 
 import argparse
-import importlib
 import json
 import shutil
 import statistics
@@ -33,6 +32,7 @@ from algorithms import TrainingConfig
 from benchmarks.gpu_memory_inputs import SHAPES
 from benchmarks.gpu_memory_side import SIDES, Job
 from benchmarks.pretraining_runs import Result, say, spread, table
+from chain.forecast import Models, forecast
 from chain.stages import stages_of
 from utils.limits import size_bytes_of
 from utils.runtime import device, git_commit, hardware, versions
@@ -174,15 +174,11 @@ def middle(results: Sequence[Result], name: str) -> float | None:
 
 
 def forecasts(recipe: str) -> dict[str, int]:
-    """Return the forecast peak of each stage of a recipe, in bytes; none where there is no forecast yet."""
-    try:
-        forecast = importlib.import_module("chain.forecast")
-    except ModuleNotFoundError:
-        return {}
+    """Return the forecast peak of each stage of a recipe, in bytes."""
     loaded = recipes.load(recipe)
     stages = stages_of(loaded.configs, loaded.grpo_extra)
-    models = forecast.Models(stages, {}, SHAPES)
-    return {stage.kind: forecast.forecast(stage, models).peak_bytes for stage in stages}
+    models = Models(stages, {}, SHAPES)
+    return {stage.kind: forecast(stage, models).peak_bytes for stage in stages}
 
 
 def gib(size_bytes: float | None) -> str:
@@ -190,7 +186,7 @@ def gib(size_bytes: float | None) -> str:
     return "does not fit" if size_bytes is None else f"{size_bytes / GIB:.2f}"
 
 
-def side_rows(recipe: str, kind: str, found: Mapping[str, list[Result]], forecast: int | None) -> list[list[Any]]:
+def side_rows(recipe: str, kind: str, found: Mapping[str, list[Result]], expected: int | None) -> list[list[Any]]:
     """Return the lines of a stage in the table of the sides."""
     rows: list[list[Any]] = []
     mine = [result.get("tokens_per_s") for result in found["ours"]]
@@ -206,7 +202,7 @@ def side_rows(recipe: str, kind: str, found: Mapping[str, list[Result]], forecas
                 side,
                 gib(reserved),
                 "–" if used is None else gib(used),
-                gib(forecast) if forecast is not None and side == "ours" else "–",
+                gib(expected) if expected is not None and side == "ours" else "–",
                 "–" if reserved is None else middle(results, "step_s"),
                 "–" if reserved is None else middle(results, "tokens_per_s"),
                 f"{statistics.median(ratios):.3f} ({spread(ratios)})" if ratios and side != "ours" else "–",
@@ -263,6 +259,7 @@ def main() -> None:
         for what, job in jobs_of(args, recipe, kind, config)
     ]
     results = run(jobs, args.at_once)
+    expected = {} if args.quick else {recipe: forecasts(recipe) for recipe in args.recipes}
     sides: list[list[Any]] = []
     bought: list[list[Any]] = []
     for recipe, kind in dict.fromkeys((job.recipe, job.kind) for _, job in jobs):
@@ -274,8 +271,7 @@ def main() -> None:
                     without[what.rpartition("without ")[2]] = result
                 else:
                     found.setdefault(job.side, []).append(result)
-        forecast = None if args.quick else forecasts(recipe).get(kind)
-        sides += side_rows(recipe, kind, found, forecast)
+        sides += side_rows(recipe, kind, found, expected[recipe].get(kind) if expected else None)
         bought += saving_rows(recipe, kind, found["ours"], without)
     head = ["recipe", "stage", "side", "reserved, GiB", "device, GiB", "forecast, GiB", "s/step", "tokens/s"]
     print("\n" + table([*head, "ours / side (lowest … highest)"], sides))

@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from algorithms import memory
 from chain import forecast
@@ -50,8 +49,6 @@ def steps_of(stage: Stage, rows: int | None) -> int | None:
 
     With packing, rows share sequences, and this is an upper bound.
     """
-    if stage.model is None:
-        return int(stage.config.max_steps)
     args = trainer_args(stage)
     if args.max_steps > 0:
         return int(args.max_steps)
@@ -73,7 +70,7 @@ def bytes_of(stage: Stage, steps: int | None, parameters: int | None, models: Mo
     """
     if parameters is None or steps is None:
         return None
-    config: Any = stage.config if stage.model is None else trainer_args(stage)
+    config = trainer_args(stage)
     number = WEIGHT_BYTES.get(getattr(stage.config, "dtype", None), 4)
     output = kept = number * parameters
     states = OPTIMIZER_STATES * number * parameters

@@ -150,9 +150,11 @@ def _of_pretraining(config: Any, *, scores: bool) -> Model:
 
 
 def trainer_args(stage: Stage) -> Any:
-    """Return the TRL config that a stage will train with."""
+    """Return the TRL config that a stage will train with; pretraining's own, whose fields have the same names."""
     from algorithms import arguments
 
+    if stage.model is None:
+        return stage.config
     return arguments.config_class(stage.kind)(**arguments.resolve(stage.config, stage.extra, Path("never-written")))
 
 
@@ -163,7 +165,7 @@ def forecast(stage: Stage, models: Models) -> Forecast:
         ValueError: it cannot be forecast, with the reason.
     """
     model = models.of(stage)
-    args = stage.config if stage.model is None else trainer_args(stage)
+    args = trainer_args(stage)
     components = memory.peak(model.shapes, settings(stage, args, model, models))
     return Forecast(components, args.per_device_train_batch_size, args.gradient_accumulation_steps)
 
@@ -277,7 +279,7 @@ def micro_batches(stage: Stage) -> Iterator[Stage]:
 
     None is larger than the recipe's: what it leaves free may be wanted for something else.
     """
-    rows = (stage.config if stage.model is None else trainer_args(stage)).per_device_train_batch_size
+    rows = trainer_args(stage).per_device_train_batch_size
     yield stage
     yield from (with_micro_batch(stage, fewer) for fewer in range(rows - 1, 0, -1) if rows % fewer == 0)
 
@@ -311,7 +313,7 @@ def _other_type(stage: Stage) -> list[str]:
 
 
 def _other_batch(stage: Stage, found: Forecast) -> list[str]:
-    args: Any = stage.config if stage.model is None else trainer_args(stage)
+    args = trainer_args(stage)
     was = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
     now = (found.per_device_train_batch_size, found.gradient_accumulation_steps)
     if was == now:
@@ -365,7 +367,7 @@ _COMPLETION = "max_completion_length"
 
 def _remedies(stage: Stage) -> Iterator[dict[str, Any]]:
     """Yield changes, from the least to the most: each is tried with the recipe's values for all else."""
-    args = stage.config if stage.model is None else trainer_args(stage)
+    args = trainer_args(stage)
     checkpointing = {} if args.gradient_checkpointing else {"gradient_checkpointing": True}
     if checkpointing:
         yield checkpointing

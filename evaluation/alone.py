@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_policy, load_reward_model, load_tokenizer
-from evaluation.metrics import verdict
+from evaluation.checkpoint import Checkpoint, ScoreCache, load_policy, load_reward_model, load_tokenizer
+from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.named import label, version_label
 from evaluation.paired import mean_score, paired_difference
 from evaluation.placement import Placement, placed_alike, placed_kind
@@ -22,8 +22,6 @@ from utils.files import tensor_shapes, weight_files
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PER_TOKEN = [(task, metric) for task in ("documents", "demonstrations") for metric in ("loss", "accuracy")]
-"""Figures a token: where two vocabularies differ, so do the tokens, and the figures are not of the same thing."""
 Result = dict[str, Any]
 """`{task, version, metric, n, value, ci95}`; against another also `against, against_ci95, difference, difference_ci95,
 verdict`. `reason` where there is one for a null."""
@@ -60,7 +58,7 @@ def results_of(found: Sequence[Found], tasks: Sequence[Task]) -> list[Result]:
                 _ = checkpoint.model
             scores.append([])
             for task in tasks:
-                scores[-1].append(_attempt(task, checkpoint))
+                scores[-1].append(task.attempt(checkpoint))
                 bar.update(sum(map(len, scores)))
             checkpoint.release()
     same_tokens = all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
@@ -92,13 +90,6 @@ def _opened(found: Found, placed: Placement, kept: Path) -> Checkpoint:
     return Checkpoint(found.path, tokenizer, ScoreCache(kept, [found.path]), load, kind)
 
 
-def _attempt(task: Task, checkpoint: Checkpoint) -> Scores | str:
-    try:
-        return task.scores(checkpoint)
-    except Impossible as impossible:
-        return str(impossible)
-
-
 def _of_task(task: Task, scores: Scores | str, other: Scores | str | None, same_tokens: bool) -> list[Result]:
     named = {"task": label(task), "version": version_label(task)}
     if isinstance(scores, str):
@@ -107,7 +98,7 @@ def _of_task(task: Task, scores: Scores | str, other: Scores | str | None, same_
     for metric, values in scores.items():
         result = named | {"metric": metric} | _single(values)
         if other is not None:
-            per_token = (task.name, metric) in PER_TOKEN and not same_tokens
+            per_token = metric in TOKEN_METRICS.get(task.name, ()) and not same_tokens
             reason = "the two have different tokens" if per_token else other if isinstance(other, str) else None
             others = other.get(metric, []) if isinstance(other, dict) else []
             result |= _against(metric, values, others, reason)

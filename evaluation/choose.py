@@ -55,7 +55,7 @@ def tasks_for(
     if made - {"pretrain"}:
         problems = made_problems()
         tokens = (max_completion_length if "grpo" in made else None) or SKILL_TOKENS
-        fewer = HeldOut(partial(_first, problems, SAMPLED_PROBLEMS))
+        fewer = problems.first(SAMPLED_PROBLEMS)
         shared, of_policies = [Skills(problems, tokens)], [SampledSkills(fewer, tokens)]
         of_rewards = [VerifiedAnswers(fewer, tokens)]  # the first of its tasks, so that the policy is loaded before it
     if "pretrain" in configs:
@@ -71,7 +71,7 @@ def tasks_for(
         if "sft" in configs and kind != "pretrain":
             tasks[kind].append(Demonstrations(held_out["sft"]))
         if kind == "dpo":
-            tasks[kind].append(Preferences(HeldOut(partial(_first, held_out[kind], POLICY_PAIRS))))
+            tasks[kind].append(Preferences(held_out[kind].first(POLICY_PAIRS)))
         if kind in ("sft", "dpo") and kind not in made:
             prompts = HeldOut(partial(_prompts, held_out[kind], ANSWERED_PROMPTS))
             tasks[kind].append(Answers(prompts, ANSWER_TOKENS))
@@ -109,10 +109,6 @@ def _reward_tasks(
 def made_problems(count: int = PROBLEMS) -> HeldOut:
     """Return the held-out problems that all runs and stages are measured on."""
     return HeldOut(partial(made_rows, "prompts", "eval", count, MADE_SEED))
-
-
-def _first(held_out: HeldOut, count: int) -> list[Row]:
-    return held_out.rows[:count]
 
 
 def _prompts(held_out: HeldOut, count: int) -> list[Row]:

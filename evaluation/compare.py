@@ -62,7 +62,7 @@ def evaluate_stage(
         for number, side in enumerate(sides):
             scores.append([])
             for task in tasks:
-                scores[-1].append(_attempt(task, side))
+                scores[-1].append(task.attempt(side))
                 bar.update(number * len(tasks) + len(scores[-1]))
             side.release()  # two models at once may be more than the memory holds
         named = zip(("after", "before"), zip(sides, scores, strict=True), strict=False)  # of random weights no before
@@ -96,7 +96,7 @@ def _noise(
     again = checkpoint.sampled_anew()
     found: list[Result] = []
     for task in tasks:
-        found += compare(task, _attempt(task, checkpoint), _attempt(task, again))
+        found += compare(task, task.attempt(checkpoint), task.attempt(again))
     again.release()
     if judged is not None and reward_model is not None:
         found += judged_by_reward_model(judged, checkpoint, again, Path(reward_model), checkpoint.cache)
@@ -137,14 +137,6 @@ def _checkpoints(
     trained = opened(output_dir, lambda path: load_reward_model(path, pad, placed), "reward model")
     untrained.policy = trained.policy = policy
     return untrained, trained
-
-
-def _attempt(task: Task, checkpoint: Checkpoint) -> Scores | str:
-    """Return the scores, or the reason why there are none."""
-    try:
-        return task.scores(checkpoint)
-    except Impossible as impossible:
-        return str(impossible)
 
 
 def compare(task: Task, before: Scores | str | None, after: Scores | str) -> list[Result]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.checkpoint import CACHE_FILE
 from evaluation.compare import Result, difference_of
-from evaluation.metrics import verdict
+from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.sections import Section
 from evaluation.table import difference, number
 from utils.console import duration
@@ -18,8 +18,6 @@ from utils.files import read_json
 from utils.run_directory import RunInfo, status_now
 from utils.stage_log import StageLog
 
-TOKEN_METRICS = {"documents": {"loss", "accuracy"}, "demonstrations": {"loss", "accuracy"}}
-"""Means over tokens, by task: two tokenizers cut a text into other tokens, so that these are not of one thing."""
 RESOLVED = "trainer"
 """The part of a stage's configuration that is known when it has begun: what the trainer made of the rest."""
 

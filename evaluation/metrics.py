@@ -68,6 +68,9 @@ HEADLINES: dict[str, tuple[str, ...]] = {
 """For each kind of stage what it is trained to change, as a pattern of "task metric": the first that was measured is
 its verdict. Of GRPO that is the sampled answers, which its rewards are of."""
 
+TOKEN_METRICS = {"documents": {"loss", "accuracy"}, "demonstrations": {"loss", "accuracy"}}
+"""Means over tokens, by task: two tokenizers cut a text into other tokens, so that these are not of one thing."""
+
 HIGHER_IS_BETTER: dict[str, bool | None] = {
     "loss": False,
     "perplexity": False,

@@ -21,7 +21,7 @@ def _made(name: str) -> HeldOut:
 
 MADE: dict[str, Callable[[], Task]] = {
     "skills": lambda: Skills(made_problems(), SKILL_TOKENS),
-    "sampled_skills": lambda: SampledSkills(first(made_problems(), SAMPLED_PROBLEMS), SKILL_TOKENS),
+    "sampled_skills": lambda: SampledSkills(made_problems().first(SAMPLED_PROBLEMS), SKILL_TOKENS),
     "documents": lambda: LanguageModelling(_made("documents")),
     "demonstrations": lambda: Demonstrations(_made("conversations")),
     "preferences": lambda: Preferences(_made("preferences")),
@@ -57,14 +57,9 @@ def tasks_named(
         allowed = f"Tasks are {', '.join(MADE)}, a .jsonl file, and {PREFIX}NAME."
         raise Refused("\n".join([*problems, allowed]))
     if limit is not None:
-        tasks = [replace(task, held_out=first(task.held_out, limit)) for task in tasks]
+        tasks = [replace(task, held_out=task.held_out.first(limit)) for task in tasks]
     of_harness = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     return [*tasks, *(harness_tasks(of_harness, limit, include_path) if of_harness else [])]
-
-
-def first(held_out: HeldOut, count: int) -> HeldOut:
-    """Return the first rows of `held_out`."""
-    return HeldOut(lambda: held_out.rows[:count])
 
 
 def label(task: Task) -> str:

@@ -34,6 +34,10 @@ class HeldOut:
         """A hash of the rows' content."""
         return fingerprint(self.rows)
 
+    def first(self, count: int) -> "HeldOut":
+        """Return the first rows alone; they are loaded when first needed, too."""
+        return HeldOut(lambda: self.rows[:count])
+
 
 @dataclass(frozen=True)
 class Task(ABC):
@@ -73,6 +77,13 @@ class Task(ABC):
         key = f"{self.name}-v{self.version}-{self.held_out.fingerprint}-{fingerprint(options)}"
         scores: Scores = checkpoint.remembered(key, lambda: self.score(checkpoint))
         return scores
+
+    def attempt(self, checkpoint: Checkpoint) -> Scores | str:
+        """Return the scores, or the reason why there are none."""
+        try:
+            return self.scores(checkpoint)
+        except Impossible as impossible:
+            return str(impossible)
 
 
 @dataclass(frozen=True)
