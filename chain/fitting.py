@@ -72,7 +72,7 @@ def fit_all(
     models, found, problems = Models(stages, outputs), {}, []
     for stage in stages:
         try:
-            if stage.kind in begun:
+            if stage.kind in begun and not forecast.needs_float32(stage, models):  # another GPU may be here now
                 kept = forecast.with_micro_batch(stage, begun[stage.kind])
                 fitting = kept, forecast.forecast(kept, models)
             else:
@@ -84,7 +84,7 @@ def fit_all(
         except ValueError as error:
             found[stage.kind] = Fitting(stage, None, [f"{stage.kind}: its memory cannot be forecast: {error}"])
             continue
-        said = forecast.changes(stage, fitting[1])
+        said = forecast.changes(stage, fitting[1], models)
         found[stage.kind] = Fitting(fitting[0], fitting[1].record(budget_bytes), said)
     if problems:
         raise refusal(problems)

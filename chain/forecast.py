@@ -301,13 +301,13 @@ def fit(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Stage, 
     return None
 
 
-def changes(stage: Stage, found: Forecast) -> list[str]:
+def changes(stage: Stage, found: Forecast, models: Models) -> list[str]:
     """Say what is not as the recipe has it, a line each: a forecast's batch, and what the GPU here makes different."""
-    return [*_other_type(stage), *_other_batch(stage, found)]
+    return [*_other_type(stage, models), *_other_batch(stage, found)]
 
 
-def _other_type(stage: Stage) -> list[str]:
-    if stage.model is None or stage.config.peft is None or stage.config.dtype != "bfloat16" or not lacks_bf16():
+def _other_type(stage: Stage, models: Models) -> list[str]:
+    if stage.model is None or stage.config.peft is None or not lacks_bf16() or not _is_bfloat16(stage, models):
         return []
     return [f"{stage.kind}: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
 
@@ -406,6 +406,11 @@ def needs_float32(stage: Stage, models: Models) -> bool:
     """
     if stage.model is None or stage.config.peft is not None or not lacks_bf16():
         return False
+    return _is_bfloat16(stage, models)
+
+
+def _is_bfloat16(stage: Stage, models: Models) -> bool:
+    """Tell whether a stage's weights are in bfloat16 as its recipe has it."""
     dtype = stage.config.dtype
     return (models.of(stage).dtype if dtype == "auto" else dtype) == "bfloat16"
 

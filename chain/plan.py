@@ -126,7 +126,7 @@ def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[For
         if fitting is None:
             assert budget_bytes is not None, "without a budget every stage fits"
             return forecast.forecast(stage, models), [forecast.refusal_of(stage, models, budget_bytes)]
-        return fitting[1], forecast.changes(stage, fitting[1])
+        return fitting[1], forecast.changes(stage, fitting[1], models)
     except ValueError as error:
         return None, [f"{stage.kind}: its memory cannot be forecast: {error}"]
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from algorithms import adapters
 from algorithms.config import PREFLIGHT_COMPLETIONS as COMPLETIONS
 from algorithms.memory import Sampling
 from chain import forecast
 from chain.forecast import Models
 from chain.stages import Stage
+from utils.four_bits import in_4_bits
 from utils.out_of_memory import is_out_of_memory
 from utils.runtime import computes_in_bf16, device, free_memory
 
@@ -48,6 +50,8 @@ class Work:
     attention: str
     peft_args: Mapping[str, Any] | None = None
     """Of the adapter that is trained; None trains all weights."""
+    multiplied_in: str | None = None
+    """The type that weights in 4 bits are multiplied in; None: none are in 4 bits."""
     passes: float
     """Forward and backward, in the whole stage."""
     references: float = 0.0
@@ -88,7 +92,7 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
     """Return what a stage computes in `steps` optimizer steps on `rows` rows.
 
     Raises:
-        ValueError: the model or the rows are not known, or the weights are in 4 bits.
+        ValueError: the model or the rows are not known.
     """
     config, model = stage.config, models.of(stage)
     if stage.model is None:
@@ -103,8 +107,6 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
             attention=config.attn_implementation or ("eager" if device() == "cpu" else "sdpa"),
             passes=steps * config.gradient_accumulation_steps,
         )
-    if config.peft == "qlora":
-        raise ValueError("weights in 4 bits are made from the true ones, which a plan does not load")
     args = forecast.trainer_args(stage)
     settings = forecast.settings(stage, args, model, models)
     passes = steps * args.gradient_accumulation_steps
@@ -120,18 +122,19 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
         tried = stage.extra.preflight_prompts * max(args.num_generations, COMPLETIONS)
         samplings += math.ceil(tried / args.generation_batch_size)
         references = passes / args.num_iterations if args.beta else 0.0
-    chosen = "float32" if config.dtype is None else model.dtype if config.dtype == "auto" else config.dtype
+    dtype = adapters.frozen_dtype(config) if config.peft else config.dtype or "float32"
     return Work(
         config=model.config,
         parameters=model.shapes.parameters,
         loss="score" if stage.kind == "reward" else "tiles",
         sequences=settings.sequences,
         tokens=settings.tokens,
-        dtype=chosen or "float32",
+        dtype=(model.dtype or "float32") if dtype == "auto" else dtype,
         autocast="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
         gradient_checkpointing=settings.gradient_checkpointing,
         attention=settings.attention,
         peft_args=config.peft_args if config.peft else None,
+        multiplied_in=adapters.compute_dtype(config) if config.peft == "qlora" else None,
         passes=passes,
         references=references,
         samplings=samplings,
@@ -207,8 +210,11 @@ def _random_model(work: Work) -> Any:
     config.pad_token_id = 0
     if scores:
         config.num_labels = 1
-    with torch.random.fork_rng(), torch.device(device()):
+    made_on = device() if work.multiplied_in is None else "cpu"  # where the weights fit that are not yet in 4 bits
+    with torch.random.fork_rng(), torch.device(made_on):
         model = auto.from_config(config, dtype=getattr(torch, work.dtype), attn_implementation=work.attention)
+    if work.multiplied_in is not None:
+        model = in_4_bits(model, work.multiplied_in).to(device())
     if work.loss == "tiles":
         add_fused_lm_head(model)
     return model
@@ -218,10 +224,8 @@ def _add_adapter(model: Any, work: Work) -> None:
     """Put the adapter that is trained into the model, in place."""
     from peft import LoraConfig, get_peft_model
 
-    from algorithms.adapters import DEFAULTS, POLICY, REWARD_MODEL
-
-    task_type = REWARD_MODEL if work.loss == "score" else POLICY
-    get_peft_model(model, LoraConfig(**(DEFAULTS | dict(work.peft_args or {})), task_type=task_type))
+    task_type = adapters.REWARD_MODEL if work.loss == "score" else adapters.POLICY
+    get_peft_model(model, LoraConfig(**(adapters.DEFAULTS | dict(work.peft_args or {})), task_type=task_type))
 
 
 def _loss(model: Any, ids: Any, kind: str) -> Any:

@@ -376,7 +376,7 @@ def test_qlora_weights_are_in_nf4_with_double_quantisation(
     [("cuda", True, "bfloat16"), ("cuda", False, "float16"), ("cpu", True, "bfloat16"), ("cpu", False, "float32")],
 )
 def test_qlora_computes_in_what_the_device_has(
-    device: str, native: bool, dtype: str, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    device: str, native: bool, dtype: str, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -394,3 +394,9 @@ def test_qlora_computes_in_what_the_device_has(
     assert loading.options(configure("sft", peft="lora", dtype="bfloat16"))["dtype"] == frozen
     assert loading.options(configure("sft", peft="qlora", dtype="bfloat16"))["dtype"] == frozen
     assert loading.options(configure("sft", dtype="bfloat16"))["dtype"] == "bfloat16"
+    for saved in ("bfloat16", "float32"):
+        base = tmp_path / saved
+        base.mkdir(exist_ok=True)
+        (base / "config.json").write_text(json.dumps({"model_type": "qwen2", "dtype": saved}))
+        auto = loading.options(configure("sft", peft="lora", dtype="auto", model_name=str(base)))["dtype"]
+        assert auto == ("float16" if (frozen, saved) == ("float16", "bfloat16") else "auto")

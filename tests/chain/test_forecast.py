@@ -137,7 +137,10 @@ def test_a_stage_that_was_stopped_keeps_its_micro_batch(monkeypatch: pytest.Monk
 
 def test_a_loss_that_smaller_passes_change_is_said() -> None:
     plain, held = (stage("dpo", trainer_args={"loss_type": losses}) for losses in (["sigmoid"], ["sigmoid", "sft"]))
-    said = [forecast.changes(one, forecast.smallest(one, models()))[0].rpartition("; ")[2] for one in (plain, held)]
+    said = [
+        forecast.changes(one, forecast.smallest(one, models()), models())[0].rpartition("; ")[2]
+        for one in (plain, held)
+    ]
     assert said[0] == "a step is the same"
     assert said[1] == "the loss 'sft' is a mean over the tokens of a pass, so that passes weigh alike"
 
@@ -155,7 +158,7 @@ def test_a_loss_that_smaller_passes_change_is_said() -> None:
 )
 def test_whatever_looks_at_a_pass_as_a_whole_is_said(kind: str, options: dict[str, Any], said: str) -> None:
     one = stage(kind, GRPOExtraConfig() if kind == "grpo" else None, trainer_args=options)
-    (line,) = forecast.changes(one, forecast.smallest(one, models()))
+    (line,) = forecast.changes(one, forecast.smallest(one, models()), models())
     assert f"; {said}" in line
     assert ("a step is the same" in line) == (not options)
 
@@ -224,12 +227,21 @@ def test_before_ampere_float16_is_proposed_where_float32_beside_an_adapter_does_
 
 
 def test_before_ampere_weights_beside_an_adapter_are_said_to_be_in_float16(before_ampere: None) -> None:
-    one = stage("sft", peft="lora")
-    chosen = forecast.fit(one, models(), 64 * GIB)
-    assert chosen is not None
     said = ["sft: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
-    assert forecast.changes(one, chosen[1]) == said
-    assert forecast.changes(stage("sft", peft="lora", dtype="float32"), chosen[1]) == []
+    for dtype, expected in (("bfloat16", said), ("auto", said), ("float32", [])):
+        one = stage("sft", peft="lora", dtype=dtype)
+        chosen = forecast.fit(one, models(), 64 * GIB)
+        assert chosen is not None
+        assert forecast.changes(one, chosen[1], models()) == expected
+
+
+def test_a_stage_that_began_on_another_gpu_is_refused_before_ampere(
+    before_ampere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sft = stage("sft", optim="adamw_torch_8bit", max_length=1024)
+    monkeypatch.setattr("chain.fitting.Models", lambda *_: models(sft))
+    with pytest.raises(Refused, match="this GPU does not compute in bfloat16, so all weights have to be trained in fl"):
+        fit_all([sft], {}, 6 * GIB, {"sft": 1})
 
 
 def test_a_kept_adapter_is_forecast_by_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +314,7 @@ def test_pretraining_takes_a_smaller_micro_batch_and_what_makes_it_fit_is_told()
     batch = smaller.config
     assert batch.per_device_train_batch_size * batch.gradient_accumulation_steps == config.per_device_train_batch_size
     assert replace(batch, per_device_train_batch_size=16, gradient_accumulation_steps=1) == config
-    (said,) = forecast.changes(base, found)
+    (said,) = forecast.changes(base, found, known)
     assert said.endswith("keeps to the memory budget; a step is the same")
     least = forecast.smallest(base, known).peak_bytes
     assert forecast.fit(base, known, least - 1) is None

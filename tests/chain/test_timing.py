@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from chain.forecast import Models
 from chain.stages import Stage
 from chain.timing import Pace
 from pretrain import PretrainConfig
+from utils import four_bits
 
 SHAPE: dict[str, Any] = {
     "model_type": "qwen2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -102,6 +104,36 @@ def test_an_adapter_is_what_is_trained(kind: str, trained: list[set[str]]) -> No
     assert all("lora_" in name or "score" in name for name in trained[-1])
     timing.measured(work(stage(kind)))
     assert any("embed" in name for name in trained[-1])
+
+
+def test_frozen_weights_of_qlora_are_in_4_bits_as_in_its_training(tmp_path: Path) -> None:
+    from bitsandbytes.nn import Linear4bit
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    def in_4_bits(model: Any) -> dict[str, tuple[Any, ...]]:
+        layers = {name: one.weight for name, one in model.named_modules() if isinstance(one, Linear4bit)}
+        return {
+            name: (weight.tolist(), weight.quant_state.quant_type, weight.quant_state.nested, weight.quant_state.dtype)
+            for name, weight in layers.items()
+        }
+
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).bfloat16()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=four_bits.nf4("bfloat16"), device_map={"": "cpu"}, dtype="bfloat16"
+    )
+    made = four_bits.in_4_bits(model, "bfloat16").to("cpu")
+    assert len(in_4_bits(made)) == 14  # 7 in each of 2 layers
+    assert in_4_bits(made) == in_4_bits(loaded)
+
+
+def test_an_adapter_beside_weights_in_4_bits_is_what_is_trained(trained: list[set[str]]) -> None:
+    found = work(stage("sft", peft="qlora"))
+    assert found.multiplied_in in ("bfloat16", "float32")  # what this CPU has
+    assert found.dtype == found.multiplied_in
+    assert timing.measured(found).one_pass > 0
+    assert trained[-1]
+    assert all("lora_" in name for name in trained[-1])
 
 
 @pytest.fixture
