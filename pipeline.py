@@ -374,6 +374,7 @@ def _train_function(stage: Stage) -> Any:
 
 def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     """Score the stage's input and output on the same held-out examples."""
+    import pretrain
     from evaluation import evaluate_stage
 
     started = time.monotonic()
@@ -386,6 +387,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         reward_model=run.outputs.get("reward"),
         seed=stage.config.seed,
         gated={gate["metric"] for gate in stage.config.gates},
+        random_weights=None if source else lambda: pretrain.untrained(stage_dir, stage.config.seed),
     )
     for_gates = ("scores", "noise")
     log.info(

@@ -182,7 +182,7 @@ def load_policy(directory: Path | str, placed: Placement = Placement.AS_SAVED) -
     )
     if found["missing_keys"]:
         raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: they would be random.")
-    return _ready(model, placed)
+    return ready(model, placed)
 
 
 def load_reward_model(
@@ -203,7 +203,7 @@ def load_reward_model(
     if model.config.num_labels != 1:
         raise Refused(f"{directory} gives {model.config.num_labels} scores instead of 1: it is no reward model.")
     model.config.get_text_config().pad_token_id = pad_token_id  # the score is read at the last other token
-    return _ready(model, placed)
+    return ready(model, placed)
 
 
 def load_untrained_reward_model(
@@ -219,11 +219,12 @@ def load_untrained_reward_model(
             directory, num_labels=1, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
         )
     model.config.get_text_config().pad_token_id = pad_token_id
-    return _ready(model, placed)
+    return ready(model, placed)
 
 
-def _ready(model: Any, placed: Placement) -> "PreTrainedModel":
+def ready(model: Any, placed: Placement) -> "PreTrainedModel":
+    """Return a model on the device where it is evaluated, with nothing in it that trains."""
     if placed is not Placement.IN_4_BITS:  # which is where it is to be since it was loaded
         model = model.to(device_for(placed))
-    ready: PreTrainedModel = model.eval().requires_grad_(False)
-    return ready
+    frozen: PreTrainedModel = model.eval().requires_grad_(False)
+    return frozen

@@ -13,6 +13,7 @@ from evaluation.checkpoint import (
     load_reward_model,
     load_tokenizer,
     load_untrained_reward_model,
+    ready,
 )
 from evaluation.encode import prompt_of
 from evaluation.judged import answer_rewards
@@ -26,6 +27,8 @@ from utils.console import progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+UNASKED = "not asked"
+"""In place of scores: of random weights answers are not sampled, which would take its time and say nothing."""
 JUDGED_ANSWERS = 300
 """Answers of one policy that a reward model is asked about."""
 
@@ -44,33 +47,37 @@ def evaluate_stage(
     reward_model: Path | str | None = None,
     seed: int = 42,
     gated: Collection[str] = (),
+    random_weights: "Callable[[], PreTrainedModel] | None" = None,
 ) -> list[Result]:
     """Score a stage's input and output on the stage's tasks, and return what changed.
 
-    `kind` is the stage's kind. `input_dir` is what it started from, None for random weights; a reward stage is compared
-    with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before and after
+    `kind` is the stage's kind. `input_dir` is what it started from, None for random weights, which `random_weights`
+    makes as the stage did; they are asked for no answers. A reward stage is compared with its input under an untrained
+    head drawn with `seed`. With a `reward_model`, a policy's answers before and after
     are judged by it too. Scores are kept in `output_dir`, with samples of the answers; scores that the input's own
     evaluation left in `input_dir` are taken over. Where the GPU has no room for the weights, input and output are both
     loaded in 4 bits or on the CPU.
     `gated` are the metrics that gates ask for, each as "task metric".
     """
     cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
-    before, after = _checkpoints(kind, input_dir, output_dir, cache, seed)
+    before, after = _checkpoints(kind, input_dir, output_dir, cache, seed, random_weights)
     sides = [after] if before is None else [after, before]
     scores: list[list[Scores | str]] = []
     with progress(f"evaluating {kind}", len(tasks) * len(sides)) as bar:
         for number, side in enumerate(sides):
             scores.append([])
             for task in tasks:
-                scores[-1].append(task.attempt(side))
+                is_random = side is before and input_dir is None
+                scores[-1].append(UNASKED if is_random and isinstance(task, PromptTask) else task.attempt(side))
                 bar.update(number * len(tasks) + len(scores[-1]))
             side.release()  # two models at once may be more than the memory holds
-        named = zip(("after", "before"), zip(sides, scores, strict=True), strict=False)  # of random weights no before
+        named = zip(("after", "before"), zip(sides, scores, strict=True), strict=False)
         write_samples(output_dir, tasks, dict(named))
         results = []
         for index, task in enumerate(tasks):
-            results += compare(task, None if before is None else scores[1][index], scores[0][index])
-        judged = None if reward_model is None or before is None else answered_by(tasks)
+            earlier = UNASKED if before is None else scores[1][index]
+            results += compare(task, None if earlier is UNASKED else earlier, scores[0][index])
+        judged = None if reward_model is None or input_dir is None else answered_by(tasks)
         if reward_model is not None and before is not None and judged is not None:
             results += judged_by_reward_model(judged, before, after, Path(reward_model), cache)
         asked = {name.partition(" ")[0] for name in gated}
@@ -116,7 +123,12 @@ def _for_a_gate(result: Result, gated: Collection[str], noise: Mapping[str, floa
 
 
 def _checkpoints(
-    kind: str, input_dir: Path | str | None, output_dir: Path, cache: ScoreCache, seed: int
+    kind: str,
+    input_dir: Path | str | None,
+    output_dir: Path,
+    cache: ScoreCache,
+    seed: int,
+    random_weights: "Callable[[], PreTrainedModel] | None",
 ) -> tuple[Checkpoint | None, Checkpoint]:
     tokenizer = load_tokenizer(output_dir)
     placed = placed_alike([output_dir] if input_dir is None else [input_dir, output_dir])
@@ -126,8 +138,11 @@ def _checkpoints(
 
     if kind != "reward":
         after = opened(output_dir, lambda path: load_policy(path, placed), "policy")
-        before = None if input_dir is None else opened(input_dir, lambda path: load_policy(path, placed), "policy")
-        return before, after
+        if input_dir is not None:
+            return opened(input_dir, lambda path: load_policy(path, placed), "policy"), after
+        if random_weights is None:
+            return None, after
+        return opened(output_dir, lambda _: ready(random_weights(), placed), f"random weights of seed {seed}"), after
     assert input_dir is not None, "a reward model starts from a language model"
     pad = tokenizer.pad_token_id
     policy = opened(input_dir, lambda path: load_policy(path, placed), "policy")

@@ -9,9 +9,11 @@ from utils.errors import Refused
 from utils.out_of_memory import Batch, train_within_memory
 
 if TYPE_CHECKING:
+    from transformers import Qwen3ForCausalLM
+
     from data.corpus import Corpus
 
-__all__ = ["PretrainConfig", "prepare", "train"]
+__all__ = ["PretrainConfig", "prepare", "train", "untrained"]
 
 
 def prepare(config: PretrainConfig) -> "Corpus":
@@ -49,6 +51,17 @@ def train(config: PretrainConfig, stage_dir: Path) -> Path:
 
     batch = Batch(config.per_device_train_batch_size, config.gradient_accumulation_steps)
     return train_within_memory(attempt, batch, stage_dir, ADVICE)
+
+
+def untrained(stage_dir: Path, seed: int) -> "Qwen3ForCausalLM":
+    """Return the model in `stage_dir` as its training began: the random weights of the stage's `seed`."""
+    import torch
+    from transformers import Qwen3Config
+
+    from pretrain.model import drawn
+
+    with torch.random.fork_rng():
+        return drawn(Qwen3Config.from_pretrained(stage_dir), seed)
 
 
 ADVICE = "a shorter max_length, gradient_checkpointing=True, or a smaller model"

@@ -9,7 +9,7 @@ from torch.nn.functional import dropout
 from pretrain.config import PretrainConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 
 def random_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase", device: str) -> "Qwen3ForCausalLM":
@@ -17,9 +17,8 @@ def random_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase", d
 
     Qwen3 normalises queries and keys, which lets attention become sharp early; see docs/decisions.md for the figures.
     """
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config
 
-    torch.manual_seed(config.seed)
     shape = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -36,8 +35,7 @@ def random_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase", d
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation=config.attn_implementation or ("eager" if device == "cpu" else "sdpa"),
     )
-    model = Qwen3ForCausalLM(shape)
-    initialise(model)
+    model = drawn(shape, config.seed)
     expected = parameter_count(config, len(tokenizer))
     assert model.num_parameters() == expected, (model.num_parameters(), expected)
     if config.gradient_checkpointing:
@@ -45,6 +43,16 @@ def random_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase", d
     if config.dropout:
         _add_dropout(model, config.dropout)
     return model.to(device)
+
+
+def drawn(shape: "Qwen3Config", seed: int) -> "Qwen3ForCausalLM":
+    """Return a Qwen3 of this shape with weights drawn from `seed`, which is left in torch's generator."""
+    from transformers import Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(shape)
+    initialise(model)
+    return model
 
 
 @torch.no_grad()

@@ -83,7 +83,8 @@ def ledger(run: RunFacts) -> tuple[list[str], list[LedgerRow]]:
             cells.insert(0, (first["before"], "") if first and first["before"] is not None else None)
         rows.append(LedgerRow(label(example), task == DOCUMENTS, cells))
     rows.sort(key=lambda row: not row.is_of_documents)
-    return [*(["input"] if has_input else []), *(stage.name for stage in policies)], rows
+    start = "input" if has_input and policies[0].input_ref else "random weights"
+    return [*([start] if has_input else []), *(stage.name for stage in policies)], rows
 
 
 def _result(stage: StageFacts, task: str, metric: str) -> Facts | None:

@@ -14,7 +14,7 @@ import torch
 from data.world import rows
 from evaluation import evaluate_stage
 from evaluation.answers import Answers
-from evaluation.checkpoint import CACHE_FILE, load_untrained_reward_model
+from evaluation.checkpoint import CACHE_FILE, Checkpoint, load_policy, load_untrained_reward_model
 from evaluation.paired import paired_difference
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Task
@@ -47,6 +47,30 @@ def test_before_is_the_inputs_after(stages: tuple[Path, Path]) -> None:
     loss = result(of_second, "documents", "loss")
     assert loss["n"] == 12
     assert loss["ci95"][0] < loss["after"] - loss["before"] < loss["ci95"][1]
+
+
+def test_random_weights_are_measured_but_asked_for_no_answers(
+    stages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = stages
+    answered: list[str] = []
+    complete = Checkpoint.complete
+
+    def watched(self: Checkpoint, *given: Any, **options: Any) -> Any:
+        answered.append(self.kind)
+        return complete(self, *given, **options)
+
+    monkeypatch.setattr(Checkpoint, "complete", watched)
+    results = evaluate_stage(
+        "pretrain", None, second, [DOCUMENTS, PROBLEMS], random_weights=lambda: load_policy(first), reward_model=first
+    )
+    loss, right = result(results, "documents", "loss"), result(results, "skills", "strict")
+    assert loss["before"] == result(evaluate_stage("sft", first, first, [DOCUMENTS]), "documents", "loss")["after"]
+    assert loss["ci95"][0] < loss["after"] - loss["before"] < loss["ci95"][1]
+    assert (right["before"], right["ci95"], right["n"]) == (None, None, 12)
+    assert "reason" not in right
+    assert set(answered) == {"policy"}
+    assert not any(one["task"] == "reward_model" for one in results)
 
 
 def test_the_interval_is_that_of_the_same_examples(stages: tuple[Path, Path]) -> None:
@@ -213,7 +237,7 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
     metric = "margin" if kind == "reward" else "loss"
     as_saved = result(evaluate_stage(kind, first, second, [task]), task.name, metric)
     loaded: list[set[str]] = []
-    ready = checkpoint._ready
+    ready = checkpoint.ready
 
     def watched(model: Any, placed: Placement) -> Any:
         loaded.append({name for name, module in model.named_modules() if isinstance(module, Linear4bit)})
@@ -221,7 +245,7 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
         return ready(model, placed)
 
     monkeypatch.setattr(compare, "placed_alike", lambda _models: Placement.IN_4_BITS)
-    monkeypatch.setattr(checkpoint, "_ready", watched)
+    monkeypatch.setattr(checkpoint, "ready", watched)
     for _ in range(2):  # the second time, the scores of the first are taken
         in_4_bits = result(evaluate_stage(kind, first, second, [task]), task.name, metric)
         assert len(loaded) == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import PretrainConfig, loop, train
+from pretrain import PretrainConfig, loop, train, untrained
 from pretrain.config import range_problems
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
@@ -50,6 +50,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("base")
     with stage_environment("run", "pretrain", directory):
         return train(SMALL, directory)
+
+
+def test_random_weights_are_drawn_again_as_training_drew_them(trained: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    from pretrain.model import random_model
+
+    began = random_model(SMALL, AutoTokenizer.from_pretrained(trained), "cpu").state_dict()
+    state = torch.get_rng_state()
+    again = untrained(trained, SMALL.seed).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert again.keys() == began.keys()
+    assert all(torch.equal(again[name], weight) for name, weight in began.items())
+    assert not any(
+        torch.equal(again[name], weight) for name, weight in load_file(trained / "model.safetensors").items()
+    )
 
 
 def metrics(directory: Path) -> list[dict]:
