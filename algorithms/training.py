@@ -92,7 +92,7 @@ def fit(
     tokens = next((line["num_tokens"] for line in reversed(history) if "num_tokens" in line), 0)
     steps = trainer.state.global_step
     log.info(steps=steps, tokens=int(tokens), peak_memory_bytes=runtime.peak_memory_bytes())
-    log.event("TRAIN_END", f"{steps} steps, {int(tokens)} tokens")
+    log.train_end(f"{steps} steps, {int(tokens)} tokens")
     return stage_dir
 
 

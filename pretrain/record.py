@@ -47,7 +47,7 @@ class Record:
         text = f"{self.config.max_steps} steps, {model.num_parameters()} parameters, on {model.device.type}"
         self.log.event("TRAIN_START", text)
         self._bar = self._stack.enter_context(progress("pretrain", self.config.max_steps, step))
-        self._track = self._stack.enter_context(trackers.recording(self.stage_dir, self.config, model))
+        self._track = self._stack.enter_context(trackers.recording(self.stage_dir, self.config, model, step))
 
     def checkpoint(self, name: str) -> None:
         """Record a checkpoint, and how long the stage has taken: after a kill nobody else can tell."""
@@ -87,7 +87,7 @@ class Record:
     def end(self, position: Position, test: Mapping[str, float] | None) -> None:
         """Record what the whole run came to."""
         if self.is_main:
-            self.log.event("TRAIN_END", f"step {position.step}")
+            self.log.train_end(f"step {position.step}")
             best = {"step": position.best_step, "eval_loss": position.best_loss}
             measured = {name.replace("eval_", "test_"): value for name, value in (test or {}).items()}
             self.log.info(

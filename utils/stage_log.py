@@ -79,6 +79,13 @@ class StageLog:
         self.event("RESUME", text)
 
     @first_only
+    def train_end(self, text: str) -> None:
+        """Write that training has ended, once for each time that it began: a kill may come before its result counts."""
+        written = self.events_file.read_text(encoding="utf-8") if self.events_file.exists() else ""
+        if " | TRAIN_END | " not in written.rpartition(" | TRAIN_START | ")[2]:
+            self.event("TRAIN_END", text)
+
+    @first_only
     def cut_back(self, step: int) -> None:
         """Drop the metrics and alarms of later steps than `step`, and a last line that a crash left incomplete.
 

@@ -80,7 +80,10 @@ def shield(trainer: Any) -> None:
 def _shielded(tracker: Any) -> Any:
     """Return `tracker` with its `on_...` methods guarded. The instance is changed, so its class stays recognisable."""
     from transformers import TrainerCallback
+    from transformers.integrations import TensorBoardCallback
 
+    if isinstance(tracker, TensorBoardCallback):
+        _write_each_step_once(tracker)
     guard = _Guard(type(tracker).__name__.removesuffix("Callback"))
     for method in dir(tracker):
         if method.startswith("on_") and getattr(type(tracker), method) is not getattr(TrainerCallback, method, None):
@@ -88,9 +91,29 @@ def _shielded(tracker: Any) -> Any:
     return tracker
 
 
+def _write_each_step_once(tensorboard: Any) -> None:
+    """Let TensorBoard drop the steps that a killed process logged beyond the checkpoint it is resumed from.
+
+    It drops them where a writer says at which step it begins, and not at the first that does: so each of them says it.
+    """
+    begin = tensorboard.on_train_begin
+
+    def on_train_begin(args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.is_world_process_zero and tensorboard.tb_writer is None and tensorboard.logging_dir is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            first = state.global_step + 1 if state.global_step else 0  # an evaluation before training is of step 0
+            tensorboard.tb_writer = SummaryWriter(log_dir=tensorboard.logging_dir, purge_step=first)
+        begin(args, state, control, **more)
+
+    tensorboard.on_train_begin = on_train_begin
+
+
 @contextmanager
-def recording(stage_dir: Path, config: Any, model: Any) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Give a function that sends a step's metrics to the trackers, for a stage that has no Trainer.
+def recording(
+    stage_dir: Path, config: Any, model: Any, step: int = 0
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Give a function that sends a step's metrics to the trackers, for a stage without a Trainer that is at `step`.
 
     It drives the callbacks that a Trainer would, so that all stages look alike, and `config` takes the place of the
     Trainer's arguments.
@@ -106,7 +129,7 @@ def recording(stage_dir: Path, config: Any, model: Any) -> Iterator[Callable[[in
             return dict(hidden(jsonable(config)))
 
     arguments = Arguments(str(stage_dir), report_to=[])
-    state, control = TrainerState(), TrainerControl()
+    state, control = TrainerState(global_step=step), TrainerControl()
     made = [_Guard(kind.__name__)(kind)() for kind in get_reporting_integration_callbacks(report_to())]
     trackers = [_shielded(tracker) for tracker in made if tracker is not None] + _ours()
 

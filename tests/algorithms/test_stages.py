@@ -156,14 +156,39 @@ def test_evaluation_before_training_is_logged_once_however_often_a_stage_is_resu
     assert weights_sha256(resumed) == weights_sha256(whole)
 
 
+def test_tensorboard_shows_each_step_once_though_a_killed_attempt_went_beyond_its_checkpoint(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+
+    config = configure("sft", max_steps=4, save_steps=2, trainer_args={"eval_on_start": True})
+    anew, resumed = tmp_path / "anew", tmp_path / "resumed"
+    for stage_dir in (anew, resumed):  # a kill before the first checkpoint, and one after it
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(stage_dir / "logs"))
+        run("sft", config, stage_dir)
+    shutil.rmtree(anew / "checkpoint-2")
+    for stage_dir in (anew, resumed):
+        shutil.rmtree(stage_dir / "checkpoint-4")
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(stage_dir / "logs"))
+        run("sft", config, stage_dir)
+        assert len(list((stage_dir / "logs").glob("events.*"))) == 2
+        shown = plugin_event_accumulator.EventAccumulator(str(stage_dir / "logs")).Reload()  # TensorBoard's own
+        read = event_accumulator.EventAccumulator(str(stage_dir / "logs")).Reload()
+        for tag, steps in (("train/loss", [1, 2, 3, 4]), ("eval/loss", [0])):
+            assert [event.step for event in shown.Tensors(tag)] == steps
+            assert [event.step for event in read.Scalars(tag)] == steps
+
+
 def test_a_stage_killed_after_its_last_checkpoint_takes_no_more_steps(configure: Configure, tmp_path: Path) -> None:
     # The model has an EOS of its own; the stage's is that of the template.
     config = configure("sft", max_steps=3, trainer_args={"model_init_kwargs": {"eos_token_id": 0}})
     whole, resumed = run("sft", config, tmp_path / "whole"), tmp_path / "resumed"
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-3", resumed / "checkpoint-3")
+    shutil.copy(whole / "training_events.log", resumed)
     run("sft", config, resumed)
     assert weights_sha256(resumed) == weights_sha256(whole)
+    assert events(resumed) == ["TRAIN_START", "CHECKPOINT", "TRAIN_END", "RESUME"]
     for name in ("config.json", "generation_config.json"):
         assert (resumed / name).read_text() == (whole / name).read_text()
     assert json.loads((resumed / "stage_info.json").read_text())["steps"] == 3

@@ -133,9 +133,16 @@ def test_tensorboard_has_the_names_and_values_of_the_other_stages(trained: Path)
 
 
 def test_resumed_run_ends_with_the_same_bytes_and_metrics(trained: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
     shutil.copytree(trained / "checkpoint-20", tmp_path / "checkpoint-20")
     shutil.copy(trained / "training_metrics.jsonl", tmp_path)
-    train(SMALL, tmp_path)
+    shutil.copytree(trained / "logs", tmp_path / "logs")
+    with stage_environment("run", "pretrain", tmp_path):
+        train(SMALL, tmp_path)
+    assert len(list((tmp_path / "logs").glob("events.*"))) == 2
+    shown = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [event.step for event in shown.Tensors("train/loss")] == [4, 8, 12, 16, 20, 24]
     assert weights_sha256(tmp_path) == weights_sha256(trained)
     assert [line["step"] for line in metrics(tmp_path)] == [4, 8, 12, 16, 20, 24]
     assert metrics(tmp_path)[-1]["num_tokens"] == metrics(trained)[-1]["num_tokens"]

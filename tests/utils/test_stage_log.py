@@ -121,3 +121,14 @@ def test_a_checkpoint_whose_line_a_kill_prevented_has_it_after_the_resume(tmp_pa
         log.resumed("checkpoint-4", "from checkpoint-4 of 9 steps")
     kinds = [line.split(" | ")[1] for line in log.events_file.read_text().splitlines()]
     assert kinds == ["CHECKPOINT", "RESUME", "RESUME"]
+
+
+def test_the_end_of_training_is_written_once_for_each_beginning(tmp_path: Path) -> None:
+    log = StageLog(tmp_path)
+    log.event("TRAIN_START", "9 rows")
+    for _ in range(2):
+        log.train_end("3 steps")  # the second after a kill before the result counted
+    log.event("TRAIN_START", "9 rows")
+    log.train_end("3 steps")
+    kinds = [line.split(" | ")[1] for line in log.events_file.read_text().splitlines()]
+    assert kinds == ["TRAIN_START", "TRAIN_END", "TRAIN_START", "TRAIN_END"]
