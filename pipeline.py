@@ -131,6 +131,7 @@ def run_pipeline(
             changes=changes,
             of_run=of_run,
             limits=allowed,
+            data=fetched.data,
         )
         by_first(lambda: console().print(screen.header(info.read(), run_dir)))
         try:

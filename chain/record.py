@@ -95,7 +95,7 @@ def changes_since(
 ) -> dict[str, list[str]]:
     """Return how each stage differs from what the run recorded, when `force` accepts that.
 
-    Compared are every stage's configuration, the data of those that have begun, the input and the reward models of the
+    Compared are every stage's configuration and data, the input and the reward models of the
     one that was stopped, and the weights of those that have passed. `outputs` are directories of an earlier run's
     stages.
 
@@ -116,8 +116,10 @@ def changes_since(
             for name, value in recorded(stage).items()
             if name in was and was[name] != value and name not in NOT_TRAINED_BY
         ]
-        if begun.get("data") and begun["data"]["fingerprint"] != fetched.data[stage.kind]["fingerprint"]:
-            found.append(f"the rows of {stage.config.dataset_name} are not those that it began with")
+        rows = (begun.get("data") or {}).get("fingerprint") or record.get("data", {}).get(stage.kind)
+        if rows and rows != fetched.data[stage.kind]["fingerprint"]:
+            began = "it" if begun.get("data") else "the run"
+            found.append(f"the rows of {stage.config.dataset_name} are not those that {began} began with")
         if "passed" in (entries[stage.kind]["status"], begun.get("status")):
             found += filter(None, [altered(written[stage.kind], written[stage.kind])])
         elif begun.get("input") and stage.model is not None:
@@ -220,12 +222,14 @@ def open_record(
     changes: Mapping[str, Sequence[str]],
     of_run: Sequence[str],
     limits: Limits,
+    data: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write run_info.json of a new run, or take that of a resumed one up again, with what it is asked for now."""
     asked = {
         "values": list(values),
         "limits": jsonable(limits),
         "configs": {stage.kind: recorded(stage) for stage in stages},
+        "data": {kind: rows["fingerprint"] for kind, rows in data.items()},
     }
     if info.file.exists():
         if is_first():

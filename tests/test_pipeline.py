@@ -29,7 +29,7 @@ from utils.locks import lock
 from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
-    "run_id recipe argv from_run seed values limits configs status started_at finished_at stages versions git_commit"
+    "run_id recipe argv from_run seed values limits configs data status started_at finished_at stages versions git_commit"
     " code processes hardware".split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(
@@ -576,6 +576,27 @@ def test_resume_refuses_a_change_of_a_stage_that_has_not_begun(stages: Stages) -
         run_pipeline(_configs())
     with pytest.raises(Refused, match="dpo: learning_rate was None, now 1e-05"):
         run_pipeline({**_configs(), "dpo": replace(_configs()["dpo"], learning_rate=1e-5)}, resume="latest")
+
+
+def test_resume_refuses_other_rows_of_a_stage_that_has_not_begun(stages: Stages) -> None:
+    stages.instead["sft"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs())
+    whole = Path("pairs.jsonl").read_text()
+    Path("pairs.jsonl").write_text(whole + '\n{"prompt": "What is 1+0?", "chosen": " 1", "rejected": " 0"}')
+    told = "dpo: the rows of pairs.jsonl are not those that the run began with"
+    with pytest.raises(Refused, match=told):
+        run_pipeline(_configs(), resume="latest")
+    stages.instead["dpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs(), resume="latest", force=True)
+    assert _info(_only_run() / "run_info.json")["forced"] == [told]
+    stages.instead["dpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs(), resume="latest")  # what was accepted once is not asked again
+    Path("pairs.jsonl").write_text(whole)
+    with pytest.raises(Refused, match="dpo: the rows of pairs.jsonl are not those that "):
+        run_pipeline(_configs(), resume="latest")
 
 
 def test_a_stopped_stage_that_has_changed_starts_over_and_a_passed_one_is_kept(stages: Stages) -> None:
