@@ -30,5 +30,5 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
         eval_dataset=training.eval_rows(settings, data),
         processing_class=tokenizer,
     )
-    supervision.inspect_pairs(trainer, data.train, stage_dir)
+    data = supervision.inspect_pairs(trainer, data, stage_dir)
     return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "accuracy": "accuracy"})

@@ -33,5 +33,5 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
         eval_dataset=None if held_out is None else trains_on(held_out),
         processing_class=tokenizer,
     )
-    supervision.inspect(trainer, rows, stage_dir)
+    data = supervision.inspect(trainer, rows, data, stage_dir)
     return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "mean_token_accuracy": "accuracy"})

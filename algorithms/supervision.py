@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from algorithms import arguments
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from data.chat import encode
+from data.sources import StageData
 from utils.console import warn
 from utils.errors import Refused, StageFailed
 from utils.stage_log import StageLog
@@ -151,16 +153,17 @@ def shown(tokenizer: Any, row: dict[str, Any], *, answered: bool = True) -> list
     return [encode(tokenizer, text, row.get("tools"), not answered) for text in texts]
 
 
-def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
+def inspect(trainer: Any, rows: Rows, data: StageData, stage_dir: Path) -> StageData:
     """Check that examples supervise the EOS that ends an answer, and write one to training.log, marked.
 
-    `rows` are those that TRL was given: it drops the ones of which `max_length` leaves nothing to learn.
+    `rows` are those that TRL was given: it drops the ones of which `max_length` leaves nothing to learn, or packs them
+    with the others. Returns the stage's data with their number on its record.
 
     Raises:
         StageFailed: most do not, so the model would not learn to stop; or nothing but the EOS is learnt.
     """
     if len(trainer.train_dataset) == 0 or (trainer.args.packing and trainer.args.packing_strategy in SPLITS_LONG):
-        return  # `fit` reports the one; the other ends texts anywhere, by design
+        return data  # `fit` reports the one; the other ends texts anywhere, by design
     tokenizer = trainer.processing_class
     _show(tokenizer, trainer.train_dataset[0], stage_dir)
     examples = list(_labels(trainer.train_dataset))
@@ -174,6 +177,29 @@ def inspect(trainer: Any, rows: Rows, stage_dir: Path) -> None:
         stage_dir,
     )
     _judge_supervised(examples, stage_dir)
+    empty = _unsupervised(trainer.train_dataset) if trainer.args.packing else dropped
+    return _recorded(data, empty, f"max_length = {trainer.args.max_length} leaves nothing of an example to learn")
+
+
+def _unsupervised(packed: Rows) -> int:
+    """Return how many examples in packed rows have no token that is learnt."""
+    import numpy
+    import pyarrow.compute as pc
+
+    found = 0
+    for table in packed.with_format("arrow").iter(1000):
+        learnt = pc.list_flatten(table["labels"]).to_numpy() != -100
+        lengths = pc.list_flatten(table["seq_lengths"]).to_numpy()
+        found += int((~numpy.logical_or.reduceat(learnt, numpy.cumsum(lengths) - lengths)).sum())
+    return found
+
+
+def _recorded(data: StageData, lost: int, reason: str) -> StageData:
+    """Return the stage's data with the number of examples that `max_length` takes away on its record; say it."""
+    if not lost:
+        return data
+    warn(f"{lost} of the examples to train on teach nothing: {reason}. Raise it, or shorten them")
+    return replace(data, info=data.info | {"lost_to_max_length": {reason: lost}})
 
 
 def _judge_supervised(examples: list[list[int]], stage_dir: Path) -> None:
@@ -181,7 +207,8 @@ def _judge_supervised(examples: list[list[int]], stage_dir: Path) -> None:
     learnt = sum(label != -100 for labels in examples for label in labels)
     share = learnt / sum(map(len, examples))
     said = f"{learnt} of {sum(map(len, examples))} tokens are learnt ({share:.2%}), in {len(examples)} examples"
-    if learnt < 2 * len(examples):
+    answered = sum(any(label != -100 for label in labels) for labels in examples)  # the others are counted by `inspect`
+    if learnt < 2 * max(answered, 1):
         raise StageFailed(
             f"{said}: no answer is, beyond its end. training.log shows an example, the learnt part marked: do the"
             " generation marks of the chat template stand around the answers, and are they the assistant's turns?"
@@ -195,21 +222,27 @@ def _judge_supervised(examples: list[list[int]], stage_dir: Path) -> None:
         )
 
 
-def inspect_pairs(trainer: Any, rows: Rows, stage_dir: Path) -> None:
+def inspect_pairs(trainer: Any, data: StageData, stage_dir: Path) -> StageData:
     """Check that pairs fit into `max_length`, beyond which TRL cuts answers off (DPO) or drops the pair (reward).
+
+    It drops a pair of DPO's, too, whose prompt alone fills `max_length`. Returns the stage's data with the number of
+    those dropped on its record.
 
     Raises:
         StageFailed: most do not.
     """
-    kept, limit = trainer.train_dataset, trainer.args.max_length
+    rows, kept, limit = data.train, trainer.train_dataset, trainer.args.max_length
     if limit is None or len(kept) == 0:  # `fit` reports the latter
-        return
+        return data
     long = len(rows) - len(kept)
     for row in kept.select(range(min(len(kept), INSPECTED))):
         answers = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         long += len(row.get("prompt_ids") or []) + answers > limit
     looked_at = len(rows) - len(kept) + min(len(kept), INSPECTED)
     _judge(long / looked_at, f"{long} of {looked_at} pairs are longer than max_length = {limit}", stage_dir)
+    cut = "prompt_ids" in kept.column_names
+    reason = "the prompt alone fills" if cut else "an answer with its prompt is longer than"
+    return _recorded(data, len(rows) - len(kept), f"{reason} max_length = {limit}")
 
 
 def _judge(share: float, message: str, stage_dir: Path) -> None:

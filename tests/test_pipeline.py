@@ -29,8 +29,8 @@ from utils.locks import lock
 from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
-    "run_id recipe argv from_run seed values limits configs data status started_at finished_at stages versions git_commit"
-    " code processes hardware".split()
+    "run_id recipe argv from_run seed values limits configs data status started_at finished_at stages versions"
+    " git_commit code processes hardware".split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(
     "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
@@ -595,7 +595,7 @@ def test_resume_refuses_other_rows_of_a_stage_that_has_not_begun(stages: Stages)
     with pytest.raises(Interrupted):
         run_pipeline(_configs(), resume="latest")  # what was accepted once is not asked again
     Path("pairs.jsonl").write_text(whole)
-    with pytest.raises(Refused, match="dpo: the rows of pairs.jsonl are not those that "):
+    with pytest.raises(Refused, match=r"dpo: the rows of pairs\.jsonl are not those that"):
         run_pipeline(_configs(), resume="latest")
 
 

@@ -240,3 +240,67 @@ def test_pairs_beyond_max_length_raise_an_alarm_and_most_of_them_fail_the_stage(
     assert alarm["name"] == "cut_off_examples"
     with pytest.raises(StageFailed, match=r"\d+ of 98 pairs are longer than max_length"):
         stage.train(configure(kind, max_length=lengths[20]), stage_dir)
+
+
+def lost(stage_dir: Path) -> dict[str, int] | None:
+    found = json.loads((stage_dir / "stage_info.json").read_text())["data"].get("lost_to_max_length")
+    return None if found is None else dict(found)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_examples_of_which_max_length_leaves_nothing_to_learn_are_counted_and_said(
+    packing: bool, configure: Configure, stage_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [[{"role": "user", "content": f"{n} " + 60 * "red " * (n < 3)}, TURNS[1]] for n in range(60)]
+    data.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    config = configure(
+        "sft", dataset_name=str(data), eval_fraction=0.1, max_steps=1, max_length=64, packing=packing,
+        attn_implementation="eager",
+    )  # fmt: skip
+    from data.sources import load_for
+
+    number = sum("red red" in row["messages"][0]["content"] for row in load_for(config, "sft").train)
+    assert number > 1
+    sft.train(config, stage_dir)
+    assert lost(stage_dir) == {"max_length = 64 leaves nothing of an example to learn": number}
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f"{number} of the examples to train on teach nothing: max_length = 64 leaves nothing") == 1
+    assert "lost_to_max_length" not in load_for(config, "sft").info  # which other stages share
+    sft.train(replace(config, max_length=256), tmp_path)
+    assert lost(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        (reward, "an answer with its prompt is longer than max_length = 64"),
+        (dpo, "the prompt alone fills max_length = 64"),
+    ],
+)
+def test_pairs_that_trl_drops_for_max_length_are_counted_and_said(
+    stage: Any,
+    reason: str,
+    configure: Configure,
+    stage_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": f"{n} " + 60 * "red " * (n < 3), "chosen": "one", "rejected": "two" + 60 * " red" * (n == 9)}
+        for n in range(60)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = configure(
+        stage.__name__.rpartition(".")[2], dataset_name=str(data), eval_fraction=0.1, max_steps=1, max_length=64
+    )
+    from data.sources import load_for
+
+    train = load_for(config, stage.__name__.rpartition(".")[2]).train
+    long = sum("red red" in row["prompt"] for row in train)
+    number = long + (stage is reward and any("red red" in row["rejected"] for row in train))
+    assert long > 1
+    stage.train(config, stage_dir)
+    assert lost(stage_dir) == {reason: number}
+    assert f"{number} of the examples to train on teach nothing: {reason}" in " ".join(capsys.readouterr().out.split())
