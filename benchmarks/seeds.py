@@ -3,7 +3,10 @@
     python benchmarks/seeds.py --seeds 1,2,3,4,5 --out results.json
 
 Each seed is one `run_all.py --test`. Its control starts from the same base and demonstrations, and trains SFT for as
-long as SFT, reward model, DPO and GRPO took together. Prints a table of means with 95 % intervals over the seeds.
+long as SFT, reward model, DPO and GRPO took together. A run of the same code that has ended in `--runs-dir` is not run
+again, so the same command goes on where it was interrupted. Prints a table of means with 95 % intervals over the seeds,
+and one of what each stage was worth. A seed of which a stage failed counts as failed there, and has the figures of the
+stages that passed.
 """
 
 import argparse
@@ -12,18 +15,24 @@ import math
 import statistics
 import subprocess
 import sys
-import time
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evaluation.paired import t_quantile
+from evaluation.report.facts import items, read_run
+from evaluation.report.story import headline, verdict_on
+from evaluation.table import number
+from utils.files import read_json
+from utils.runtime import code
 
 ROOT = Path(__file__).resolve().parent.parent
+ENDED = ("passed", "failed")
+"""A run with one of these is not run again."""
 SHOWN = (
     ("pretrain", "skills", "strict"),
     ("sft", "skills", "strict"),
@@ -42,36 +51,78 @@ SHOWN = (
 )
 
 
-def run(runs_dir: Path, *arguments: str) -> tuple[Path, float, int]:
-    """Run `run_all.py --test` with these arguments.
+def ended(runs_dir: Path, seed: int, values: list[str], from_run: str | None, any_code: bool) -> Path | None:
+    """Return the newest run in `runs_dir` with these values that has ended, passed or failed; None if there is none.
 
-    Returns the run directory that it made, its wall time in seconds and its peak resident memory in bytes.
+    Without `any_code`, of those that the code of now has made.
     """
+    asked = {"recipe": "scratch_tiny", "seed": seed, "from_run": from_run}
+    for file in sorted(runs_dir.glob("*/run_info.json"), reverse=True):
+        record = read_json(file)
+        others = [value for value in record.get("values", ()) if ".seed=" not in value]
+        is_it = others == values and all(record.get(name, "?") == asked[name] for name in asked)
+        if is_it and record.get("status") in ENDED and (any_code or record.get("code") == code()):
+            return file.parent
+    return None
+
+
+def run(
+    runs_dir: Path, seed: int, values: Sequence[str] = (), from_run: str | None = None, *, any_code: bool = False
+) -> Path:
+    """Return the run of `run_all.py --test` with these values: one that has ended already, or else a new one.
+
+    With `from_run` it is of SFT alone, and starts from that run's base.
+    """
+    if (there := ended(runs_dir, seed, list(values), from_run, any_code)) is not None:
+        print(f"seed {seed}: {there} has ended already and is not run again", file=sys.stderr, flush=True)
+        return there
     before = set(runs_dir.glob("*/"))
-    command = [sys.executable, str(ROOT / "run_all.py"), "--test", "--runs-dir", str(runs_dir), *arguments]
-    started, peak = time.monotonic(), 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            try:
-                peak = max(peak, watched.memory_info().rss)
-            except psutil.Error:
-                break
-            time.sleep(0.2)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    command = [sys.executable, str(ROOT / "run_all.py"), "--test", "--runs-dir", str(runs_dir), "--seed", str(seed)]
+    command += [word for value in values for word in ("--set", value)]
+    command += ["--stages", "sft", "--from", from_run] if from_run else []
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     made = set(runs_dir.glob("*/")) - before
-    if len(made) != 1:
+    if len(made) > 1:
         raise SystemExit(
             f"{len(made)} new runs in {runs_dir}: another process writes there; name a directory of its own"
         )
-    return made.pop(), time.monotonic() - started, peak
+    if not made or record_of(one := made.pop())["status"] not in ENDED:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}; the same benchmark goes on from here")
+    return one
+
+
+def record_of(run_dir: Path) -> dict[str, Any]:
+    """Return a run's own record."""
+    return dict(read_json(run_dir / "run_info.json"))
 
 
 def stages_of(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return each stage's stage_info.json by the stage's name."""
-    infos = [json.loads(path.read_text()) for path in run_dir.glob("*/stage_info.json")]
-    return {info["name"]: info for info in infos}
+    """Return what is recorded of each stage that has passed, by the stage's name."""
+    return {stage.name: stage.info for stage in read_run(run_dir).stages if stage.status == "passed"}
+
+
+def verdicts(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return of each stage what it is judged by, before and after, the verdict, whether its gates passed, its alarms.
+
+    `ci95` is the interval of the paired difference within the run. `gates_passed` is None where a stage has no gate.
+    """
+    found = {}
+    for stage in read_run(run_dir).stages:
+        name, result = headline(stage) or (None, {})
+        gates = [not gate["failed"] for gate in items(stage.info.get("gates"))]
+        before, after = result.get("before"), result.get("after")
+        found[stage.name] = {
+            "judged_by": name,
+            "n": result.get("n"),
+            "before": before,
+            "after": after,
+            "difference": None if None in (before, after) else after - before,
+            "ci95": result.get("ci95"),
+            "verdict": verdict_on(stage),
+            "gates_passed": all(gates) if gates else None,
+            "alarms": len(items(stage.info.get("alarms"))),
+        }
+    return found
 
 
 def figure(info: dict[str, Any], task: str, metric: str, when: str = "after") -> float:
@@ -83,52 +134,109 @@ def figure(info: dict[str, Any], task: str, metric: str, when: str = "after") ->
     return float(found[0])
 
 
-def trained_s(info: dict[str, Any]) -> float:
+def trained_s(run_dir: Path, info: dict[str, Any]) -> float:
     """Return how long a stage's training took, its loading and evaluation left out."""
-    events = (Path(info["output"]["path"]) / "training_events.log").read_text().splitlines()
+    events = (run_dir / info["config"]["output_dir"] / "training_events.log").read_text(encoding="utf-8").splitlines()
     times = {kind: datetime.fromisoformat(at) for at, kind, _ in (line.split(" | ", 2) for line in events)}
     return (times["TRAIN_END"] - times["TRAIN_START"]).total_seconds()
 
 
-def measure(seed: int, runs_dir: Path, with_control: bool) -> dict[str, Any]:
-    """Run one seed, and its control if asked; return the figures."""
-    run_dir, wall_s, peak = run(runs_dir, "--seed", str(seed))
-    stages = stages_of(run_dir)
-    result: dict[str, Any] = {"seed": seed, "wall_s": wall_s, "peak_bytes": peak}
-    result |= {f"{stage} {task} {metric}": figure(stages[stage], task, metric) for stage, task, metric in SHOWN}
-    result["dpo change of skills strict"] = result["dpo skills strict"] - result["sft skills strict"]
+def wall_s(run_dir: Path) -> float:
+    """Return how long a run took from its first line to its last; the start of Python comes on top."""
+    record = record_of(run_dir)
+    began, over = (datetime.fromisoformat(record[when]) for when in ("started_at", "finished_at"))
+    return (over - began).total_seconds()
+
+
+def measure(seed: int, runs_dir: Path, *, with_control: bool, any_code: bool) -> dict[str, Any]:
+    """Run one seed, and its control if asked; return the figures of the stages that passed, and every verdict."""
+    run_dir = run(runs_dir, seed, any_code=any_code)
+    record, stages = record_of(run_dir), stages_of(run_dir)
+    peak = max((info["peak_memory_bytes"] for info in stages.values()), default=0)
+    result: dict[str, Any] = {"seed": seed, "wall_s": wall_s(run_dir), "peak_bytes": peak}
+    result |= {
+        f"{stage} {task} {metric}": figure(stages[stage], task, metric)
+        for stage, task, metric in SHOWN
+        if stage in stages
+    }
+    if "dpo" in stages:
+        result["dpo change of skills strict"] = result["dpo skills strict"] - result["sft skills strict"]
     result |= {f"{name} seconds": info["duration_s"] for name, info in stages.items()}
-    return result | (control(seed, runs_dir, run_dir) if with_control else {})
+    if with_control and record["status"] == "passed":
+        result |= control(seed, runs_dir, run_dir, any_code)
+    return result | {"run": run_dir.name, "commit": record["git_commit"], "stages": verdicts(run_dir)}
 
 
-def control(seed: int, runs_dir: Path, run_dir: Path) -> dict[str, float]:
+def control(seed: int, runs_dir: Path, run_dir: Path, any_code: bool) -> dict[str, float]:
     """Train SFT again from the run's base, for as long as SFT, reward model, DPO and GRPO trained; return figures."""
     stages = stages_of(run_dir)
-    seconds = {name: trained_s(stages[name]) for name in ("sft", "reward", "dpo", "grpo")}
+    seconds = {name: trained_s(run_dir, stages[name]) for name in ("sft", "reward", "dpo", "grpo")}
     steps = math.ceil(stages["sft"]["steps"] * sum(seconds.values()) / seconds["sft"])
-    only_sft = ("--stages", "sft", "--from", run_dir.name, "--set", f"sft.max_steps={steps}")
-    control_dir, _, _ = run(runs_dir, "--seed", str(seed), *only_sft)
+    control_dir = run(runs_dir, seed, [f"sft.max_steps={steps}"], run_dir.name, any_code=any_code)
+    if record_of(control_dir)["status"] != "passed":
+        return {}
     info = stages_of(control_dir)["sft"]
     return {
         "control sft steps": info["steps"],
-        "control sft seconds of training": trained_s(info),
+        "control sft seconds of training": trained_s(control_dir, info),
         "seconds of training of sft, reward, dpo, grpo": sum(seconds.values()),
         "control skills strict": figure(info, "skills", "strict"),
         "control sampled_skills strict": figure(info, "sampled_skills", "strict"),
     }
 
 
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean over the seeds (Student's); None of fewer than two."""
+    if len(values) < 2:
+        return None
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Return mean, 95 % interval over the seeds, lowest and highest of every figure, as a Markdown table."""
     lines = ["| figure | mean | 95 % interval | lowest | highest |", "| --- | --- | --- | --- | --- |"]
-    for name in results[0]:
-        values = [float(result[name]) for result in results]
-        mean, interval = statistics.fmean(values), "–"
-        if len(values) > 1:
-            half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-            interval = f"{mean - half:.4g} … {mean + half:.4g}"
-        if name != "seed":
-            lines.append(f"| {name} | {mean:.4g} | {interval} | {min(values):.4g} | {max(values):.4g} |")
+    for name in dict.fromkeys(name for result in results for name in result):
+        values = [result[name] for result in results if isinstance(result.get(name), int | float)]
+        if not values or name == "seed":
+            continue
+        ends = interval(values)
+        within = f"{ends[0]:.4g} … {ends[1]:.4g}" if ends else "–"
+        label = name if len(values) == len(results) else f"{name} ({len(values)} of {len(results)} seeds)"
+        mean = statistics.fmean(values)
+        lines.append(f"| {label} | {mean:.4g} | {within} | {min(values):.4g} | {max(values):.4g} |")
+    return "\n".join(lines)
+
+
+def verdict_table(results: list[dict[str, Any]]) -> str:
+    """Return what each stage was worth over the seeds, a row a stage, as a Markdown table.
+
+    The interval is that of the mean difference over the seeds; a verdict is of one run, by the interval of its own
+    paired difference. A stage has passed its gates in a seed where it passed all of them.
+    """
+    headers = ("stage", "judged by", "before → after", "difference, 95 % over seeds", "verdicts", "gates passed")
+    lines = [f"| {' | '.join((*headers, 'alarms'))} |", "| --- " * (len(headers) + 1) + "|"]
+    for name in dict.fromkeys(name for result in results for name in result["stages"]):
+        found = [result["stages"][name] for result in results if name in result["stages"]]
+        judged = {one["judged_by"] for one in found if one["judged_by"]}
+        before, after, changes = (
+            [one[key] for one in found if one[key] is not None] for key in ("before", "after", "difference")
+        )
+        said = number(statistics.fmean(changes), "+") if changes else "–"
+        if ends := interval(changes):
+            said += f" [{number(ends[0], '+')}, {number(ends[1], '+')}]"
+        counted = Counter(one["verdict"] for one in found).most_common()
+        gates = [one["gates_passed"] for one in found if one["gates_passed"] is not None]
+        cells = [
+            name,
+            ", ".join(sorted(judged)) or "–",
+            " → ".join(number(statistics.fmean(values)) for values in (before, after) if values) or "–",
+            said,
+            ", ".join(f"{verdict} {count} of {len(results)}" for verdict, count in counted),
+            f"{sum(gates)} of {len(gates)}" if gates else "–",
+            str(sum(one["alarms"] for one in found)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -139,13 +247,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("seeds.json"), help="where the figures go (seeds.json)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where the runs go (runs)")
     parser.add_argument("--no-control", action="store_true", help="leave out the runs of more SFT")
+    parser.add_argument("--any-code", action="store_true", help="take ended runs that other code has made, too")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     for seed in (int(text) for text in args.seeds.split(",")):
-        results.append(measure(seed, args.runs_dir, not args.no_control))
+        results.append(measure(seed, args.runs_dir, with_control=not args.no_control, any_code=args.any_code))
         args.out.write_text(json.dumps(results, indent=2))
         print(json.dumps(results[-1]), flush=True)
-    print(table(results))
+    print(table(results), verdict_table(results), sep="\n\n")
+    if len(commits := {str(result["commit"]) for result in results}) > 1:
+        print(f"\nThe runs are of {len(commits)} commits: {', '.join(sorted(commits))}")
 
 
 if __name__ == "__main__":
