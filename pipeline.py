@@ -36,6 +36,7 @@ from utils import gpu_memory
 from utils.agreement import by_first, first_then_all, peer_has_ended
 from utils.command_line import resume_command
 from utils.console import console, tee, warn
+from utils.energy import Spent
 from utils.errors import Interrupted, Refused, StageFailed, lacks_room, plain_endings, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import Limits, hours, keep, kept, size_bytes_of
@@ -301,8 +302,8 @@ def _has_passed(stage_dir: Path) -> bool:
 def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
     """Train and measure one stage, and record how it ended."""
     stage_dir.mkdir(exist_ok=True)
-    log, started = StageLog(stage_dir), time.monotonic()
-    before_s = log.read_info().get("duration_s") or 0.0
+    log = StageLog(stage_dir)
+    spent = Spent(log)
     reset_peak_memory()
     with (
         in_first(lambda: tee(stage_dir / "console_output.log")),
@@ -318,7 +319,7 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
             by_first(lambda: _measure(run, stage, stage_dir, log))
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  _end raises it again
             ended = error
-        _end(run, stage, log, round(before_s + time.monotonic() - started, 3), ended)
+        _end(run, stage, log, spent, ended)
 
 
 def _begin(run: Run, stage: Stage, log: StageLog) -> None:
@@ -399,15 +400,15 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     gates.settle(stage, results, log)
 
 
-def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseException | None) -> None:
+def _end(run: Run, stage: Stage, log: StageLog, spent: Spent, error: BaseException | None) -> None:
     """Record the end of a stage in both records, and raise what ended it unless it passed."""
     free_memory()
     status = "passed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = _reason(error, log) if status == "failed" else None
-    done = {} if error is None else log.done()
+    done, taken = {} if error is None else log.done(), spent.until_now()
     with nullcontext() if error is None else suppress(OSError):  # a full disk is what may have ended it
-        log.info(status=status, duration_s=duration_s, error=reason, **done)
-        run.info.set_stage(stage.kind, status=status, duration_s=duration_s)
+        log.info(status=status, error=reason, **done, **taken)
+        run.info.set_stage(stage.kind, status=status, duration_s=taken["duration_s"])
     if reason is not None:
         with suppress(OSError):
             log.event("STAGE_FAILED", reason)
@@ -420,7 +421,7 @@ def _end(run: Run, stage: Stage, log: StageLog, duration_s: float, error: BaseEx
         with suppress(OSError):
             log.event("STAGE_INTERRUPTED", str(error) or f"step {done['steps']} was the last that was logged")
         raise error
-    console().print(f"{stage.kind} passed in {duration_s:.1f} s", style="green")
+    console().print(f"{stage.kind} passed in {taken['duration_s']:.1f} s", style="green")
     info = log.read_info()
     if device() == "cuda" and (said := missed(stage.kind, info.get("forecast"), info["peak_memory_bytes"])):
         console().print(said, markup=False)

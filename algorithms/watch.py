@@ -1,7 +1,6 @@
 """What is recorded and watched while a TRL trainer trains: metrics, checkpoints, progress, time, memory, gradients."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import TrainerCallback
 from utils import alarms
 from utils.agreement import any_says
 from utils.console import Bar, progress
+from utils.energy import Spent
 from utils.errors import StageFailed
 from utils.limits import kept
 from utils.stage_log import StageLog
@@ -48,8 +48,7 @@ class Watch(TrainerCallback):
         self.newest: dict[str, float | str] = {}
         self.bar: Bar | None = None
         self.steps = StepWatch(log)
-        self._earlier_s = log.read_info().get("duration_s") or 0.0
-        self._began = time.monotonic()
+        self._spent = Spent(log)
         self._open = ExitStack()
 
     def close(self) -> None:
@@ -114,10 +113,10 @@ class Watch(TrainerCallback):
         self.steps.begin()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Record a checkpoint, and how long the stage has taken: after a kill nobody else can tell."""
+        """Record a checkpoint, and what the stage has taken: after a kill nobody else can tell."""
         self._write_row()
         self.log.event("CHECKPOINT", f"checkpoint-{state.global_step}")
-        self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
+        self.log.info(**self._spent.until_now())
         self.steps.begin()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:

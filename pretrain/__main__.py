@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -18,6 +17,7 @@ from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
+from utils.energy import Spent
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report
 from utils.files import weights_sha256
 from utils.locks import is_live, lock
@@ -172,8 +172,8 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
             yield StageLog(out)
         return
     out.mkdir(parents=True, exist_ok=True)
-    log, started = StageLog(out), time.monotonic()
-    before_s = log.read_info().get("duration_s") or 0.0
+    log = StageLog(out)
+    spent = Spent(log)
     with (
         lock(out),
         tee(out / "console_output.log"),
@@ -198,8 +198,7 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
             raise
         finally:
             output = {"path": str(out.resolve()), "sha256": weights_sha256(out)} if status == "passed" else None
-            duration_s = round(before_s + time.monotonic() - started, 3)
-            log.info(status=status, error=reason, output=output, duration_s=duration_s)
+            log.info(status=status, error=reason, output=output, **spent.until_now())
 
 
 def _header(config: PretrainConfig, out: Path) -> RenderableType:

@@ -1,6 +1,5 @@
 """What a pretraining run shows and records: only its first process does, the others stay silent."""
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
 from utils import alarms, trackers
 from utils.console import console, progress
+from utils.energy import Spent
 from utils.limits import kept
 from utils.runtime import peak_memory_bytes
 from utils.stage_log import StageLog
@@ -24,7 +24,7 @@ class Record:
     def __init__(self, stage_dir: Path, config: PretrainConfig, is_main: bool, stack: ExitStack) -> None:
         self.stage_dir, self.config, self.is_main, self._stack = stage_dir, config, is_main, stack
         self.log = StageLog(stage_dir)
-        self._earlier_s, self._began = self.log.read_info().get("duration_s") or 0.0, time.monotonic()
+        self._spent = Spent(self.log)
 
     def data(self, corpus: Corpus) -> None:
         """Record and show what the run is trained on."""
@@ -50,10 +50,10 @@ class Record:
         self._track = self._stack.enter_context(trackers.recording(self.stage_dir, self.config, model, step))
 
     def checkpoint(self, name: str) -> None:
-        """Record a checkpoint, and how long the stage has taken: after a kill nobody else can tell."""
+        """Record a checkpoint, and what the stage has taken: after a kill nobody else can tell."""
         if self.is_main:
             self.log.event("CHECKPOINT", name)
-            self.log.info(duration_s=round(self._earlier_s + time.monotonic() - self._began, 3))
+            self.log.info(**self._spent.until_now())
             self._steps.begin()
 
     def step(self, step: int) -> None:

@@ -24,6 +24,7 @@ from chain.stages import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
 from utils import secrets
+from utils.energy import Counter, Meter
 from utils.files import weights_sha256
 from utils.locks import lock
 from utils.stage_log import StageLog
@@ -149,6 +150,28 @@ def test_a_run_that_passes_leaves_every_file_and_key(stages: Stages) -> None:
     assert talk.endswith(f"chat.py runs/{run.name}/my-dpo")
     for text in (run.name, "rows.jsonl", "starts from  output of stage sft", "sft passed", "Held-out results"):
         assert text in console
+
+
+def test_each_stage_records_the_energy_that_was_counted_meanwhile(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used_j = 0.0
+
+    def use(joules: float) -> Callable[[], None]:
+        def instead() -> None:
+            nonlocal used_j
+            used_j += joules
+
+        return instead
+
+    meter = Meter([Counter("CPU package", lambda: used_j, 100.0)])
+    monkeypatch.setattr("utils.energy.machine_meter", lambda: meter)
+    stages.instead = {"sft": use(3.0), "dpo": use(98.0)}
+    run = run_pipeline(_configs())
+    infos = [_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo")]
+    assert [info["energy_j"] for info in infos] == [3.0, 98.0]
+    assert infos[0]["energy_from"] == ["CPU package"]
+    assert " and 0.03 Wh: 2 of 2 stages passed" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_each_stage_starts_from_the_bytes_that_its_input_wrote(stages: Stages) -> None:

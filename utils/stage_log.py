@@ -19,8 +19,8 @@ EventKind = Literal[
 
 NOT_YET: dict[str, Any] = {
     "name": None, "status": "pending", "config": {}, "input": None, "output": None, "data": None, "steps": 0,
-    "tokens": 0, "duration_s": None, "peak_memory_bytes": None, "evaluation": [], "alarms": [], "error": None,
-    "out_of_memory": [], "gates": [], "gate_failed": None,
+    "tokens": 0, "duration_s": None, "energy_j": None, "energy_from": [], "peak_memory_bytes": None, "evaluation": [],
+    "alarms": [], "error": None, "out_of_memory": [], "gates": [], "gate_failed": None,
 }  # fmt: skip
 
 

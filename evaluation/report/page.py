@@ -10,7 +10,7 @@ from evaluation.report.answers import chosen
 from evaluation.report.chain import chain_picture, css_class
 from evaluation.report.curves import curves
 from evaluation.report.facts import Facts, RunFacts, StageFacts, items, mapping, number
-from evaluation.report.story import change, ledger, rows_of, summary, verdict_on
+from evaluation.report.story import change, energy_j, ledger, rows_of, summary, verdict_on
 from evaluation.table import difference
 from evaluation.table import number as shown_number
 from utils.console import duration
@@ -29,6 +29,7 @@ def page(run: RunFacts) -> str:
         pictures=[chain_picture(run, tall=tall) for tall in (False, True)] if run.stages else [],
         bought=[(stage, _bought(stage)) for stage in run.stages],
         costs=_costs(run),
+        counted=" and ".join(sorted({name for stage in run.stages for name in energy_from(stage)})),
         curves=[(stage, curves(stage)) for stage in run.stages if stage.metrics],
         prompts=chosen(run),
         ledger=ledger(run),
@@ -111,12 +112,19 @@ def _costs(run: RunFacts) -> tuple[list[str], list[list[str]]]:
     columns = {name: [number(one.get(field)) for one in found] for name, field in fields.items()}
     if not any(columns["energy"]):
         del columns["energy"]
+    totals = {"peak memory": None, "energy": energy_j(run)}
     for name, values in columns.items():
-        values.append(None if name == "peak memory" else sum(filter(None, values), 0.0))
+        values.append(totals[name] if name in totals else sum(filter(None, values), 0.0))
     names = [*(stage.name for stage in run.stages), "all"]
     return list(columns), [
         [stage, *(_cost(name, values[place]) for name, values in columns.items())] for place, stage in enumerate(names)
     ]
+
+
+def energy_from(stage: StageFacts) -> list[str]:
+    """Return what a stage's energy was counted of."""
+    names = stage.info.get("energy_from")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _cost(column: str, value: float | None) -> str:

@@ -119,13 +119,22 @@ def summary(run: RunFacts) -> list[str]:
 def _ending(run: RunFacts) -> str:
     passed = sum(stage.status == "passed" for stage in run.stages)
     took = sum(filter(None, (facts.number(stage.info.get("duration_s")) for stage in run.stages)))
+    used = energy_j(run)
     words = f"{run.status.capitalize()}{f' after {duration(took)}' if took else ''}"
+    words += f" and {used / 3600:.2f} Wh" if took and used else ""
     ended = f"{words}: {passed} of {len(run.stages)} stages passed" if run.stages else f"{words}: no stage has begun"
     failed = next((stage for stage in run.stages if stage.status == "failed"), None)
     if failed is None:
         return f"{ended}."
     reason = str(failed.info.get("error") or "it left no reason").partition("\n")[0]
     return f"{ended}; {failed.name} failed: {reason:.200}"
+
+
+def energy_j(run: RunFacts) -> float | None:
+    """Return the energy that the stages took; None unless it is known of every stage that has begun."""
+    begun = [stage.info for stage in run.stages if facts.number(stage.info.get("duration_s"))]
+    found = [facts.number(info.get("energy_j")) for info in begun]
+    return None if None in found else sum(filter(None, found), 0.0)
 
 
 def _whole_chain(run: RunFacts) -> str:

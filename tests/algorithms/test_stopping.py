@@ -1,6 +1,7 @@
 """A stage that is stopped, by Ctrl-C, SIGTERM or the limit of time; and what it tells of its time while it trains."""
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig, loading
 from algorithms.config import KINDS
+from utils.energy import Counter, Meter
 from utils.errors import Interrupted
 from utils.files import weights_sha256
 from utils.limits import Limits, keep
@@ -219,14 +221,19 @@ def test_a_healthy_stage_raises_no_alarm_although_it_saves_slowly(
     assert StageLog(stage_dir).read_info().get("alarms", []) == []
 
 
-def test_a_checkpoint_says_how_long_the_stage_has_taken(
-    configure: Configure, stage_dir: Path, at_pass: dict[int, Callable[[], None]]
+def test_a_checkpoint_says_how_much_time_and_energy_the_stage_has_taken(
+    configure: Configure, stage_dir: Path, at_pass: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    meter = Meter([Counter("CPU package", itertools.count().__next__, 1e9)])  # a joule at each reading
+    monkeypatch.setattr("utils.energy.machine_meter", lambda: meter)
+
     def killed() -> None:
         raise SystemExit
 
     at_pass[0], at_pass[2] = lambda: time.sleep(0.2), killed
-    StageLog(stage_dir).info(duration_s=100.0)
+    StageLog(stage_dir).info(duration_s=100.0, energy_j=50.0)
     with pytest.raises(SystemExit):
         run("sft", configure("sft", save_steps=2), stage_dir)
-    assert 100.2 < StageLog(stage_dir).read_info()["duration_s"] < 160
+    info = StageLog(stage_dir).read_info()
+    assert 100.2 < info["duration_s"] < 160
+    assert 51 <= info["energy_j"] < 100

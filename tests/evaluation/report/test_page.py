@@ -10,6 +10,7 @@ import pytest
 
 from evaluation.__main__ import main
 from evaluation.report import REPORT_FILE, write_report
+from utils.stage_log import StageLog
 
 WHOLE = dict.fromkeys(("pretrain", "sft", "reward", "dpo", "grpo"), "passed")
 HOSTILE = "</style></svg><script>alert(1)</script>$x_{$ & \"quoted\" 'x' {{ 7*7 }} \x1b[31m"
@@ -126,10 +127,22 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
     assert "Gates" not in words(report(run_dir))
     file = run_dir / "my-sft/stage_info.json"
     gate = {"metric": "skills strict", "rule": ">= 0.9", "decision": "warned", "value": 0.8}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate], "energy_j": 7200}), encoding="utf-8")
+    energy = {"energy_j": 7200, "energy_from": ["CPU package", "GPU"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate]} | energy), encoding="utf-8")
     page = words(report(run_dir))
     assert "skills strict>= 0.9warnedvalue: 0.8" in page
     assert "2.00 Wh" in page
+    assert "Energy is what the counters of CPU package and GPU say, other programs included." in page
+
+
+def test_the_energy_of_a_run_is_told_only_where_that_of_every_stage_is_known(make_run: MakeRun) -> None:
+    run_dir = make_run(pretrain="passed", sft="passed", dpo="pending")
+    assert " Wh" not in report(run_dir)
+    StageLog(run_dir / "my-pretrain").info(energy_j=3600.0)
+    assert "1.00 Wh" in words(report(run_dir))
+    assert "and 1.00 Wh" not in words(report(run_dir))
+    StageLog(run_dir / "my-sft").info(energy_j=7200.0)
+    assert "Passed after 2 min 22 s and 3.00 Wh: 2 of 3 stages passed" in words(report(run_dir))
 
 
 def test_two_reports_of_one_run_are_the_same(make_run: MakeRun) -> None:
