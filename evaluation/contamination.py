@@ -8,8 +8,10 @@ from typing import Any
 from evaluation.choose import tasks_for
 from evaluation.encode import Row
 from evaluation.lineage import Lineage, Trained
+from evaluation.named import label
 from evaluation.ngrams import SHORTEST, Index, Turns, words
 from evaluation.sections import Section
+from evaluation.task import Task
 from utils.console import progress
 
 COLUMNS = ("text", "messages", "prompt", "completion", "chosen", "rejected", "answer", "solution")
@@ -68,9 +70,12 @@ def held_out_sets(stages: Iterable[Trained]) -> list[HeldOutSet]:
             if kind == "pretrain":
                 named["test documents"] = _test_documents(configs[kind])
             for name, rows in named.items():
-                items = tuple(tuple(turns_of(row, held_out=True)) for row in rows)
-                found.append(HeldOutSet(f"{run}/{kind} {name}", items))
+                found.append(HeldOutSet(f"{run}/{kind} {name}", tuple(_items(rows))))
     return [one for place, one in enumerate(found) if not _is_part(one, found[:place], found[place + 1 :])]
+
+
+def _items(rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
+    return (tuple(turns_of(row, held_out=True)) for row in rows)
 
 
 def _test_documents(config: Any) -> list[Row]:
@@ -86,9 +91,10 @@ def _is_part(one: HeldOutSet, before: list[HeldOutSet], after: list[HeldOutSet])
     return any(mine <= set(other.items) for other in before) or any(mine < set(other.items) for other in after)
 
 
-def contamination(lineage: Lineage, n: int) -> dict[str, Any]:
-    """Return what every evaluation set of a lineage shares with every training set of it, item by item."""
+def contamination(lineage: Lineage, n: int, others: Iterable[Task] = ()) -> dict[str, Any]:
+    """Return what every evaluation set of a lineage, and of `others`, shares with every training set, item by item."""
     sets = held_out_sets(lineage.stages)
+    sets += [HeldOutSet(label(task), tuple(_items(task.held_out.rows))) for task in others]
     index = Index([item for one in sets for item in one.items], n)
     training, overlaps = [], []
     for stage in lineage.stages:

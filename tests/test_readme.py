@@ -236,6 +236,7 @@ def call_on_runs(argv: list[str], work: Path) -> None:
     info.set(configs=configs)
     for other in set(re.findall(r"\d{8}_\d{6}_\w{4}", " ".join(argv))) - {EXAMPLE_RUN}:
         shutil.copytree(info.run_dir, work / "runs" / other)
+    (work / "questions.jsonl").write_text(TASK_ROWS[0])
     assert evaluating.main(argv) == 0
     for flag in {"--html", "--out"} & set(argv):
         assert (work / argv[argv.index(flag) + 1]).stat().st_size
