@@ -163,9 +163,9 @@ def test_a_stage_leaves_every_file_of_the_contract(stage: str, run_dir: Path) ->
     assert info["data"]["train_rows"] > 0
 
 
-def test_the_readme_lists_the_files_of_a_run_directory(run_dir: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (listing,) = re.findall(r"^## The run directory\n.*?```text\n(.*?)```", readme, re.DOTALL | re.MULTILINE)
+def test_the_docs_list_the_files_of_a_run_directory(run_dir: Path) -> None:
+    page = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
+    (listing,) = re.findall(r"^## The run directory\n.*?```text\n(.*?)```", page, re.DOTALL | re.MULTILINE)
     shown = {depth: set(re.findall(rf"^ {{{depth}}}(\S+)", listing, re.MULTILINE)) for depth in (2, 4)}
     directories = {f"{name}/" for name in STAGES.values()}
     assert {_shown(path) for path in run_dir.iterdir()} == directories | shown[2]

@@ -1,4 +1,4 @@
-"""The README says what is true: its commands run, its recipes load, its tables and its tree are those of the code.
+"""README and docs say what is true: their commands run, their recipes load, their tables and tree are the code's.
 
 Commands that train are run with `--plan` and few documents; those that need the Hub, up to the refusal that names what
 is not on this machine; `make`, `pip` and `tensorboard` up to what they would call.
@@ -32,8 +32,9 @@ from utils.files import jsonable, weights_sha256, write_json
 from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/decisions.md")}
+PAGES = ["README.md", *(f"docs/{name}.md" for name in "recipes runs evidence pretraining decisions".split())]
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+README = "\n".join(TEXTS[name] for name in PAGES if name != "docs/decisions.md")
 DECISIONS = " ".join(TEXTS["docs/decisions.md"].split())
 EXAMPLE_RUN = "20260131_101500_k3x9"
 OTHER_FLAGS = set(
@@ -45,15 +46,14 @@ FEW_DOCUMENTS = ["--set", "pretrain.max_samples=300"]  # so that planning genera
 
 
 def blocks(language: str, text: str = README) -> list[str]:
-    """Return the fenced blocks in `language`, of the whole README unless it is a section that is given."""
+    """Return the fenced blocks in `language`, of README and docs unless it is a section that is given."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def section(title: str) -> str:
-    """Return the text below a heading, up to the next heading of the same depth."""
-    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
-    assert found, f"the README has no section {title!r}"
-    return found[1]
+    """Return the text below a heading, up to the next one."""
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^##? [A-Z]|\Z)", README, re.DOTALL | re.MULTILINE)
+    return str(found)
 
 
 def table(text: str) -> list[list[str]]:
@@ -77,7 +77,7 @@ def tree() -> set[str]:
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 RECIPES = [block for block in blocks("python") if "configs = {" in block]
-ROWS = [json.loads(line) for block in blocks("json", section("Your own recipe")) for line in block.splitlines()]
+ROWS = [json.loads(line) for block in blocks("json", section("Data")) for line in block.splitlines()]
 TASK_ROWS = [line for block in blocks("json", section("Measuring any checkpoint")) for line in block.splitlines()]
 
 
@@ -420,8 +420,8 @@ def test_the_table_of_layouts_is_that_of_the_code() -> None:
     from data.converters import LAYOUTS
 
     shown = {}
-    for stages, layouts in table(section("Your own recipe")):
-        for stage in set(stages.split(", ")) & LAYOUTS.keys():  # of the other tables there, none names a stage
+    for stages, layouts in table(section("Data")):
+        for stage in stages.split(", "):
             shown[stage] = [layout.strip("`") for layout in layouts.split("; ")]
     assert shown == {stage: [", ".join(columns) for columns, _ in accepted] for stage, accepted in LAYOUTS.items()}
 
@@ -430,8 +430,8 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
     from algorithms.rewards import BUILT_IN
     from data.files import READERS
 
-    for name in (*BUILT_IN, *READERS, ".parquet"):
-        assert f"`{name}`" in section("Your own recipe")
+    for title, names in (("Rewards", BUILT_IN), ("Data", (*READERS, ".parquet"))):
+        assert [name for name in names if f"`{name}`" not in section(title)] == []
 
 
 def test_the_table_of_alarms_names_all_that_the_code_can_raise() -> None:
@@ -451,17 +451,8 @@ def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
     (commands,) = (action.choices for action in evaluating.parser()._actions if isinstance(action.choices, dict))
     actions = [action for parser in [*parsers, *commands.values()] for action in parser._actions]
     flags = {flag for action in actions for flag in action.option_strings if flag.startswith("--")}
-    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace(section("Limits"), "")))
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
     assert shown - OTHER_FLAGS == flags - {"--help"}
-
-
-def test_what_is_not_there_yet_is_indeed_not_there() -> None:
-    flags = {flag for action in run_all.parser()._actions for flag in action.option_strings}
-    missing, there = section("Limits").partition("What was")[0], {"--plan"}
-    absent, names = set(re.findall(r"`(--[a-z-]+)`", missing)), re.findall(r"`([\w/]+\.py)`", missing)
-    assert absent or names
-    assert not absent & flags - there
-    assert not [name for name in names if (ROOT / name).exists()]
 
 
 def test_the_tree_names_every_file_and_none_that_is_not_there() -> None:
@@ -479,11 +470,11 @@ def test_the_tree_names_every_file_and_none_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_paths_and_links_exist(name: str) -> None:
-    text = TEXTS[name].replace(section("Limits"), "")
+    text = TEXTS[name]
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
     paths = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|txt|toml)|[\w-]+(?:/[\w-]+)*/)`", text)
-    assert paths
-    for path in [*links, *paths]:
+    for path in paths:
         assert (ROOT / path).exists() or path.startswith("my_"), path
 
 

@@ -1,4 +1,4 @@
-"""The gate is shown to work: by the numbers of the README, simulated again with few repetitions."""
+"""The gate is shown to work: by the numbers of docs/evidence.md, simulated again with few repetitions."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = [1.0] * 525 + [0.0] * 75
-"""As many of 600 solved as in the run that the README's table is of."""
+"""As many of 600 solved as in the run that the table there is of."""
 REPETITIONS = 300
 MARGIN = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)
 """Three standard errors of a share near 5 % or 95 %."""
