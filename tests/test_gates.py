@@ -113,7 +113,7 @@ def test_a_stage_with_a_hundredfold_learning_rate_is_stopped_and_kept(configs: C
 def test_on_fail_input_lets_later_stages_start_from_the_stages_input(configs: Configs, model_dir: Path) -> None:
     broken = with_sft(configs, learning_rate=BROKEN, on_fail="input")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline._train_function", stopping_at("dpo"))
+        patched.setattr("chain.run.train_function", stopping_at("dpo"))
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(broken)
     run = run_pipeline(broken, resume="latest")
@@ -158,13 +158,13 @@ def test_weights_that_changed_since_a_gate_handed_them_on_are_refused(configs: C
 
 
 def stopping_at(kind: str) -> Any:
-    """Return a `_train_function` that trains, but is stopped when it comes to a stage."""
-    from pipeline import _train_function
+    """Return a `train_function` that trains, but is stopped when it comes to a stage."""
+    from chain.run import train_function
 
     def of(stage: Any) -> Any:
         if stage.kind == kind:
             raise KeyboardInterrupt
-        return _train_function(stage)
+        return train_function(stage)
 
     return of
 

@@ -91,7 +91,7 @@ class Stages:
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     """Replace training and evaluation by stand-ins."""
     made = Stages()
-    monkeypatch.setattr(pipeline, "_train_function", made.train_function)
+    monkeypatch.setattr("chain.run.train_function", made.train_function)
     monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: [RESULT])
     return made
 
