@@ -27,6 +27,8 @@ class Harness(Task):
     manager: Any
     """lm-eval's TaskManager, which knows the task's definition."""
     limit: int | None = None
+    chat: bool = False
+    """Whether the model is asked through its chat template. lm-eval's own command does not, unless it is told to."""
     versions: dict[str, Any] = field(default_factory=dict)
     """The version of each part's definition, once it has been scored."""
     name: ClassVar[str] = "lm-eval"
@@ -35,11 +37,11 @@ class Harness(Task):
 
     @property
     def version_label(self) -> str:
-        """The version of the definition, a group's parts apart, and that of the library."""
+        """The version of the definition, a group's parts apart, that of the library, whether it is put as a chat."""
         from importlib.metadata import version
 
         known = ", ".join(sorted({str(one) for one in self.versions.values()})) or "?"
-        return f"{known} (lm-eval {version('lm-eval')})"
+        return f"{known} (lm-eval {version('lm-eval')}{', chat template' if self.chat else ''})"
 
     def scores(self, checkpoint: Checkpoint) -> Scores:
         """Return each of its metrics that has a number for each example: `METRIC`, or `METRIC/FILTER` by a filter."""
@@ -49,8 +51,10 @@ class Harness(Task):
         """Return the same.
 
         Raises:
-            Impossible: no metric has a number for each example.
+            Impossible: no metric has a number for each example; there is no chat template.
         """
+        if self.chat and checkpoint.tokenizer.chat_template is None:
+            raise Impossible("the model has no chat template: leave out --mode chat")
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
@@ -58,7 +62,7 @@ class Harness(Task):
         model = HFLM(pretrained=checkpoint.model, tokenizer=checkpoint.tokenizer, batch_size=BATCH_SIZE)
         found = simple_evaluate(
             model=model, tasks=[self.title.removeprefix(PREFIX)], task_manager=self.manager, limit=self.limit,
-            bootstrap_iters=0, log_samples=True,
+            bootstrap_iters=0, log_samples=True, apply_chat_template=self.chat,
         )  # fmt: skip
         self.versions.update(found["versions"])
         parts = found["samples"]
@@ -76,7 +80,9 @@ class Harness(Task):
         return scores
 
 
-def harness_tasks(names: Sequence[str], limit: int | None, include_path: Path | None) -> list[Task]:
+def harness_tasks(
+    names: Sequence[str], limit: int | None, include_path: Path | None, *, chat: bool = False
+) -> list[Task]:
     """Return lm-eval's tasks of these names; `include_path` is a directory with definitions of one's own (.yaml).
 
     Raises:
@@ -102,4 +108,4 @@ def harness_tasks(names: Sequence[str], limit: int | None, include_path: Path | 
         except (OSError, ValueError, LookupError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise Refused(f"lm-eval cannot load {name}: {reason}") from error
-    return [Harness(HeldOut([]), f"{PREFIX}{name}", manager, limit) for name in names]
+    return [Harness(HeldOut([]), f"{PREFIX}{name}", manager, limit, chat) for name in names]

@@ -31,11 +31,17 @@ MADE: dict[str, Callable[[], Task]] = {
 
 
 def tasks_named(
-    names: Sequence[str], limit: int | None = None, max_new_tokens: int = 128, include_path: Path | None = None
+    names: Sequence[str],
+    limit: int | None = None,
+    max_new_tokens: int = 128,
+    include_path: Path | None = None,
+    *,
+    chat: bool = False,
 ) -> list[Task]:
     """Return the tasks of these names, each on its first `limit` rows.
 
-    A name is one of `MADE`, also as NAME@VERSION, a .jsonl file of one's own, or lm-eval:NAME.
+    A name is one of `MADE`, also as NAME@VERSION, a .jsonl file of one's own, or lm-eval:NAME; `chat` puts lm-eval's
+    through the chat template.
 
     Raises:
         Refused: names that are none, versions that are not these, files with faulty rows, lm-eval not to be had.
@@ -59,7 +65,7 @@ def tasks_named(
     if limit is not None:
         tasks = [replace(task, held_out=task.held_out.first(limit)) for task in tasks]
     of_harness = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
-    return [*tasks, *(harness_tasks(of_harness, limit, include_path) if of_harness else [])]
+    return [*tasks, *(harness_tasks(of_harness, limit, include_path, chat=chat) if of_harness else [])]
 
 
 def label(task: Task) -> str:

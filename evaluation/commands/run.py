@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="only the first N examples of each task")
     add("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer to a prompt of a FILE (128)")
     add("--include-path", type=Path, metavar="DIR", help="where lm-eval finds definitions of your own, .yaml")
+    modes = "lm-eval's tasks as text, which is its own default, or through the chat template (text)"
+    add("--mode", choices=("chat", "text"), help=modes)
     add("--out", type=Path, metavar="FILE.json", help="write the results there too, into a new file")
     add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
 
@@ -48,14 +50,18 @@ def serve(args: argparse.Namespace) -> None:
         ),
     )
     from evaluation.alone import refuse_unfit, results_of
+    from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named
     from utils.checkpoints import find_checkpoint
     from utils.files import weights_sha256, write_json
     from utils.quiet import quiet_libraries
     from utils.runtime import hardware, versions
 
+    of_harness = any(name.startswith(PREFIX) for name in names)
+    refuse((args.mode and not of_harness, f"--mode is for tasks of {PREFIX}, and --tasks names none: leave it out"))
     with quiet_libraries(None):
-        tasks = tasks_named(names, args.limit, args.max_new_tokens, args.include_path)
+        chat = args.mode == "chat"
+        tasks = tasks_named(names, args.limit, args.max_new_tokens, args.include_path, chat=chat)
         given = [name for name in (args.checkpoint, args.against) if name is not None]
         found = [find_checkpoint(name, args.runs_dir, talks=False) for name in given]
         refuse_unfit(found, tasks)

@@ -1,9 +1,11 @@
 """lm-eval's tasks: its figures example by example where it is installed, one message where it is not."""
 
 import json
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +74,51 @@ def test_its_figures_are_those_of_our_own_task_on_the_same_choices(
         assert theirs[key] == ours[key]
     assert theirs["n"] == 6
     assert ("lm-eval:local_choices", "acc_norm") in found
+
+
+@installed
+def test_a_model_is_asked_through_its_template_where_that_is_said(
+    definitions: Path, make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    asked: list[str] = []
+    answer = HFLM.loglikelihood
+
+    def heard(model: Any, requests: list[Any], *given: Any, **more: Any) -> Any:
+        asked.extend(request.args[0] for request in requests)
+        return answer(model, requests, *given, **more)
+
+    monkeypatch.setattr(HFLM, "loglikelihood", heard)
+    tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path / "one"))
+    as_chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Ada has 0"}], tokenize=False, add_generation_prompt=True
+    )
+    words = ["run", str(tmp_path / "one"), "--tasks", "lm-eval:local_choices", "--include-path", str(definitions)]
+    for mode, prompt, said in (("chat", as_chat, ", chat template)"), ("text", "Ada has 0", ")")):
+        asked.clear()
+        assert main([*words, "--limit", "1", "--mode", mode, "--out", f"{tmp_path}/{mode}.json"]) == 0
+        assert set(asked) == {prompt}
+        version = json.loads((tmp_path / f"{mode}.json").read_text())["results"][0]["version"]
+        assert re.fullmatch(rf"3 \(lm-eval [\d.]+{re.escape(said)}", version)
+
+
+@installed
+def test_a_model_without_a_template_is_not_asked_through_one(
+    definitions: Path, make_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_model(tmp_path / "plain", template=False)
+    words = ["run", str(tmp_path / "plain"), "--tasks", "lm-eval:local_choices", "--include-path", str(definitions)]
+    assert main([*words, "--mode", "chat", "--out", f"{tmp_path}/found.json"]) == 0
+    (result,) = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert (result["metric"], result["value"]) == ("acc", None)
+    assert "no chat template: leave out --mode chat" in result["reason"]
+
+
+def test_a_mode_that_no_task_takes_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "latest", "--tasks", "skills", "--mode", "chat"]) == 2
+    assert "--mode is for tasks of lm-eval:, and --tasks names none" in capsys.readouterr().err
 
 
 @installed
