@@ -116,7 +116,7 @@ def verdicts(run_dir: Path) -> dict[str, dict[str, Any]]:
             "n": result.get("n"),
             "before": before,
             "after": after,
-            "difference": None if None in (before, after) else after - before,
+            "difference": None if before is None or after is None else after - before,
             "ci95": result.get("ci95"),
             "verdict": verdict_on(stage),
             "gates_passed": all(gates) if gates else None,

@@ -18,7 +18,7 @@ GATE = {"metric": "skills strict", "rule": "not_below_input", "value": 0.02}
 
 def results(stage: str, dpo: float) -> list[dict[str, Any]]:
     """Return every figure that the table shows of a stage; DPO changes exact match from 0.8 by `dpo`."""
-    empty = {"n": 10, "before": None, "after": 0.5, "ci95": None}
+    empty: dict[str, Any] = {"n": 10, "before": None, "after": 0.5, "ci95": None}
     found = [empty | {"task": task, "metric": metric} for kind, task, metric in seeds.SHOWN if kind == stage]
     for one in found:
         if (stage, one["task"]) == ("dpo", "skills"):
@@ -128,7 +128,7 @@ def test_a_run_of_other_code_is_taken_where_that_is_asked_for(tmp_path: Path) ->
 
 
 def test_the_control_is_the_run_from_the_seed_s_own_base(tmp_path: Path) -> None:
-    more = {"from_run": "20260131_101500_aaaa", "values": ["sft.max_steps=855", "sft.seed=1"]}
+    more: dict[str, Any] = {"from_run": "20260131_101500_aaaa", "values": ["sft.max_steps=855", "sft.seed=1"]}
     make_run(tmp_path / "20260131_111500_bbbb", 1, 0.1, **more)
     assert seeds.ended(tmp_path, 1, ["sft.max_steps=855"], "20260131_101500_aaaa", any_code=False)
     assert seeds.ended(tmp_path, 1, ["sft.max_steps=855"], "20260131_101500_cccc", any_code=False) is None
