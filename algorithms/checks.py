@@ -4,7 +4,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,8 +76,9 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
     problems = list(wrong_types.values())
     if "trainer_args" not in wrong_types:
-        problems += [*_trainer_args(kind, config, extra), *_lacking_fields(kind, config)]
-        problems += [*_ranges(config, extra, wrong_types), *_no_choices(kind, config, extra)]
+        read = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
+        problems += [*_trainer_args(kind, config, read), *_lacking_fields(kind, config)]
+        problems += [*_ranges(config, read, wrong_types), *_no_choices(kind, config, read)]
     if not wrong_types.keys() & {"peft", "peft_args", "merge_adapter", "trainer_args"}:
         problems += adapter_checks.problems(kind, config)
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:

@@ -94,7 +94,7 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
     if option:
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
         return replace(config, **{field: {**getattr(config, field), option: value}})
     return replace(config, **{field: parse(text, hints[field], _read_stage_output)})

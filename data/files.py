@@ -46,8 +46,8 @@ SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
 )
 """How files of other formats begin, and what to say of them."""
-MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]")
-"""In JSON, what can be an integer of more than 64 bits or half a surrogate pair."""
+MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]|\\u0000")
+"""In JSON, what can be an integer of more than 64 bits, half a surrogate pair, or a column that no table can have."""
 
 
 def read_path(path: Path, split: str, faults: Faults | None = None) -> Dataset:
@@ -286,14 +286,46 @@ def _lines(file: Path) -> Iterator[str]:
             yield line.removesuffix("\n")
 
 
+class _Json:
+    """Reads JSON, and keeps the objects that have a key twice, of whose values Python keeps the last."""
+
+    def __init__(self) -> None:
+        self.read = json.JSONDecoder(object_pairs_hook=self._object).decode
+        self.repeating: list[tuple[Row, str]] = []
+        """Objects, each with the key."""
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> Row:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            self.repeating.append((made, Counter(key for key, _ in pairs).most_common(1)[0][0]))
+        return made
+
+    def repeated(self, row: Any) -> str | None:
+        """Return what is said of a row in which a key stands twice; None of any other."""
+        key = self._key(row) if self.repeating else None
+        return None if key is None else f"the key {key!r} stands twice in one object: keep the one that is meant."
+
+    def _key(self, value: Any) -> str | None:
+        found = next((key for made, key in self.repeating if made is value), None)
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return (
+            found if found is not None else next((key for item in inner if (key := self._key(item)) is not None), None)
+        )
+
+
+KEY_TWICE = "a key that stands twice"
+
+
 def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
     broken = broken or _refuse(file)
+    json_of_lines = _Json()
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         where = f"line {number}"
+        json_of_lines.repeating.clear()
         try:
-            row = json.loads(line)
+            row = json_of_lines.read(line)
         except (ValueError, RecursionError) as error:
             if number == 1 and line.strip() in ("[", "{"):
                 raise Refused(f"{file} is one JSON text of many lines, which is named .json, as a list.") from None
@@ -306,6 +338,8 @@ def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
             )
         if not isinstance(row, dict):
             broken(where, "no JSON object", f"each line is one JSON object, not {line[:60]!r}.")
+        elif problem := json_of_lines.repeated(row):
+            broken(where, KEY_TWICE, problem)
         elif MAYBE_UNSTORABLE.search(line) and (problem := _problem(row)):
             broken(where, "a value that cannot be stored", problem)
         else:
@@ -315,8 +349,9 @@ def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
 def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
     broken = broken or _refuse(file)
     text = _read_text(file)
+    json_of_file = _Json()
     try:
-        rows = json.loads(text)
+        rows = json_of_file.read(text)
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         hint = " A file with one JSON object a line is named .jsonl." if str(error).startswith("Extra data") else ""
@@ -328,6 +363,8 @@ def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
         where = f"item {number} of the list"
         if not isinstance(row, dict):
             broken(where, "no JSON object", f"an object with the row's columns is needed, not {row!r:.60}.")
+        elif problem := json_of_file.repeated(row):
+            broken(where, KEY_TWICE, problem)
         elif check and (problem := _problem(row)):
             broken(where, "a value that cannot be stored", problem)
         else:
@@ -340,6 +377,8 @@ def _json_reason(error: Exception) -> str:
 
 def _problem(row: Row) -> str | None:
     """Return what of a row cannot be stored, with its column."""
+    if named := next((column for column in row if "\0" in column), None):
+        return f"the name {named!r} of a column holds a null character."
     found = ((column, _unstorable(column) or _unstorable(value)) for column, value in row.items())
     return next((f"column {column!r} holds {problem}." for column, problem in found if problem), None)
 

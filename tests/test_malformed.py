@@ -98,6 +98,24 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     "brackets in brackets": ("sft", "a.jsonl", lambda: chats(100_000 * "["), "not valid JSON (maximum recursion"),
     "a number of 5,000 digits": ("sft", "a.jsonl", lambda: chats('{"n": ' + 5000 * "9" + "}"), "Exceeds the limit"),
     "an integer of 65 bits": ("sft", "a.jsonl", lambda: chats('{"n": 9223372036854775808}'), "more than 64 bits"),
+    "a column whose name holds a null": (
+        "sft",
+        "a.jsonl",
+        lambda: chats('{"a\\u0000": 1}'),
+        "1 × a value that cannot be stored, line 4: the name 'a\\x00' of a column",
+    ),
+    "a key twice": (
+        "dpo",
+        "a.jsonl",
+        lambda: pairs('{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}', times=2),
+        "2 × a key that stands twice (also line 5), line 4: the key 'chosen' stands twice in one object",
+    ),
+    "a key twice in a turn": (
+        "sft",
+        "a.json",
+        lambda: json.dumps([*GOOD, "X"]).replace('"X"', '{"messages": [{"role": "user", "role": "user"}]}').encode(),
+        "1 × a key that stands twice, item 61 of the list: the key 'role'",
+    ),
     "half a surrogate pair": ("sft", "a.jsonl", lambda: chats('{"n": "\\ud83d"}'), "half a surrogate pair"),
     "a list by the name of lines": ("sft", "a.jsonl", lambda: json.dumps(GOOD).encode(), "is named .json"),
     "an indented list by the name of lines": (
@@ -375,6 +393,16 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
     "hours that are none": (["--max-hours", "soon"], "soon"),
     "a size that is none": (["--memory-budget", "6 apples"], "6 apples"),
     "no directory for runs": (["--runs-dir", ""], "--runs-dir is empty"),
+    "brackets in brackets": (["--set", "sft.trainer_args=" + 100_000 * "["], "sft.trainer_args"),
+    "brackets in an option": (
+        ["--set", "sft.trainer_args.adam_beta1=" + 100_000 * "["],
+        "trainer_args: adam_beta1",
+    ),
+    "an integer of 65 bits": (
+        ["--set", "sft.eval_samples=9223372036854775808"],
+        "must be int, not '9223372036854775808'",
+    ),
+    "a null in a directory's name": (["--plan", "--runs-dir", "a\0b"], "it holds a null character"),
     "a user that is none": (
         ["--set", "sft.dataset_name=~nobody-here/a.jsonl"],
         "~nobody-here/a.jsonl can be no path: Could not",
@@ -405,6 +433,16 @@ RECIPES: dict[str, tuple[str, str]] = {
         "model_name=StageOutput('dpo'), output_dir='a', dataset_name='rows.jsonl')}", 'StageOutput("dpo")',
     ),
     "one directory for two": (RECIPE.replace("output_dir=kind", "output_dir='a'"), "is in use by sft"),
+    "an integer of 1,300 bits": (
+        RECIPE.replace("eval_fraction=0.2", "learning_rate=10**400"),
+        "must be float or None, not an integer of more than 64 bits",
+    ),
+    "a weight that is text": (
+        RECIPE.replace('"exact_match"', '"exact_match", reward_weights=["a"]'), "reward_weights = ['a']: must be list",
+    ),
+    "weights that are no list": (
+        RECIPE.replace('"exact_match"', '"exact_match", reward_weights=3'), "reward_weights = 3: must be list",
+    ),
     "a reward that is a number": (RECIPE.replace('"exact_match"', "3"), "reward_func"),
 }  # fmt: skip
 

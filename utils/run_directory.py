@@ -47,6 +47,8 @@ def usable(runs_dir: Path | str) -> Path:
     """
     if not str(runs_dir):
         raise Refused("--runs-dir is empty: name a directory, such as runs")
+    if "\0" in str(runs_dir):
+        raise Refused(f"--runs-dir {str(runs_dir)!r} can be no path: it holds a null character. Name another directory")
     path = Path(runs_dir).absolute()
     existing = next(one for one in (path, *path.parents) if os.access(one, os.F_OK))
     if not existing.is_dir():

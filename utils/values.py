@@ -51,7 +51,7 @@ def _read_number(text: str, allowed: tuple[Any, ...]) -> Any:
                 value = kind(text)
             except ValueError:
                 continue
-            if math.isfinite(value):
+            if kind is int or math.isfinite(value):
                 return value
     return UNREAD
 
@@ -59,7 +59,7 @@ def _read_number(text: str, allowed: tuple[Any, ...]) -> Any:
 def _read_json(text: str, _allowed: tuple[Any, ...]) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return UNREAD
     return value if isinstance(value, dict | list) else UNREAD
 
@@ -75,13 +75,15 @@ def type_problem(name: str, value: Any, annotation: Any) -> str | None:
     """Return what is said of a value that may not stand where `annotation` does; None if it may."""
     if matches(value, annotation):
         return None
-    return f"{name} = {value!r}: must be {describe(annotation)}, not {type(value).__name__}"
+    given = "an integer of more than 64 bits" if _is_int(value) and not _in_64_bits(value) else type(value).__name__
+    return f"{name} = {value!r:.100}: must be {describe(annotation)}, not {given}"
 
 
 def matches(value: Any, annotation: Any) -> bool:
     """Return whether `value` may be given where `annotation` stands.
 
-    An int is a float; a bool is neither; a name stands for a member of an enumeration, one string for a list of them.
+    An int is a float, and has 64 bits at most; a bool is neither. A name stands for a member of an enumeration, one
+    string for a list of them.
     """
     if annotation is Any:
         return True
@@ -97,12 +99,20 @@ def matches(value: Any, annotation: Any) -> bool:
     if origin is not None:
         return isinstance(value, origin)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or (_is_int(value) and _in_64_bits(value))
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return _is_int(value) and _in_64_bits(value)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return isinstance(value, str)
     return isinstance(value, annotation)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _in_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
 
 
 def describe(annotation: Any) -> str:
