@@ -35,7 +35,7 @@ RULES: dict[str, Rule] = {
     "peft": (lambda value: value in ("lora", "qlora"), "lora or qlora"),
     "dtype": (lambda value: value in ("float32", "bfloat16", "float16", "auto"), "float32, bfloat16, float16 or auto"),
     "learning_rate": ABOVE_0,
-    "num_train_epochs": ABOVE_0,
+    "num_train_epochs": (lambda value: 0 < value < 2**31, "above 0 and less than 2**31"),
     "max_steps": AT_LEAST_1,
     "per_device_train_batch_size": AT_LEAST_1,
     "per_device_eval_batch_size": AT_LEAST_1,

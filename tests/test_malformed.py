@@ -398,6 +398,7 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
         ["--set", "sft.trainer_args.adam_beta1=" + 100_000 * "["],
         "trainer_args: adam_beta1",
     ),
+    "epochs without end": (["--set", "sft.num_train_epochs=1e308"], "above 0 and less than 2**31"),
     "an integer of 65 bits": (
         ["--set", "sft.eval_samples=9223372036854775808"],
         "must be int, not '9223372036854775808'",
