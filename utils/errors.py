@@ -1,6 +1,7 @@
 """The ways a request ends badly, refused before it starts or failed after it started, and their exit codes."""
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -65,7 +66,12 @@ def exit_code(error: BaseException) -> int:
 def report(error: BaseException) -> int:
     """Print the message of an error of this module, and return its exit code. Of several processes one says it."""
     if is_first():
-        print(safe(str(error)) or "interrupted", file=sys.stderr)
+        try:
+            print(safe(str(error)) or "interrupted", file=sys.stderr)
+        except OSError:  # the terminal has gone away; what is buffered must not change the exit code at the end
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
     return exit_code(error)
 
 

@@ -4,7 +4,10 @@ import importlib
 import itertools
 import json
 import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import run_all
 from algorithms import GRPOExtraConfig, TrainingConfig, loading
 from algorithms.config import KINDS
 from utils.energy import Counter, Meter
@@ -237,3 +241,25 @@ def test_a_checkpoint_says_how_much_time_and_energy_the_stage_has_taken(
     info = StageLog(stage_dir).read_info()
     assert 100.2 < info["duration_s"] < 160
     assert 51 <= info["energy_j"] < 100
+
+
+@pytest.mark.slow
+def test_a_run_without_its_terminal_still_ends_for_time_with_a_checkpoint(configure: Configure, tmp_path: Path) -> None:
+    config = configure("sft")
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from algorithms import TrainingConfig\n\n"
+        f"configs = {{'sft': TrainingConfig(model_name={str(config.model_name)!r}, output_dir='sft',\n"
+        f"    dataset_name={config.dataset_name!r}, max_steps=100_000, per_device_train_batch_size=2)}}\n"
+    )
+    ours, theirs = pty.openpty()
+    command = [sys.executable, run_all.__file__, "--recipe", str(recipe), "--max-hours", "0.002"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        assert os.read(ours, 1)
+        os.close(ours)  # as when the window is closed of a run that nohup keeps: whoever writes to it gets an error
+        assert process.wait(timeout=300) == 130
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run_dir / "run_info.json").read_text())["status"] == "interrupted"
+    assert len(checkpoints(run_dir / "sft")) == 1
+    assert "stopped for time" in (run_dir / "console_output.log").read_text()
