@@ -10,11 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, RewardSource, StageOutput
 from utils.errors import Refused, did_you_mean
+from utils.files import user_path
 
 Completion = str | Sequence[dict[str, Any]]
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -98,17 +98,24 @@ def name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
+def _is_directory(name: str) -> bool:
+    try:
+        return user_path(name).is_dir()
+    except Refused:  # it can be no path
+        return False
+
+
 def problems(extra: GRPOExtraConfig) -> list[str]:
     """Return what is wrong with the rewards and their weights, without loading a model."""
     found = []
     if not extra.rewards:
         found.append("reward_func is empty: name at least one reward")
     for source in extra.rewards:
-        if isinstance(source, str) and source not in BUILT_IN and not Path(source).is_dir() and "/" not in source:
+        if isinstance(source, str) and source not in BUILT_IN and "/" not in source and not _is_directory(source):
             near = did_you_mean(source, BUILT_IN) or "."
             found.append(
-                f"reward_func {source!r} is no built-in reward{near} Built in: {', '.join(BUILT_IN)}. Also allowed: a "
-                "callable, StageOutput(name), a reward model's directory, a Hub id"
+                f"reward_func {source!r:.100} is no built-in reward{near} Built in: {', '.join(BUILT_IN)}. Also "
+                "allowed: a callable, StageOutput(name), a reward model's directory, a Hub id"
             )
     functions = [load(one)[0] for one in extra.rewards if callable(one) or one in BUILT_IN]
     found += [

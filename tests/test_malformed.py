@@ -438,6 +438,7 @@ RECIPES: dict[str, tuple[str, str]] = {
         RECIPE.replace("eval_fraction=0.2", "learning_rate=10**400"),
         "must be float or None, not an integer of more than 64 bits",
     ),
+    "a reward of a name that is too long": (RECIPE.replace('"exact_match"', '"a" * 5000'), "is no built-in reward"),
     "a weight that is text": (
         RECIPE.replace('"exact_match"', '"exact_match", reward_weights=["a"]'), "reward_weights = ['a']: must be list",
     ),
