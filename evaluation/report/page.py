@@ -33,7 +33,7 @@ def page(run: RunFacts) -> str:
         curves=[(stage, curves(stage)) for stage in run.stages if stage.metrics],
         prompts=chosen(run),
         ledger=ledger(run),
-        gates=_of_stages(run, "gates"),
+        gates=[(stage, _gate(gate)) for stage, found in _of_stages(run, "gates") for gate in found],
         alarms=_of_stages(run, "alarms"),
         data=[(stage, mapping(stage.info.get("data"))) for stage in run.stages if stage.info.get("data")],
         repeat=repeat_command(run.record),
@@ -139,6 +139,24 @@ def _cost(column: str, value: float | None) -> str:
 
 def _of_stages(run: RunFacts, name: str) -> list[tuple[StageFacts, list[Facts]]]:
     return [(stage, found) for stage in run.stages if (found := items(stage.info.get(name)))]
+
+
+def _gate(gate: Facts) -> dict[str, str]:
+    """Return the cells of a gate's row: what it asks for, what was measured, what that shows, whether it passed."""
+    value = number(gate.get("value"))
+    bounds = [number(bound) for bound in gate.get("bounds95") or []]
+    is_of_difference = "input" in str(gate.get("rule"))
+    sign = "+" if is_of_difference else ""
+    before, after = (shown_number(number(gate.get(side))) for side in ("before", "after"))
+    return {
+        "measure": str(gate.get("metric")),
+        "rule": f"{gate.get('rule')}{'' if value is None else f' {value:g}'}".replace("_", " "),
+        "n": str(gate.get("n", "–")),
+        "measured": f"{before} → {after}" if is_of_difference else after,
+        "bounds": " … ".join(shown_number(bound, sign) for bound in bounds) or "–",
+        "decision": str(gate.get("reason") or gate.get("decision")),
+        "outcome": "failed" if gate.get("failed") else "passed",
+    }
 
 
 def moved(before: float | None, after: float) -> str:

@@ -126,11 +126,16 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
     run_dir = make_run(**WHOLE)
     assert "Gates" not in words(report(run_dir))
     file = run_dir / "my-sft/stage_info.json"
-    gate = {"metric": "skills strict", "rule": ">= 0.9", "decision": "warned", "value": 0.8}
+    gate = {
+        "metric": "skills strict", "rule": "not_below_input", "value": 0.02, "n": 210, "before": 0.9380952,
+        "after": 0.85, "bounds95": [-0.1213, -0.0551], "decision": "worse", "failed": True,
+    }  # fmt: skip
+    unmeasured = {"metric": "rewards brief", "rule": "at_least", "value": 1, "reason": "no prompts", "failed": True}
     energy = {"energy_j": 7200, "energy_from": ["CPU package", "GPU"]}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate]} | energy), encoding="utf-8")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate, unmeasured]} | energy), encoding="utf-8")
     page = words(report(run_dir))
-    assert "skills strict>= 0.9warnedvalue: 0.8" in page
+    assert "skills strictnot below input 0.022100.938 → 0.850-0.121 … -0.055worsefailed" in page
+    assert "rewards briefat least 1–––no promptsfailed" in page
     assert "2.00 Wh" in page
     assert "Energy is what the counters of CPU package and GPU say, other programs included." in page
 
