@@ -7,7 +7,6 @@ from algorithms import arguments
 from algorithms.config import TrainingConfig
 from utils.console import console
 from utils.errors import Refused, StageFailed
-from utils.files import base_of
 from utils.four_bits import nf4
 from utils.runtime import computes_in_bf16
 
@@ -33,26 +32,15 @@ def compute_dtype(config: TrainingConfig) -> str:
     return "float16" if target == "cuda" else "float32"
 
 
-def frozen_dtype(config: TrainingConfig) -> str:
+def frozen_dtype(config: TrainingConfig, saved: str | None) -> str:
     """Return the type that the weights beside an adapter are loaded in: the recipe's, but what the device computes in.
 
-    On a GPU before Ampere bfloat16 is emulated; float16 is as small, and what autocast computes in there.
+    `saved` is the type that they are saved in, None if it is not known. On a GPU before Ampere bfloat16 is emulated;
+    float16 is as small, and what autocast computes in there.
     """
     asked = config.dtype or (compute_dtype(config) if config.peft == "qlora" else "float32")
-    if asked not in ("bfloat16", "auto") or compute_dtype(config) != "float16":
-        return asked
-    return "float16" if asked == "bfloat16" or _saved_dtype(config) == "bfloat16" else asked
-
-
-def _saved_dtype(config: TrainingConfig) -> str:
-    """Return the type of the weights that a stage starts from, as their configuration says it."""
-    from transformers import AutoConfig
-
-    name = Path(str(config.model_name))
-    found = AutoConfig.from_pretrained(
-        str(base_of(name) or config.model_name), revision=config.revision or "main", trust_remote_code=False
-    )
-    return str(found.dtype).removeprefix("torch.")
+    is_bfloat16 = (saved if asked == "auto" else asked) == "bfloat16"
+    return "float16" if is_bfloat16 and compute_dtype(config) == "float16" else asked
 
 
 def quantization(config: TrainingConfig) -> dict[str, Any]:

@@ -54,12 +54,23 @@ def fit_to(rows: Any, tokenizer: Any, *, gives_template: bool = False) -> None:
 
 def options(config: TrainingConfig) -> dict[str, Any]:
     """Return what `from_pretrained` takes to load the stage's model: type, attention kernel, revision, and the rest."""
-    dtype = (config.dtype or "float32") if config.peft is None else adapters.frozen_dtype(config)
+    dtype = config.dtype or "float32"
+    if config.peft is not None:
+        dtype = adapters.frozen_dtype(config, _saved_dtype(config) if config.dtype == "auto" else None)
     chosen: dict[str, Any] = {"dtype": dtype, "revision": config.revision or "main"}
     chosen |= {"trust_remote_code": False, "use_safetensors": True}
     if config.attn_implementation is not None:
         chosen["attn_implementation"] = config.attn_implementation
     return chosen | dict(config.trainer_args.get("model_init_kwargs") or {})
+
+
+def _saved_dtype(config: TrainingConfig) -> str:
+    """Return the type of the weights that a stage starts from, as their configuration says it."""
+    from transformers import AutoConfig
+
+    name, revision = str(config.model_name), config.revision or "main"
+    found = AutoConfig.from_pretrained(str(base_of(Path(name)) or name), revision=revision, trust_remote_code=False)
+    return str(found.dtype).removeprefix("torch.")
 
 
 def adapter_of(config: TrainingConfig) -> Path | None:

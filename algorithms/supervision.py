@@ -168,8 +168,9 @@ def inspect(trainer: Any, rows: Rows, data: StageData, stage_dir: Path) -> Stage
     _show(tokenizer, trainer.train_dataset[0], stage_dir)
     examples = list(_labels(trainer.train_dataset))
     dropped = 0 if trainer.args.packing else len(rows) - len(trainer.train_dataset)
-    open_ended = dropped + sum(_is_cut_off(labels, tokenizer.eos_token_id) for labels in examples)
-    number = dropped + len(examples)
+    kept = len(examples) if trainer.args.packing else len(trainer.train_dataset)
+    cut = sum(_is_cut_off(labels, tokenizer.eos_token_id) for labels in examples)
+    open_ended, number = dropped + _of_all(cut, len(examples), kept), dropped + kept
     _judge(
         open_ended / number,
         f"{open_ended} of {number} examples do not supervise the EOS {tokenizer.eos_token!r} of their last answer: they"
@@ -234,15 +235,25 @@ def inspect_pairs(trainer: Any, data: StageData, stage_dir: Path) -> StageData:
     rows, kept, limit = data.train, trainer.train_dataset, trainer.args.max_length
     if limit is None or len(kept) == 0:  # `fit` reports the latter
         return data
-    long = len(rows) - len(kept)
-    for row in kept.select(range(min(len(kept), INSPECTED))):
+    dropped, looked_at, cut = len(rows) - len(kept), _looked_at(kept), 0
+    for row in looked_at:
         answers = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        long += len(row.get("prompt_ids") or []) + answers > limit
-    looked_at = len(rows) - len(kept) + min(len(kept), INSPECTED)
-    _judge(long / looked_at, f"{long} of {looked_at} pairs are longer than max_length = {limit}", stage_dir)
-    cut = "prompt_ids" in kept.column_names
-    reason = "the prompt alone fills" if cut else "an answer with its prompt is longer than"
-    return _recorded(data, len(rows) - len(kept), f"{reason} max_length = {limit}")
+        cut += len(row.get("prompt_ids") or []) + answers > limit
+    long = dropped + _of_all(cut, len(looked_at), len(kept))
+    _judge(long / len(rows), f"{long} of {len(rows)} pairs are longer than max_length = {limit}", stage_dir)
+    is_cut = "prompt_ids" in kept.column_names
+    reason = "the prompt alone fills" if is_cut else "an answer with its prompt is longer than"
+    return _recorded(data, dropped, f"{reason} max_length = {limit}")
+
+
+def _looked_at(dataset: Rows) -> Rows:
+    """Return at most `INSPECTED` rows from all over a data set: packed ones are in the order of their length."""
+    return dataset.select(range(0, len(dataset), math.ceil(len(dataset) / INSPECTED)))
+
+
+def _of_all(found: int, looked_at: int, number: int) -> int:
+    """Return how many of `number` examples are so, of which `looked_at` were looked at and `found` were."""
+    return round(found * number / looked_at)
 
 
 def _judge(share: float, message: str, stage_dir: Path) -> None:
@@ -259,7 +270,7 @@ def _is_cut_off(labels: list[int], eos_token_id: int) -> bool:
 
 def _labels(dataset: Rows) -> Iterator[list[int]]:
     """Yield the labels of single examples, taken out of packed rows."""
-    for row in dataset.select(range(min(len(dataset), INSPECTED))):
+    for row in _looked_at(dataset):
         start = 0
         for length in row.get("seq_lengths") or [len(row["labels"])]:
             yield row["labels"][start : start + length]

@@ -29,6 +29,7 @@ class Fitting:
     record: Mapping[str, Any] | None
     """Its forecast, for stage_info.json; None where there is none."""
     said: Sequence[str]
+    """What is not as the recipe has it, a line each."""
 
 
 def available_bytes(budget_bytes: int | None) -> int | None:
@@ -73,19 +74,18 @@ def fit_all(
     for stage in stages:
         try:
             if stage.kind in begun and not forecast.needs_float32(stage, models):  # another GPU may be here now
-                kept = forecast.with_micro_batch(stage, begun[stage.kind])
-                fitting = kept, forecast.forecast(kept, models)
+                fitted = forecast.with_micro_batch(stage, begun[stage.kind])
+                peak = forecast.forecast(fitted, models)
+            elif (chosen := forecast.fit(stage, models, budget_bytes)) is not None:
+                fitted, peak = chosen
             else:
-                chosen = forecast.fit(stage, models, budget_bytes)
-                if chosen is None:
-                    problems.append(forecast.refusal_of(stage, models, budget_bytes))
-                    continue
-                fitting = chosen
+                problems.append(forecast.refusal_of(stage, models, budget_bytes))
+                continue
         except ValueError as error:
             found[stage.kind] = Fitting(stage, None, [f"{stage.kind}: its memory cannot be forecast: {error}"])
             continue
-        said = forecast.changes(stage, fitting[1], models)
-        found[stage.kind] = Fitting(fitting[0], fitting[1].record(budget_bytes), said)
+        said = forecast.changes(stage, peak, models)
+        found[stage.kind] = Fitting(fitted, peak.record(budget_bytes), said)
     if problems:
         raise refusal(problems)
     return found

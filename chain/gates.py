@@ -48,9 +48,12 @@ def problems(stages: "Sequence[Stage]", outputs: Mapping[str, Path]) -> Iterator
         elif config.on_fail == "input" and kind == "reward":
             yield f"{kind}: on_fail = 'input': its input is a language model, which scores nothing: leave on_fail out"
         if "gates" not in mistyped(config):
-            metrics = gates.measurable(tasks[kind], judged and stage.model is not None) if kind in tasks else None
-            found = gates.problems(config.gates, metrics, has_input=stage.model is not None)
-            yield from (f"{kind}: {problem}" for problem in found)
+            metrics = compared = None
+            if kind in tasks:
+                metrics = compared = gates.measurable(tasks[kind], judged and stage.model is not None)
+                if stage.model is None:
+                    compared = gates.measurable([task for task in tasks[kind] if not task.asks], judged=False)
+            yield from (f"{kind}: {problem}" for problem in gates.problems(config.gates, metrics, compared))
         judged = judged or kind == "reward"
 
 

@@ -95,9 +95,9 @@ def changes_since(
 ) -> dict[str, list[str]]:
     """Return how each stage differs from what the run recorded, when `force` accepts that.
 
-    Compared are every stage's configuration and data, the input and the reward models of the
-    one that was stopped, and the weights of those that have passed. `outputs` are directories of an earlier run's
-    stages.
+    Compared are every stage's configuration and rows with what the run was last asked for, the input and the reward
+    models of the one that was stopped, and the weights of those that have passed. `outputs` are directories of an
+    earlier run's stages.
 
     Raises:
         Refused: they differ, and `force` is not given or cannot help.
@@ -116,7 +116,7 @@ def changes_since(
             for name, value in recorded(stage).items()
             if name in was and was[name] != value and name not in NOT_TRAINED_BY
         ]
-        rows = (begun.get("data") or {}).get("fingerprint") or record.get("data", {}).get(stage.kind)
+        rows = record.get("data", {}).get(stage.kind) or (begun.get("data") or {}).get("fingerprint")
         if rows and rows != fetched.data[stage.kind]["fingerprint"]:
             began = "it" if begun.get("data") else "the run"
             found.append(f"the rows of {stage.config.dataset_name} are not those that {began} began with")

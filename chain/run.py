@@ -123,10 +123,10 @@ def _begin(run: Run, stage: Stage, log: StageLog) -> None:
         path = Path(resolved.config.model_name)
         source = {"ref": reference(stage.model), "path": str(path), "sha256": weights_sha256(path)}
     judges = {reference(one): weights_sha256(run.path_of(one, None)) for one in stage.reward_models}
-    config = (log.read_info().get("config") or {}) | recorded(
-        stage
-    )  # of an interrupted run: its trainer's options stay
-    data = run.fetched.data[stage.kind]
+    before, data = log.read_info(), run.fetched.data[stage.kind]
+    if (was := before.get("data") or {}).get("fingerprint") == data["fingerprint"]:
+        data = was | data  # with what training found out about the same rows
+    config = (before.get("config") or {}) | recorded(stage)  # of an interrupted run: its trainer's options stay
     log.open(
         name=stage.kind, status="running", config=config, input=source, reward_models=judges, data=data, error=None
     )

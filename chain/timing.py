@@ -122,7 +122,7 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
         tried = stage.extra.preflight_prompts * max(args.num_generations, COMPLETIONS)
         samplings += math.ceil(tried / args.generation_batch_size)
         references = passes / args.num_iterations if args.beta else 0.0
-    dtype = adapters.frozen_dtype(config) if config.peft else config.dtype or "float32"
+    dtype = adapters.frozen_dtype(config, model.dtype) if config.peft else config.dtype or "float32"
     return Work(
         config=model.config,
         parameters=model.shapes.parameters,

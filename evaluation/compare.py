@@ -19,7 +19,7 @@ from evaluation.encode import prompt_of
 from evaluation.judged import answer_rewards
 from evaluation.paired import paired_difference, standard_error
 from evaluation.pass_at_k import means
-from evaluation.placement import placed_alike, placed_kind
+from evaluation.placement import Placement, placed_alike, placed_kind
 from evaluation.samples import write_samples
 from evaluation.task import PromptTask, Scores, Task
 from utils.console import progress
@@ -27,8 +27,6 @@ from utils.console import progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-UNASKED = "not asked"
-"""In place of scores: of random weights answers are not sampled, which would take its time and say nothing."""
 JUDGED_ANSWERS = 300
 """Answers of one policy that a reward model is asked about."""
 
@@ -52,32 +50,30 @@ def evaluate_stage(
     """Score a stage's input and output on the stage's tasks, and return what changed.
 
     `kind` is the stage's kind. `input_dir` is what it started from, None for random weights, which `random_weights`
-    makes as the stage did; they are asked for no answers. A reward stage is compared with its input under an untrained
-    head drawn with `seed`. With a `reward_model`, a policy's answers before and after
-    are judged by it too. Scores are kept in `output_dir`, with samples of the answers; scores that the input's own
-    evaluation left in `input_dir` are taken over. Where the GPU has no room for the weights, input and output are both
-    loaded in 4 bits or on the CPU.
-    `gated` are the metrics that gates ask for, each as "task metric".
+    makes as the stage did; they are asked for no answers, which would take long and say nothing. A reward stage is
+    compared with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before
+    and after are judged by it too. Scores are kept in `output_dir`, with samples of the answers; scores that the
+    input's own evaluation left in `input_dir` are taken over. Where the GPU has no room for the weights, input and
+    output are both loaded in 4 bits or on the CPU. `gated` are the metrics that gates ask for, as "task metric".
     """
     cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
     before, after = _checkpoints(kind, input_dir, output_dir, cache, seed, random_weights)
     sides = [after] if before is None else [after, before]
-    scores: list[list[Scores | str]] = []
+    scores: list[list[Scores | str | None]] = []
     with progress(f"evaluating {kind}", len(tasks) * len(sides)) as bar:
         for number, side in enumerate(sides):
             scores.append([])
+            is_random = side is before and input_dir is None
             for task in tasks:
-                is_random = side is before and input_dir is None
-                scores[-1].append(UNASKED if is_random and isinstance(task, PromptTask) else task.attempt(side))
+                scores[-1].append(None if is_random and task.asks else task.attempt(side))
                 bar.update(number * len(tasks) + len(scores[-1]))
             side.release()  # two models at once may be more than the memory holds
         named = zip(("after", "before"), zip(sides, scores, strict=True), strict=False)
         write_samples(output_dir, tasks, dict(named))
         results = []
         for index, task in enumerate(tasks):
-            earlier = UNASKED if before is None else scores[1][index]
-            results += compare(task, None if earlier is UNASKED else earlier, scores[0][index])
-        judged = None if reward_model is None or input_dir is None else answered_by(tasks)
+            results += compare(task, None if before is None else scores[1][index], scores[0][index])
+        judged = None if input_dir is None else answered_by(tasks)
         if reward_model is not None and before is not None and judged is not None:
             results += judged_by_reward_model(judged, before, after, Path(reward_model), cache)
         asked = {name.partition(" ")[0] for name in gated}
@@ -132,6 +128,8 @@ def _checkpoints(
 ) -> tuple[Checkpoint | None, Checkpoint]:
     tokenizer = load_tokenizer(output_dir)
     placed = placed_alike([output_dir] if input_dir is None else [input_dir, output_dir])
+    if input_dir is None and placed is Placement.IN_4_BITS:
+        placed = Placement.ON_CPU  # random weights are nowhere to be loaded from
 
     def opened(path: Path | str, load: "Callable[[Path | str], PreTrainedModel]", kind: str) -> Checkpoint:
         return Checkpoint(path, tokenizer, cache, load, placed_kind(kind, placed))
@@ -154,8 +152,9 @@ def _checkpoints(
     return untrained, trained
 
 
-def compare(task: Task, before: Scores | str | None, after: Scores | str) -> list[Result]:
+def compare(task: Task, before: Scores | str | None, after: Scores | str | None) -> list[Result]:
     """Return one result a metric. A string in place of scores is the reason why there are none."""
+    assert after is not None, "only of what came before there may be nothing"
     if isinstance(after, str):
         return [_result(task.name, metric, [], None, None, after) for metric in task.headline]
     results = []

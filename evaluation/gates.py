@@ -36,10 +36,10 @@ def measurable(tasks: Sequence[Task], judged: bool) -> list[str]:
     return names + (["reward_model reward", "reward_model prefers_after"] if judged and answered_by(tasks) else [])
 
 
-def problems(gates: Sequence[Gate], metrics: Sequence[str] | None, has_input: bool) -> Iterator[str]:
+def problems(gates: Sequence[Gate], metrics: Sequence[str] | None, compared: Sequence[str] | None) -> Iterator[str]:
     """Yield what is wrong with a stage's gates. `metrics` are what can be measured of it, None if that is not known.
 
-    `has_input` says whether the stage starts from a model, so that there is something to compare with.
+    `compared` are those of them that are measured of the stage's input too.
     """
     for place, gate in enumerate(gates, start=1):
         said = f"gate {place}"
@@ -58,8 +58,8 @@ def problems(gates: Sequence[Gate], metrics: Sequence[str] | None, has_input: bo
             given = " and ".join(rules) or "none"
             yield f"{said}: must have one of {', '.join(RULES)}; it has {given}"
         for rule in rules:
-            if rule in RELATIVE and not has_input:
-                yield f"{said}: {rule}: the stage starts from random weights, which are not measured: take at_least"
+            if rule in RELATIVE and compared is not None and not any(_names(one, str(metric)) for one in compared):
+                yield f"{said}: {rule}: the stage starts from random weights, which are asked nothing: take at_least"
             elif problem := _value_problem(rule, gate[rule], metric if isinstance(metric, str) else ""):
                 yield f"{said}: {problem}"
         if "noise" in gate and not (_is_number(gate["noise"]) and gate["noise"] >= 0):

@@ -15,8 +15,8 @@ SAMPLES_FILE = "samples.jsonl"
 MOST_SAMPLES = 600
 """Rows of one task that are written."""
 
-Side = tuple[Checkpoint, Sequence[Scores | str]]
-"""A checkpoint, and its scores on each task; a string in place of scores is the reason why there are none."""
+Side = tuple[Checkpoint, Sequence[Scores | str | None]]
+"""A checkpoint, and its scores on each task; a string or nothing in place of scores where there are none."""
 
 
 def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Side]) -> None:
@@ -45,7 +45,7 @@ def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Si
         replace_text(directory / SAMPLES_FILE, "".join(written))
 
 
-def _answers(task: PromptTask, checkpoint: Checkpoint, scores: Scores | str) -> list[dict[str, Any]]:
+def _answers(task: PromptTask, checkpoint: Checkpoint, scores: Scores | str | None) -> list[dict[str, Any]]:
     assert isinstance(scores, dict), scores
     return [
         {"text": text, "scores": {name: scores[name][place] for name in task.judged_by if name in scores}}

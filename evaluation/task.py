@@ -51,6 +51,8 @@ class Task(ABC):
     """The metrics that are reported as null when the task is impossible for a checkpoint."""
     metrics: ClassVar[tuple[str, ...]]
     """The metrics of `score`; `NAME/*` stands for one for each group that the rows tell."""
+    asks: ClassVar[bool] = False
+    """Whether the rows are prompts, which the checkpoint answers."""
     kept: ClassVar[bool] = True
     """Whether rows, options and weights decide the scores, so that they may be kept."""
 
@@ -90,6 +92,7 @@ class Task(ABC):
 class PromptTask(Task):
     """A task whose rows are prompts, which the checkpoint completes."""
 
+    asks: ClassVar[bool] = True
     max_new_tokens: int = 128
     """Tokens after which a completion is cut off."""
     sampled: ClassVar[bool] = False

@@ -193,12 +193,14 @@ def test_types_of_gates_are_checked(configs: Configs) -> None:
 
 def test_what_has_no_input_or_scores_only_cannot_go_on_with_its_input(configs: Configs) -> None:
     better = {"metric": "documents loss", "better_than_input": True}
-    base = PretrainConfig(output_dir="base", dataset_name="made:documents", gates=[better], on_fail="input")
+    asked = {"metric": "skills strict", "better_than_input": True}
+    base = PretrainConfig(output_dir="base", dataset_name="made:documents", gates=[better, asked], on_fail="input")
     reward = replace(configs["dpo"], output_dir="my-reward", gates=[{"metric": "pairs accuracy", "at_least": 0.6}])
     with pytest.raises(Refused) as refused:
         run_pipeline({"pretrain": base, **configs, "reward": replace(reward, on_fail="input")})
-    for said in ("pretrain: on_fail = 'input'", "pretrain: gate 1: better_than_input", "reward: on_fail = 'input'"):
+    for said in ("pretrain: on_fail = 'input'", "pretrain: gate 2: better_than_input", "reward: on_fail = 'input'"):
         assert said in str(refused.value)
+    assert "gate 1" not in str(refused.value)  # of random weights the loss is measured
 
 
 def test_a_reward_models_judgement_can_be_asked_for_where_there_is_one(configs: Configs) -> None:

@@ -495,9 +495,12 @@ def test_a_stage_that_had_trained_is_only_measured_at_resume(stages: Stages, mon
         patched.setattr("evaluation.evaluate_stage", lambda *_, **__: _fail(KeyboardInterrupt())())
         with pytest.raises(Interrupted):
             run_pipeline(_sft())
+    log = StageLog(_only_run() / "my-sft")
+    log.info(data=log.read_info()["data"] | {"lost_to_max_length": {"too long": 3}})  # as training records it
     run_pipeline(_sft(), resume="latest")
     assert stages.trained == ["sft"]
-    assert _info(_only_run() / "my-sft" / "stage_info.json")["evaluation"] == [RESULT]
+    assert log.read_info()["evaluation"] == [RESULT]
+    assert log.read_info()["data"]["lost_to_max_length"] == {"too long": 3}
 
 
 def _interrupted(stages: Stages) -> Path:
@@ -620,6 +623,19 @@ def test_resume_refuses_other_rows_of_a_stage_that_has_not_begun(stages: Stages)
     Path("pairs.jsonl").write_text(whole)
     with pytest.raises(Refused, match=r"dpo: the rows of pairs\.jsonl are not those that"):
         run_pipeline(_configs(), resume="latest")
+
+
+def test_other_rows_of_a_stage_that_has_passed_are_accepted_once(stages: Stages) -> None:
+    run = _interrupted(stages)
+    with Path("rows.jsonl").open("a") as file:
+        file.write('\n{"prompt": "What is 1+0?", "completion": " 1"}')
+    with pytest.raises(Refused, match=r"sft: the rows of rows\.jsonl are not those that it began with"):
+        run_pipeline(_configs(), resume=run.name)
+    stages.instead["dpo"] = _fail(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        run_pipeline(_configs(), resume=run.name, force=True)
+    run_pipeline(_configs(), resume=run.name)
+    assert stages.trained == ["sft", "dpo", "dpo", "dpo"]
 
 
 def test_a_stopped_stage_that_has_changed_starts_over_and_a_passed_one_is_kept(stages: Stages) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from algorithms import TrainingConfig, dpo, reward, sft
 from utils.errors import StageFailed
+from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
 
@@ -249,8 +250,17 @@ def lost(stage_dir: Path) -> dict[str, int] | None:
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_examples_of_which_max_length_leaves_nothing_to_learn_are_counted_and_said(
-    packing: bool, configure: Configure, stage_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    packing: bool,
+    configure: Configure,
+    stage_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not packing:
+        monkeypatch.setattr(
+            "algorithms.supervision.INSPECTED", 5
+        )  # of so few, those dropped would be more than a tenth
     data = tmp_path / "rows.jsonl"
     rows = [[{"role": "user", "content": f"{n} " + 60 * "red " * (n < 3)}, TURNS[1]] for n in range(60)]
     data.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
@@ -264,6 +274,7 @@ def test_examples_of_which_max_length_leaves_nothing_to_learn_are_counted_and_sa
     assert number > 1
     sft.train(config, stage_dir)
     assert lost(stage_dir) == {"max_length = 64 leaves nothing of an example to learn": number}
+    assert StageLog(stage_dir).read_info().get("alarms", []) == []
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(f"{number} of the examples to train on teach nothing: max_length = 64 leaves nothing") == 1
     assert "lost_to_max_length" not in load_for(config, "sft").info  # which other stages share
@@ -285,7 +296,9 @@ def test_pairs_that_trl_drops_for_max_length_are_counted_and_said(
     stage_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("algorithms.supervision.INSPECTED", 5)  # of so few, those dropped would be more than a tenth
     data = tmp_path / "rows.jsonl"
     rows = [
         {"prompt": f"{n} " + 60 * "red " * (n < 3), "chosen": "one", "rejected": "two" + 60 * " red" * (n == 9)}
@@ -303,4 +316,15 @@ def test_pairs_that_trl_drops_for_max_length_are_counted_and_said(
     assert long > 1
     stage.train(config, stage_dir)
     assert lost(stage_dir) == {reason: number}
+    assert StageLog(stage_dir).read_info().get("alarms", []) == []
     assert f"{number} of the examples to train on teach nothing: {reason}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_examples_are_looked_at_all_over_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
+    from algorithms import supervision
+
+    monkeypatch.setattr(supervision, "INSPECTED", 3)
+    for number, places in ((2, [0, 1]), (3, [0, 1, 2]), (7, [0, 3, 6]), (8, [0, 3, 6]), (10, [0, 4, 8])):
+        assert supervision._looked_at(Dataset.from_dict({"n": range(number)}))["n"][:] == places

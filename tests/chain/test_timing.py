@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain import timing
 from chain.forecast import Models
 from chain.stages import Stage
@@ -134,6 +134,15 @@ def test_an_adapter_beside_weights_in_4_bits_is_what_is_trained(trained: list[se
     assert timing.measured(found).one_pass > 0
     assert trained[-1]
     assert all("lora_" in name for name in trained[-1])
+
+
+def test_before_ampere_weights_saved_in_bfloat16_are_timed_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("algorithms.adapters.compute_dtype", lambda _config: "float16")
+    sizes = {"some/model": SHAPE | {"dtype": "bfloat16"}}
+    sft = stage("sft", peft="lora", dtype="auto")
+    dpo = stage("dpo", peft="lora", dtype="auto", model_name=StageOutput("sft"), max_length=24)
+    models = Models([sft, dpo], {}, sizes)
+    assert [timing.work_of(one, models, 10, 80).dtype for one in (sft, dpo)] == ["float16", "float16"]
 
 
 @pytest.fixture

@@ -257,6 +257,21 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
         assert in_4_bits[side] == pytest.approx(as_saved[side], rel=0.5, abs=1.0)
 
 
+def test_random_weights_that_do_not_fit_the_gpu_are_compared_on_the_cpu(
+    stages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evaluation import checkpoint, compare
+    from evaluation.placement import Placement
+
+    placed: list[Placement] = []
+    monkeypatch.setattr(compare, "placed_alike", lambda _models: Placement.IN_4_BITS)
+    for module in (checkpoint, compare):
+        monkeypatch.setattr(module, "ready", lambda model, where: placed.append(where) or model.eval())
+    first, second = stages
+    evaluate_stage("pretrain", None, second, [DOCUMENTS], random_weights=lambda: load_policy(first))
+    assert placed[0] == placed[-1] == Placement.ON_CPU  # between them stands the load of what is random here
+
+
 def test_equal_answers_are_a_tie(make_model: Callable[..., Path], tmp_path: Path) -> None:
     first, same = make_model(tmp_path / "first"), make_model(tmp_path / "same")
     judge = make_model(tmp_path / "reward", seed=3, reward=True)

@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_gate_that_cannot_be_meant_is_one_problem(case: str) -> None:
     gate, message = REFUSED[case]
-    found = list(problems([gate], METRICS, has_input=True))
+    found = list(problems([gate], METRICS, METRICS))
     assert any(message in problem for problem in found), found
     assert len(found) == (2 if case == "misspelt rule" else 1)  # which leaves the gate without one
 
@@ -52,8 +52,8 @@ def test_sound_gates_have_no_problem() -> None:
         {"metric": "demonstrations loss", "at_most": 2},
         {"metric": "skills completion_tokens", "at_most": 40},
     ]
-    assert list(problems(gates, METRICS, has_input=True)) == []
-    assert len(list(problems(gates, METRICS, has_input=False))) == 2  # of the two that ask about the input
+    assert list(problems(gates, METRICS, METRICS)) == []
+    assert len(list(problems(gates, METRICS, []))) == 2  # of the two that ask about the input
 
 
 def result(metric: str, before: list[float], after: list[float], **more: Any) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def test_what_can_be_measured_is_what_the_tasks_score(
         names = measurable([task], judged=False)
         found = {f"{task.name} {metric}" for metric in task.scores(checkpoint)}
         assert {name for name in names if not name.endswith("*")} <= found
-        told = [problem for name in found for problem in problems([{"metric": name}], names, has_input=True)]
+        told = [problem for name in found for problem in problems([{"metric": name}], names, names)]
         assert not [problem for problem in told if "has no result" in problem]
     assert isinstance(some[0], PromptTask)
     assert "reward_model prefers_after" in measurable(some, judged=True)
