@@ -265,8 +265,13 @@ def test_random_weights_that_do_not_fit_the_gpu_are_compared_on_the_cpu(
 
     placed: list[Placement] = []
     monkeypatch.setattr(compare, "placed_alike", lambda _models: Placement.IN_4_BITS)
+
+    def watched(model: Any, where: Placement) -> Any:
+        placed.append(where)
+        return model.eval()
+
     for module in (checkpoint, compare):
-        monkeypatch.setattr(module, "ready", lambda model, where: placed.append(where) or model.eval())
+        monkeypatch.setattr(module, "ready", watched)
     first, second = stages
     evaluate_stage("pretrain", None, second, [DOCUMENTS], random_weights=lambda: load_policy(first))
     assert placed[0] == placed[-1] == Placement.ON_CPU  # between them stands the load of what is random here
