@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from utils import alarms
 from utils.agreement import any_says
 from utils.console import Bar, progress
-from utils.energy import Spent
+from utils.energy import counted
 from utils.errors import StageFailed
 from utils.limits import kept
 from utils.stage_log import StageLog
@@ -48,13 +48,13 @@ class Watch(TrainerCallback):
         self.newest: dict[str, float | str] = {}
         self.bar: Bar | None = None
         self.steps = StepWatch(log)
-        self._spent = Spent(log)
         self._open = ExitStack()
+        self._spent = self._open.enter_context(counted(log))
 
     def close(self) -> None:
-        """Write the last metrics and take the progress bar away."""
-        self._write_row()
-        self._open.close()
+        """Write the last metrics, take the progress bar away, and end the count of energy that this opened."""
+        with self._open:
+            self._write_row()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the progress bar."""

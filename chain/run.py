@@ -20,7 +20,7 @@ from chain.stages import Stage, reference, shown
 from utils import gpu_memory
 from utils.agreement import by_first, peer_has_ended
 from utils.console import console, tee
-from utils.energy import Spent
+from utils.energy import Spent, counted
 from utils.errors import Interrupted, Refused, StageFailed, lacks_room, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import kept
@@ -97,9 +97,9 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
     """Train and measure one stage, and record how it ended."""
     stage_dir.mkdir(exist_ok=True)
     log = StageLog(stage_dir)
-    spent = Spent(log)
     reset_peak_memory()
     with (
+        counted(log) as spent,
         in_first(lambda: tee(stage_dir / "console_output.log")),
         in_first(lambda: stage_environment(run.info.run_dir.name, stage.kind, stage_dir)),
         quiet_libraries(stage_dir / "training.log" if is_first() else None),

@@ -17,7 +17,7 @@ from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
-from utils.energy import Spent
+from utils.energy import counted
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report
 from utils.files import weights_sha256
 from utils.locks import is_live, lock
@@ -173,9 +173,9 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
         return
     out.mkdir(parents=True, exist_ok=True)
     log = StageLog(out)
-    spent = Spent(log)
     with (
         lock(out),
+        counted(log) as spent,
         tee(out / "console_output.log"),
         stage_environment(out.name, NAME, out),
         quiet_libraries(out / "training.log"),

@@ -11,7 +11,7 @@ from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
 from utils import alarms, trackers
 from utils.console import console, progress
-from utils.energy import Spent
+from utils.energy import counted
 from utils.limits import kept
 from utils.runtime import peak_memory_bytes
 from utils.stage_log import StageLog
@@ -24,7 +24,7 @@ class Record:
     def __init__(self, stage_dir: Path, config: PretrainConfig, is_main: bool, stack: ExitStack) -> None:
         self.stage_dir, self.config, self.is_main, self._stack = stage_dir, config, is_main, stack
         self.log = StageLog(stage_dir)
-        self._spent = Spent(self.log)
+        self._spent = stack.enter_context(counted(self.log))
 
     def data(self, corpus: Corpus) -> None:
         """Record and show what the run is trained on."""
