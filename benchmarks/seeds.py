@@ -5,8 +5,8 @@
 Each seed is one `run_all.py --test`. Its control starts from the same base and demonstrations, and trains SFT for as
 long as SFT, reward model, DPO and GRPO took together. A run of the same code that has ended in `--runs-dir` is not run
 again, so the same command goes on where it was interrupted. Prints a table of means with 95 % intervals over the seeds,
-and one of what each stage was worth. A seed of which a stage failed counts as failed there, and has the figures of the
-stages that passed.
+and one of what each stage was worth. A seed of which a stage failed counts as failed there, with what the stage was
+measured to have come to: a gate that stops bad seeds would else make the mean better. Its times are left out.
 """
 
 import argparse
@@ -23,16 +23,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from chain.record import changes_of_run
 from evaluation.paired import t_quantile
 from evaluation.report.facts import items, read_run
 from evaluation.report.story import headline, verdict_on
 from evaluation.table import number
+from recipes.scratch_tiny import configs
 from utils.files import read_json
-from utils.runtime import code
+from utils.run_directory import RunInfo
+from utils.stage_log import StageLog
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDED = ("passed", "failed")
-"""A run with one of these is not run again."""
+"""A run with one of these is not run again. Of two runs of a seed, the one whose status stands first here is taken."""
 SHOWN = (
     ("pretrain", "skills", "strict"),
     ("sft", "skills", "strict"),
@@ -49,21 +52,51 @@ SHOWN = (
     ("dpo", "preferences", "accuracy"),
     ("dpo", "reward_model", "prefers_after"),
 )
+CONTROLLED = (("skills", "strict"), ("sampled_skills", "strict"))
+"""What is shown of the control."""
+SHARES = {" ".join(one) for one in SHOWN} | {f"control {task} {metric}" for task, metric in CONTROLLED}
+"""Figures between 0 and 1, and so is what an interval says of them."""
 
 
 def ended(runs_dir: Path, seed: int, values: list[str], from_run: str | None, any_code: bool) -> Path | None:
-    """Return the newest run in `runs_dir` with these values that has ended, passed or failed; None if there is none.
+    """Return the newest run in `runs_dir` with these values that has passed, or else one that failed; None of neither.
 
-    Without `any_code`, of those that the code of now has made.
+    It has all stages of the recipe, or SFT alone where it starts from another run, and it was never taken up again: its
+    times would hold the pause. Without `any_code`, it is of the code and the libraries of now.
     """
     asked = {"recipe": "scratch_tiny", "seed": seed, "from_run": from_run}
+    found: dict[str, Path] = {}
     for file in sorted(runs_dir.glob("*/run_info.json"), reverse=True):
         record = read_json(file)
         others = [value for value in record.get("values", ()) if ".seed=" not in value]
+        names = [stage["name"] for stage in record.get("stages", ())]
         is_it = others == values and all(record.get(name, "?") == asked[name] for name in asked)
-        if is_it and record.get("status") in ENDED and (any_code or record.get("code") == code()):
-            return file.parent
-    return None
+        is_whole = names == (["sft"] if from_run else list(configs))
+        is_over = record.get("status") in ENDED
+        if is_it and is_whole and is_over and not was_resumed(file.parent) and (any_code or is_of_now(file.parent)):
+            found.setdefault(record["status"], file.parent)
+    return next((found[status] for status in ENDED if status in found), None)
+
+
+def is_of_now(run_dir: Path) -> bool:
+    """Return whether a resume of this run would have the code, the libraries and the processes that it began with."""
+    record = record_of(run_dir)
+    return bool(record.get("code") and record.get("versions")) and not changes_of_run(RunInfo(run_dir), force=True)
+
+
+def was_resumed(run_dir: Path) -> bool:
+    """Return whether a stage of this run was taken up again, from a checkpoint or from its start."""
+    if record_of(run_dir).get("forced"):
+        return True
+    kinds = [[kind for _, kind in events_of(run_dir / stage["output_dir"])] for stage in record_of(run_dir)["stages"]]
+    return any("RESUME" in of_stage or of_stage.count("STAGE_START") > 1 for of_stage in kinds)
+
+
+def events_of(stage_dir: Path) -> list[tuple[datetime, str]]:
+    """Return the time and the kind of each event of a stage; none of one that has not begun."""
+    file = StageLog(stage_dir).events_file
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [(datetime.fromisoformat(at), kind) for at, kind, _ in (line.split(" | ", 2) for line in lines)]
 
 
 def run(
@@ -97,8 +130,8 @@ def record_of(run_dir: Path) -> dict[str, Any]:
 
 
 def stages_of(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what is recorded of each stage that has passed, by the stage's name."""
-    return {stage.name: stage.info for stage in read_run(run_dir).stages if stage.status == "passed"}
+    """Return what is recorded of each stage, passed or not, by the stage's name."""
+    return {stage.name: stage.info for stage in read_run(run_dir).stages}
 
 
 def verdicts(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -125,19 +158,20 @@ def verdicts(run_dir: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def figure(info: dict[str, Any], task: str, metric: str, when: str = "after") -> float:
-    """Return one figure of a stage's evaluation."""
-    found = [row[when] for row in info["evaluation"] if (row["task"], row["metric"]) == (task, metric)]
+def figure(info: dict[str, Any], task: str, metric: str) -> float | None:
+    """Return what a stage's evaluation found of its model; None if it was not evaluated, or this not measured."""
+    if not info.get("evaluation"):
+        return None
+    found = [row["after"] for row in info["evaluation"] if (row["task"], row["metric"]) == (task, metric)]
     if len(found) != 1:
         known = sorted({(row["task"], row["metric"]) for row in info["evaluation"]})
         raise SystemExit(f"{info['name']} has {len(found)} results for {task} {metric}; it has {known}")
-    return float(found[0])
+    return None if found[0] is None else float(found[0])
 
 
 def trained_s(run_dir: Path, info: dict[str, Any]) -> float:
     """Return how long a stage's training took, its loading and evaluation left out."""
-    events = (run_dir / info["config"]["output_dir"] / "training_events.log").read_text(encoding="utf-8").splitlines()
-    times = {kind: datetime.fromisoformat(at) for at, kind, _ in (line.split(" | ", 2) for line in events)}
+    times = {kind: at for at, kind in events_of(run_dir / info["config"]["output_dir"])}
     return (times["TRAIN_END"] - times["TRAIN_START"]).total_seconds()
 
 
@@ -149,20 +183,21 @@ def wall_s(run_dir: Path) -> float:
 
 
 def measure(seed: int, runs_dir: Path, *, with_control: bool, any_code: bool) -> dict[str, Any]:
-    """Run one seed, and its control if asked; return the figures of the stages that passed, and every verdict."""
+    """Run one seed, and its control if asked; return what was measured, and every verdict; times only if it passed."""
     run_dir = run(runs_dir, seed, any_code=any_code)
     record, stages = record_of(run_dir), stages_of(run_dir)
-    peak = max((info["peak_memory_bytes"] for info in stages.values()), default=0)
-    result: dict[str, Any] = {"seed": seed, "wall_s": wall_s(run_dir), "peak_bytes": peak}
-    result |= {
-        f"{stage} {task} {metric}": figure(stages[stage], task, metric)
-        for stage, task, metric in SHOWN
-        if stage in stages
-    }
-    if "dpo" in stages:
+    passed = record["status"] == "passed"
+    result: dict[str, Any] = {"seed": seed}
+    if passed:
+        result |= {"wall_s": wall_s(run_dir), "peak_bytes": max(info["peak_memory_bytes"] for info in stages.values())}
+    for stage, task, metric in SHOWN:
+        if (value := figure(stages.get(stage, {}), task, metric)) is not None:
+            result[f"{stage} {task} {metric}"] = value
+    if {"sft skills strict", "dpo skills strict"} <= result.keys():
         result["dpo change of skills strict"] = result["dpo skills strict"] - result["sft skills strict"]
-    result |= {f"{name} seconds": info["duration_s"] for name, info in stages.items()}
-    if with_control and record["status"] == "passed":
+    if passed:
+        result |= {f"{name} seconds": info["duration_s"] for name, info in stages.items()}
+    if passed and with_control:
         result |= control(seed, runs_dir, run_dir, any_code)
     return result | {"run": run_dir.name, "commit": record["git_commit"], "stages": verdicts(run_dir)}
 
@@ -173,24 +208,27 @@ def control(seed: int, runs_dir: Path, run_dir: Path, any_code: bool) -> dict[st
     seconds = {name: trained_s(run_dir, stages[name]) for name in ("sft", "reward", "dpo", "grpo")}
     steps = math.ceil(stages["sft"]["steps"] * sum(seconds.values()) / seconds["sft"])
     control_dir = run(runs_dir, seed, [f"sft.max_steps={steps}"], run_dir.name, any_code=any_code)
-    if record_of(control_dir)["status"] != "passed":
-        return {}
     info = stages_of(control_dir)["sft"]
-    return {
-        "control sft steps": info["steps"],
-        "control sft seconds of training": trained_s(control_dir, info),
-        "seconds of training of sft, reward, dpo, grpo": sum(seconds.values()),
-        "control skills strict": figure(info, "skills", "strict"),
-        "control sampled_skills strict": figure(info, "sampled_skills", "strict"),
-    }
+    result: dict[str, float] = {}
+    if record_of(control_dir)["status"] == "passed":
+        result["control sft steps"] = info["steps"]
+        result["control sft seconds of training"] = trained_s(control_dir, info)
+    result["seconds of training of sft, reward, dpo, grpo"] = sum(seconds.values())
+    for task, metric in CONTROLLED:
+        if (value := figure(info, task, metric)) is not None:
+            result[f"control {task} {metric}"] = value
+    return result
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean over the seeds (Student's); None of fewer than two."""
+def interval(values: Sequence[float], *, of_shares: bool = False) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean over the seeds (Student's); None of fewer than two.
+
+    A mean of shares lies from 0 to 1, which Student's distribution does not know: what lies beyond is cut off.
+    """
     if len(values) < 2:
         return None
-    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values) - half, statistics.fmean(values) + half
+    mean, half = statistics.fmean(values), t_quantile(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return (max(mean - half, 0.0), min(mean + half, 1.0)) if of_shares else (mean - half, mean + half)
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -200,28 +238,34 @@ def table(results: list[dict[str, Any]]) -> str:
         values = [result[name] for result in results if isinstance(result.get(name), int | float)]
         if not values or name == "seed":
             continue
-        ends = interval(values)
+        ends = interval(values, of_shares=name in SHARES)
         within = f"{ends[0]:.4g} … {ends[1]:.4g}" if ends else "–"
-        label = name if len(values) == len(results) else f"{name} ({len(values)} of {len(results)} seeds)"
-        mean = statistics.fmean(values)
+        label, mean = name + of_seeds(len(values), len(results)), statistics.fmean(values)
         lines.append(f"| {label} | {mean:.4g} | {within} | {min(values):.4g} | {max(values):.4g} |")
     return "\n".join(lines)
+
+
+def of_seeds(n: int, seeds: int) -> str:
+    """Return how many of the seeds a figure is of; nothing where it is of all."""
+    return "" if n == seeds else f" ({n} of {seeds} seeds)"
 
 
 def verdict_table(results: list[dict[str, Any]]) -> str:
     """Return what each stage was worth over the seeds, a row a stage, as a Markdown table.
 
-    The interval is that of the mean difference over the seeds; a verdict is of one run, by the interval of its own
-    paired difference. A stage has passed its gates in a seed where it passed all of them.
+    Before and after are means over the seeds that have both, and the interval is that of their mean difference; a
+    verdict is of one run, by the interval of its own paired difference. A stage has passed its gates in a seed where it
+    passed all of them.
     """
     headers = ("stage", "judged by", "before → after", "difference, 95 % over seeds", "verdicts", "gates passed")
     lines = [f"| {' | '.join((*headers, 'alarms'))} |", "| --- " * (len(headers) + 1) + "|"]
     for name in dict.fromkeys(name for result in results for name in result["stages"]):
         found = [result["stages"][name] for result in results if name in result["stages"]]
         judged = {one["judged_by"] for one in found if one["judged_by"]}
-        before, after, changes = (
-            [one[key] for one in found if one[key] is not None] for key in ("before", "after", "difference")
-        )
+        changes = [one["difference"] for one in found if one["difference"] is not None]
+        paired = [[one["before"], one["after"]] for one in found if one["difference"] is not None]
+        measured = paired or [[one["after"]] for one in found if one["after"] is not None]
+        means = " → ".join(number(statistics.fmean(side)) for side in zip(*measured, strict=True))
         said = number(statistics.fmean(changes), "+") if changes else "–"
         if ends := interval(changes):
             said += f" [{number(ends[0], '+')}, {number(ends[1], '+')}]"
@@ -230,7 +274,7 @@ def verdict_table(results: list[dict[str, Any]]) -> str:
         cells = [
             name,
             ", ".join(sorted(judged)) or "–",
-            " → ".join(number(statistics.fmean(values)) for values in (before, after) if values) or "–",
+            f"{means}{of_seeds(len(measured), len(results))}" if measured else "–",
             said,
             ", ".join(f"{verdict} {count} of {len(results)}" for verdict, count in counted),
             f"{sum(gates)} of {len(gates)}" if gates else "–",
@@ -247,7 +291,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("seeds.json"), help="where the figures go (seeds.json)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where the runs go (runs)")
     parser.add_argument("--no-control", action="store_true", help="leave out the runs of more SFT")
-    parser.add_argument("--any-code", action="store_true", help="take ended runs that other code has made, too")
+    parser.add_argument("--any-code", action="store_true", help="take ended runs of other code or libraries, too")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     for seed in (int(text) for text in args.seeds.split(",")):
