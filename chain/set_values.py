@@ -1,13 +1,14 @@
 """Values of a recipe changed from the command line: `--set stage.field=value` and `--seed`."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_origin, get_type_hints
 
 from algorithms.config import GRPOExtraConfig, StageOutput
+from utils import outside_json
 from utils.errors import Refused, did_you_mean
+from utils.outside_json import KeyTwice
 from utils.secrets import HIDDEN, SECRET_NAME
 from utils.values import UNREAD, parse
 
@@ -93,8 +94,10 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
         raise ValueError(f"{option} is a field of the stage: leave out `{field}.`")
     if option:
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
+            value = outside_json.read(text)
+        except KeyTwice:
+            raise
+        except ValueError:
             value = text
         return replace(config, **{field: {**getattr(config, field), option: value}})
     return replace(config, **{field: parse(text, hints[field], _read_stage_output)})

@@ -18,8 +18,11 @@ from datasets import Dataset, Features, Json, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 
 from data.faults import Faults
+from utils import outside_json
 from utils.errors import Refused
 from utils.hub import DATA_SUFFIXES
+from utils.outside_json import Reader, parts
+from utils.values import shown
 
 Row = dict[str, Any]
 
@@ -286,50 +289,22 @@ def _lines(file: Path) -> Iterator[str]:
             yield line.removesuffix("\n")
 
 
-class _Json:
-    """Reads JSON, and keeps the objects that have a key twice, of whose values Python keeps the last."""
-
-    def __init__(self) -> None:
-        self.read = json.JSONDecoder(object_pairs_hook=self._object).decode
-        self.repeating: list[tuple[Row, str]] = []
-        """Objects, each with the key."""
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> Row:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            self.repeating.append((made, Counter(key for key, _ in pairs).most_common(1)[0][0]))
-        return made
-
-    def repeated(self, row: Any) -> str | None:
-        """Return what is said of a row in which a key stands twice; None of any other."""
-        key = self._key(row) if self.repeating else None
-        return None if key is None else f"the key {key!r} stands twice in one object: keep the one that is meant."
-
-    def _key(self, value: Any) -> str | None:
-        found = next((key for made, key in self.repeating if made is value), None)
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return (
-            found if found is not None else next((key for item in inner if (key := self._key(item)) is not None), None)
-        )
-
-
 KEY_TWICE = "a key that stands twice"
 
 
 def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
     broken = broken or _refuse(file)
-    json_of_lines = _Json()
+    reader = Reader()
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         where = f"line {number}"
-        json_of_lines.repeating.clear()
         try:
-            row = json_of_lines.read(line)
-        except (ValueError, RecursionError) as error:
+            row = reader.read(line)
+        except ValueError as error:
             if number == 1 and line.strip() in ("[", "{"):
                 raise Refused(f"{file} is one JSON text of many lines, which is named .json, as a list.") from None
-            broken(where, "not valid JSON", f"not valid JSON ({_json_reason(error)}): {line[:60]!r}")
+            broken(where, "not valid JSON", f"not valid JSON ({outside_json.reason(error)}): {line[:60]!r}")
             continue
         if number == 1 and isinstance(row, list):
             raise Refused(
@@ -338,7 +313,7 @@ def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
             )
         if not isinstance(row, dict):
             broken(where, "no JSON object", f"each line is one JSON object, not {line[:60]!r}.")
-        elif problem := json_of_lines.repeated(row):
+        elif problem := reader.repeated(row):
             broken(where, KEY_TWICE, problem)
         elif MAYBE_UNSTORABLE.search(line) and (problem := _problem(row)):
             broken(where, "a value that cannot be stored", problem)
@@ -349,30 +324,26 @@ def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
 def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
     broken = broken or _refuse(file)
     text = _read_text(file)
-    json_of_file = _Json()
+    reader = Reader()
     try:
-        rows = json_of_file.read(text)
-    except (ValueError, RecursionError) as error:
+        rows = reader.read(text)
+    except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         hint = " A file with one JSON object a line is named .jsonl." if str(error).startswith("Extra data") else ""
-        raise Refused(f"{file}{line}: not valid JSON ({_json_reason(error)}).{hint}") from None
+        raise Refused(f"{file}{line}: not valid JSON ({outside_json.reason(error)}).{hint}") from None
     check = bool(MAYBE_UNSTORABLE.search(text))
     if not isinstance(rows, list):
         raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")
     for number, row in enumerate(rows, 1):
         where = f"item {number} of the list"
         if not isinstance(row, dict):
-            broken(where, "no JSON object", f"an object with the row's columns is needed, not {row!r:.60}.")
-        elif problem := json_of_file.repeated(row):
+            broken(where, "no JSON object", f"an object with the row's columns is needed, not {shown(row, 60)}.")
+        elif problem := reader.repeated(row):
             broken(where, KEY_TWICE, problem)
         elif check and (problem := _problem(row)):
             broken(where, "a value that cannot be stored", problem)
         else:
             yield row
-
-
-def _json_reason(error: Exception) -> str:
-    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _problem(row: Row) -> str | None:
@@ -385,12 +356,12 @@ def _problem(row: Row) -> str | None:
 
 def _unstorable(value: Any) -> str | None:
     """Return what in a JSON value cannot be stored in a table and read back the same; None if all can."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return f"the integer {str(value)[:40]}, which needs more than 64 bits: write it as text"
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        return f"half a surrogate pair, which is no text: {value[:40]!r}"
-    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return next((problem for item in inner if (problem := _unstorable(item))), None)
+    for item in parts(value):
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            return f"the integer {shown(item, 40)}, which needs more than 64 bits: write it as text"
+        if isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
+            return f"half a surrogate pair, which is no text: {item[:40]!r}"
+    return None
 
 
 def _csv(file: Path, broken: Broken | None = None) -> Iterator[Row]:

@@ -1,8 +1,11 @@
 """Turns of a conversation, in the dialects that data sets use, as the messages that chat templates take."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from utils import outside_json
+from utils.outside_json import KeyTwice
+from utils.values import shown
 
 Message = dict[str, Any]
 
@@ -48,7 +51,7 @@ def conversation(value: object) -> list[Message]:
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list) or not value:
-        raise Malformed(f"a list of messages was expected, not {_short(value)}", NO_MESSAGES)
+        raise Malformed(f"a list of messages was expected, not {shown(value)}", NO_MESSAGES)
     return [_message(turn) for turn in value]
 
 
@@ -75,14 +78,14 @@ def tool_schemas(value: object) -> list[dict[str, Any]] | None:
     listed = value if isinstance(value, list) else []
     tools = [_parsed(tool, "tools", NO_TOOLS) if isinstance(tool, str) else tool for tool in listed]
     if not tools or not all(isinstance(tool, Mapping) for tool in tools):
-        raise Malformed(f"tools are a list of function schemas, not {_short(value)}", NO_TOOLS)
+        raise Malformed(f"tools are a list of function schemas, not {shown(value)}", NO_TOOLS)
     schemas = [dict(tool) if "function" in tool else {"type": "function", "function": dict(tool)} for tool in tools]
     for schema in schemas:
         function = schema["function"]
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise Malformed(f"a tool is a function with a name, not {_short(schema)}", NO_TOOLS)
+            raise Malformed(f"a tool is a function with a name, not {shown(schema)}", NO_TOOLS)
         if not isinstance(function.get("parameters"), Mapping | None):
-            raise Malformed(f"a tool's parameters are an object, not {_short(function['parameters'])}", NO_TOOLS)
+            raise Malformed(f"a tool's parameters are an object, not {shown(function['parameters'])}", NO_TOOLS)
     return schemas
 
 
@@ -123,7 +126,7 @@ def without_padding(value: Any) -> Any:
 def _message(turn: object) -> Message:
     if not isinstance(turn, Mapping):
         raise Malformed(
-            f"a message is an object with role and content (or from and value), not {_short(turn)}", NO_MESSAGES
+            f"a message is an object with role and content (or from and value), not {shown(turn)}", NO_MESSAGES
         )
     said = turn.get("role", turn.get("from"))
     role = ROLES.get(said) if isinstance(said, str) else None
@@ -137,7 +140,7 @@ def _message(turn: object) -> Message:
         content = ""
     if not isinstance(content, str):
         raise Malformed(
-            f"the content of a turn of {said!r} must be text, not {_short(content)}", "content that is no text"
+            f"the content of a turn of {said!r} must be text, not {shown(content)}", "content that is no text"
         )
     message: Message = {"role": role, "content": content}
     if calls:
@@ -154,25 +157,21 @@ def _tool_calls(value: object) -> list[dict[str, Any]]:
     for call in value if isinstance(value, list) else [value]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise Malformed(f"a function call has a name and arguments, not {_short(call)}", NO_CALL)
+            raise Malformed(f"a function call has a name and arguments, not {shown(call)}", NO_CALL)
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             arguments = _parsed(arguments, "a function call's arguments", NO_CALL) if arguments.strip() else None
         arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping):
-            raise Malformed(f"a function call's arguments are an object, not {_short(arguments)}", NO_CALL)
+            raise Malformed(f"a function call's arguments are an object, not {shown(arguments)}", NO_CALL)
         calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return calls
 
 
 def _parsed(text: str, what: str, reason: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, and of brackets in brackets
-        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise Malformed(f"{what} should be JSON, not {_short(text)} ({why})", reason) from None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+        return outside_json.read(text)
+    except KeyTwice as error:
+        raise Malformed(f"in {what}, {error}", reason) from None
+    except ValueError as error:
+        raise Malformed(f"{what} should be JSON, not {shown(text)} ({outside_json.reason(error)})", reason) from None

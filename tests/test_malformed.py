@@ -116,6 +116,12 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         lambda: json.dumps([*GOOD, "X"]).replace('"X"', '{"messages": [{"role": "user", "role": "user"}]}').encode(),
         "1 × a key that stands twice, item 61 of the list: the key 'role'",
     ),
+    "a number too large beside brackets too deep for Python": (
+        "sft",
+        "a.jsonl",
+        lambda: chats('{"m": ' + 700 * "[" + 700 * "]" + ', "n": 99999999999999999999}'),
+        "1 × a value that cannot be stored, line 4: column 'n' holds the integer 99999999999999999999, which",
+    ),
     "half a surrogate pair": ("sft", "a.jsonl", lambda: chats('{"n": "\\ud83d"}'), "half a surrogate pair"),
     "a list by the name of lines": ("sft", "a.jsonl", lambda: json.dumps(GOOD).encode(), "is named .json"),
     "an indented list by the name of lines": (
@@ -244,6 +250,18 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         "a.jsonl",
         lambda: lines(lambda n: chat(n) | {"tools": "[]"}, with_tools(5000 * "9")),
         "Exceeds the limit",
+    ),
+    "a key twice in tools that are text": (
+        "sft",
+        "a.jsonl",
+        lambda: lines(lambda n: chat(n) | {"tools": "[]"}, with_tools('[{"name": "a", "name": "b"}]')),
+        "1 × tools that do not parse, row 4: in tools, the key 'name' stands twice",
+    ),
+    "a key twice in a call's arguments": (
+        "sft",
+        "a.jsonl",
+        lambda: chats(calling({"name": "add", "arguments": '{"a": 1, "a": 2}'})),
+        "1 × function calls that do not parse, row 4: in a function call's arguments, the key 'a' stands twice",
     ),
     "a tool without a name": (
         "sft",
@@ -398,6 +416,14 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
         ["--set", "sft.trainer_args.adam_beta1=" + 100_000 * "["],
         "trainer_args: adam_beta1",
     ),
+    "a key twice in options": (
+        ["--set", 'sft.trainer_args={"adam_beta1":0.5,"adam_beta1":0.9}'],
+        "the key 'adam_beta1' stands twice in one object",
+    ),
+    "a key twice in an option": (
+        ["--set", 'sft.trainer_args.lr_scheduler_kwargs={"min_lr":0.5,"min_lr":0.9}'],
+        "the key 'min_lr' stands twice in one object",
+    ),
     "epochs without end": (["--set", "sft.num_train_epochs=1e308"], "above 0 and less than 2**31"),
     "an integer of 65 bits": (
         ["--set", "sft.eval_samples=9223372036854775808"],
@@ -437,6 +463,14 @@ RECIPES: dict[str, tuple[str, str]] = {
     "an integer of 1,300 bits": (
         RECIPE.replace("eval_fraction=0.2", "learning_rate=10**400"),
         "must be float or None, not an integer of more than 64 bits",
+    ),
+    "an integer of 5,000 digits": (
+        RECIPE.replace('"exact_match"', '"exact_match", num_generations=10**5000'),
+        "num_generations = <int that cannot be written>: must be int, not",
+    ),
+    "a weight of 5,000 digits": (
+        RECIPE.replace('"exact_match"', '"exact_match", reward_weights=[10**5000]'),
+        "reward_weights = <list that cannot be written>: must be list of float",
     ),
     "a reward of a name that is too long": (RECIPE.replace('"exact_match"', '"a" * 5000'), "is no built-in reward"),
     "a weight that is text": (
@@ -612,6 +646,11 @@ UNUSUAL: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         "sft",
         "a.jsonl",
         lambda: jsonl([row | {"id": n, "meta": {"a": [n]}} for n, row in enumerate(GOOD)]),
+    ),
+    "brackets too deep for Python in a column of their own": (
+        "sft",
+        "a.jsonl",
+        lambda: "\n".join(json.dumps(row)[:-1] + ', "n": ' + 700 * "[" + 700 * "]" + "}" for row in GOOD).encode(),
     ),
     "extra columns in some": ("sft", "a.jsonl", lambda: jsonl([*GOOD[:30], *(row | {"id": 1} for row in GOOD[30:])])),
     "emoji": (

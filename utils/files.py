@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}") from error

@@ -1,13 +1,14 @@
 """Values and the annotated fields they are for: whether one fits, what is allowed, and reading one from text."""
 
-import json
 import math
 import types
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from utils import outside_json
 from utils.errors import did_you_mean
+from utils.outside_json import KeyTwice
 
 Reader = Callable[[str, tuple[Any, ...]], Any]
 """Takes the text and the types allowed; returns the value, or UNREAD."""
@@ -30,6 +31,19 @@ def parse(text: str, annotation: Any, *readers: Reader) -> Any:
     if str in allowed:
         return text
     raise ValueError(f"must be {describe(annotation)}, not {text!r}")
+
+
+def shown(value: object, most: int = 100) -> str:
+    """Return a value as Python writes it, cut off after `most` characters; what cannot be written is named by its type.
+
+    >>> shown("a"), shown(10**5000)
+    ("'a'", '<int that cannot be written>')
+    """
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  thousands of digits, lists in lists, whatever a recipe's own object raises
+        return f"<{type(value).__name__} that cannot be written>"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 UNREAD = object()
@@ -56,10 +70,12 @@ def _read_number(text: str, allowed: tuple[Any, ...]) -> Any:
     return UNREAD
 
 
-def _read_json(text: str, _allowed: tuple[Any, ...]) -> Any:
+def _read_json(text: str, allowed: tuple[Any, ...]) -> Any:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = outside_json.read(text)
+    except ValueError as error:
+        if isinstance(error, KeyTwice) and str not in allowed:
+            raise
         return UNREAD
     return value if isinstance(value, dict | list) else UNREAD
 
@@ -76,7 +92,7 @@ def type_problem(name: str, value: Any, annotation: Any) -> str | None:
     if matches(value, annotation):
         return None
     given = "an integer of more than 64 bits" if _is_int(value) and not _in_64_bits(value) else type(value).__name__
-    return f"{name} = {value!r:.100}: must be {describe(annotation)}, not {given}"
+    return f"{name} = {shown(value)}: must be {describe(annotation)}, not {given}"
 
 
 def matches(value: Any, annotation: Any) -> bool:

@@ -34,8 +34,9 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_broken_json_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "9" * 5000], ids=["a bracket", "many brackets", "digits"])
+def test_broken_json_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
     with pytest.raises(Refused, match=r"a\.json is not valid JSON"):
         read_json(tmp_path / "a.json")
     with pytest.raises(Refused, match="cannot be read"):
