@@ -14,7 +14,7 @@ from algorithms import adapter_checks, arguments, rewards
 from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
 from utils import processes
 from utils.errors import did_you_mean
-from utils.values import mistyped, type_problem
+from utils.values import mistyped, shown, type_problem
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -22,6 +22,8 @@ ABOVE_0: Rule = (lambda value: value > 0, "above 0")
 AT_LEAST_0: Rule = (lambda value: value >= 0, "0 or more")
 AT_LEAST_1: Rule = (lambda value: value >= 1, "1 or more")
 AT_LEAST_2: Rule = (lambda value: value >= 2, "2 or more")
+COUNTABLE: Rule = (lambda value: 0 < value < 2**31, "above 0 and less than 2**31")
+"""A limit of ours, beyond any run: epochs × steps of one stay an integer of 64 bits; 1e308 × 10 is infinite."""
 NOT_EMPTY: Rule = (lambda value: value != "", "given")
 
 RULES: dict[str, Rule] = {
@@ -35,7 +37,7 @@ RULES: dict[str, Rule] = {
     "peft": (lambda value: value in ("lora", "qlora"), "lora or qlora"),
     "dtype": (lambda value: value in ("float32", "bfloat16", "float16", "auto"), "float32, bfloat16, float16 or auto"),
     "learning_rate": ABOVE_0,
-    "num_train_epochs": (lambda value: 0 < value < 2**31, "above 0 and less than 2**31"),
+    "num_train_epochs": COUNTABLE,
     "max_steps": AT_LEAST_1,
     "per_device_train_batch_size": AT_LEAST_1,
     "per_device_eval_batch_size": AT_LEAST_1,
@@ -76,9 +78,9 @@ def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = Non
     wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
     problems = list(wrong_types.values())
     if "trainer_args" not in wrong_types:
-        read = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
-        problems += [*_trainer_args(kind, config, read), *_lacking_fields(kind, config)]
-        problems += [*_ranges(config, read, wrong_types), *_no_choices(kind, config, read)]
+        well_typed = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
+        problems += [*_trainer_args(kind, config, well_typed), *_lacking_fields(kind, config)]
+        problems += [*_ranges(config, well_typed, wrong_types), *_no_choices(kind, config, well_typed)]
     if not wrong_types.keys() & {"peft", "peft_args", "merge_adapter", "trainer_args"}:
         problems += adapter_checks.problems(kind, config)
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
@@ -101,7 +103,9 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
         if name in arguments.OURS:
             problems.append(f"trainer_args: {name} cannot be set: {arguments.OURS[name]}")
         elif name in own:
-            problems.append(f"trainer_args: {name} = {value!r} is set twice: field {name} is {own[name]!r}; drop one")
+            problems.append(
+                f"trainer_args: {name} = {shown(value)} is set twice: field {name} is {shown(own[name])}; drop one"
+            )
         elif name in arguments.NOT_FOR_THE_TRAINER or name in elsewhere:
             where = elsewhere.get(name, "field of TrainingConfig")
             problems.append(f"trainer_args: {name} belongs outside trainer_args: it is a {where}")
@@ -124,7 +128,7 @@ def _lacking_fields(kind: str, config: TrainingConfig) -> list[str]:
     cls = arguments.config_class(kind)
     known = {field.name for field in fields(cls)}
     return [
-        f"{name} = {value!r}: {kind} has no such option (TRL's {cls.__name__} lacks it); leave it out"
+        f"{name} = {shown(value)}: {kind} has no such option (TRL's {cls.__name__} lacks it); leave it out"
         for name, value in arguments.trainer_fields(config).items()
         if name not in known
     ]
@@ -138,7 +142,7 @@ def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: 
     for name, rule in RULES.items():
         value = values.get(name)
         if name not in wrong_types and isinstance(value, int | float | str) and not _within(value, rule):
-            problems.append(f"{name} = {value!r}: must be {rule[1]}")
+            problems.append(f"{name} = {shown(value)}: must be {rule[1]}")
     return problems
 
 
@@ -150,7 +154,7 @@ def _no_choices(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None
         known = [str(one.value) for part in parts if isinstance(part, type) and issubclass(part, Enum) for one in part]
         if known and isinstance(value, str) and value not in known:
             near = did_you_mean(value, known)
-            problems.append(f"{name} = {value!r}: must be one of {', '.join(known)}{near}")
+            problems.append(f"{name} = {shown(value)}: must be one of {', '.join(known)}{near}")
     return problems
 
 
