@@ -460,7 +460,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         chosen = args.faults.split(",")
         for name in set(chosen) - set(FAULTS):
-            raise Refused(f"--faults: there is no {name!r}{did_you_mean(name, FAULTS)} Allowed: {', '.join(FAULTS)}")
+            raise Refused(
+                f"--faults: there is no {name!r}{did_you_mean(name, FAULTS) or '.'} Allowed: {', '.join(FAULTS)}"
+            )
     except Refused as error:
         return report(error)
     if args.list:

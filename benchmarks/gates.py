@@ -32,7 +32,10 @@ GATE = {"metric": "skills strict", "not_below_input": 0.0}
 
 def outcomes(stage_dir: Path, task: str = "skills") -> list[float]:
     """Return whether each made problem was solved strictly by the model that a stage wrote."""
-    written = str(StageLog(stage_dir).read_info()["output"]["sha256"])[:16]
+    info = StageLog(stage_dir).read_info()
+    if not info.get("output") or not (stage_dir / CACHE_FILE).exists():
+        raise SystemExit(f"{stage_dir} is no directory of a stage that has passed, such as runs/RUN_ID/tiny-sft")
+    written = str(info["output"]["sha256"])[:16]
     kept = read_json(stage_dir / CACHE_FILE)
     (scores,) = [value for key, value in kept.items() if key.startswith(f"{task}-v") and f"@{written}" in key]
     return [float(score) for score in scores["strict"]]

@@ -21,7 +21,7 @@ from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
-from utils.run_directory import find, find_source
+from utils.run_directory import find_source, find_unfinished
 
 
 def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
@@ -188,7 +188,7 @@ def show_plan(asked: Request, check_data: bool) -> None:
     """Print what each stage needs; of a run that would be resumed, each that has not passed."""
     with quiet_libraries(None):
         chosen, outputs = stages(asked)
-        passed = finished_outputs(find(asked.runs_dir, asked.resume)) if asked.resume else {}
+        passed = finished_outputs(find_unfinished(asked.runs_dir, asked.resume)) if asked.resume else {}
         left = [stage for stage in chosen if stage.kind not in passed]
         if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
             fetch(left, outputs | passed, check_data=True)

@@ -163,7 +163,7 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
     """Yield the table of each stage's peak by component, and what there is to say of the stages."""
     stages = [need for need in needs if need.memory is not None]
     if stages:
-        limit = " on a GPU; none is here" if budget_bytes is None else f", of {gib(budget_bytes)}"
+        limit = " on a GPU; none is here" if budget_bytes is None else f", of {_mib(budget_bytes)}"
         table = Table(title=f"Forecast peak of GPU memory in MiB{limit}", title_justify="left", pad_edge=False)
         table.add_column("", no_wrap=True)
         for need in stages:
@@ -178,6 +178,8 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
         table.add_row("micro-batch × accumulation", *batches)
         table.add_row("tokens a step, at most", *(_count(need.tokens) for need in stages))
         yield table
+        if budget_bytes is not None and max(peak.peak_bytes for peak in peaks) <= budget_bytes:
+            yield f"Every stage whose memory is forecast fits in {gib(budget_bytes)}"
     for need in needs:
         yield from need.notes
     if any(need.stage.kind == "grpo" for need in stages):
@@ -287,7 +289,8 @@ def _parameters(
 
         return parameter_count(stage.config, stage.config.vocab_size)
     if isinstance(model, StageOutput):
-        return so_far[model.name] if model.name in so_far else _count_weights(outputs[model.name])
+        directory = outputs.get(model.name)  # absent of a stage that is refused itself
+        return so_far.get(model.name) if directory is None else _count_weights(directory)
     directory = hub.local_model(model, stage.config.revision)
     if directory is not None:
         return _count_weights(directory)

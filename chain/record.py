@@ -14,7 +14,7 @@ from utils.errors import Refused
 from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.processes import count, is_first
-from utils.run_directory import RunInfo, find, passed_on, refuse_unusable
+from utils.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
 from utils.runtime import code, git_commit, hardware, now, versions
 from utils.secrets import hidden
 from utils.stage_log import StageLog
@@ -76,7 +76,7 @@ def resumable(runs_dir: Path, run_id: str) -> RunInfo:
     Raises:
         Refused: there is none, it has passed or is running, or its record does not say what it was asked for.
     """
-    info = find(runs_dir, run_id)
+    info = find_unfinished(runs_dir, run_id)
     record = info.read()
     refuse_unusable(info)
     if record["status"] == "passed":

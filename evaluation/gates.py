@@ -144,10 +144,22 @@ def _decided(gate: Gate, result: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def shown_decision(record: Mapping[str, Any]) -> str:
+    """Return a decision in the words of its rule: what is better than the limit need not be better than the input."""
+    words = {
+        "not_below_input": ("not below", "below"),
+        "at_least": ("reached", "missed"),
+        "at_most": ("kept", "exceeded"),
+    }
+    better, worse = words.get(str(record.get("rule")), ("better", "worse"))
+    decision = str(record.get("decision"))
+    return {"better": better, "worse": worse}.get(decision, decision)
+
+
 def line(record: Mapping[str, Any]) -> str:
     """Return one gate's decision as a line of text."""
     value = "" if record["rule"] == "better_than_input" else f" {record['value']:g}"
-    said = f"{record['metric']}, {record['rule']}{value}: {record['decision']}, "
+    said = f"{record['metric']}, {record['rule']}{value}: {shown_decision(record)}, "
     said += "FAILED" if record["failed"] else "passed"
     if record.get("reason"):
         return one_line(f"{said} ({record['reason']})")

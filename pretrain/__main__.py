@@ -18,7 +18,7 @@ from pretrain.presets import PRESETS, preset
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
 from utils.energy import counted
-from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report
+from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report, without_number
 from utils.files import weights_sha256
 from utils.locks import is_live, lock
 from utils.processes import count, is_first
@@ -171,7 +171,10 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
         with quiet_libraries(None):
             yield StageLog(out)
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{out} cannot be made: {without_number(error)}. Name another directory with --out") from error
     log = StageLog(out)
     with (
         lock(out),

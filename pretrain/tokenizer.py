@@ -6,6 +6,7 @@ and transformers.
 """
 
 import io
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,6 +69,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
+        if most := re.search(r"value <= (\d+)", str(error)):
+            raise ValueError(f"the text has pieces for at most {most[1]}: --set vocab_size={most[1]}") from error
         raise ValueError(f"a tokenizer of {vocab_size} pieces cannot be trained on this text: {error}") from error
     return model.getvalue()
 
@@ -147,14 +150,12 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
     if name == "bytes":
         return byte_tokenizer()
+    away = None if Path(name).exists() else hub.unreachable()  # asked first: the library would try for a minute
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason, away = str(error).strip().split("\n")[0], hub.unreachable()
-        raise Refused(
-            f"there is no tokenizer {name!r}: {reason}"
-            + ("" if Path(name).exists() or away is None else f" ({away}). {hub.GET_IT}")
-        ) from None
+        reason = str(error).strip().split("\n")[0] if away is None else f"{away}. {hub.GET_IT}"
+        raise Refused(f"tokenizer_name: there is no tokenizer {name!r} on this machine: {reason}") from None
     return tokenizer
 
 

@@ -58,6 +58,15 @@ def _refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return said.err
 
 
+def test_a_plan_whose_first_stage_is_refused_says_that_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--test", "--set", "sft.dataset_name=nosuch.jsonl", "--plan", "--runs-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "nosuch.jsonl" in said
+    assert "Traceback" not in said
+
+
 def test_list_names_the_recipes_with_the_first_line_of_their_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     said = capsys.readouterr().out
@@ -90,8 +99,8 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--test", "--from", "x"], "add --stages"),
         (["--test", "--force"], "add --resume"),
         (["--test", "--check-data"], "add --plan"),
-        (["--resume", "nothing"], "no run 'nothing' in runs"),
-        (["--resume", ""], "no run '' in runs"),
+        (["--resume", "nothing"], "no run 'nothing' in /"),
+        (["--resume", ""], "no run '' in /"),
         (["--recipe", ""], "no recipe ''"),
         (["--recipe", "__init__"], "no recipe '__init__'"),
         (["--recipe", "model"], "model is a directory"),
@@ -102,9 +111,9 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--recipe", "mine-0.5.py", "--plan", "--runs-dir", ""], "--runs-dir is empty"),
         (["--recipe", "mine-0.5.py", "--plan", "--runs-dir", "rows.jsonl/runs"], "rows.jsonl is a file"),
         (["--recipe", "mine-0.5.py", "--runs-dir", "rows.jsonl"], "rows.jsonl is a file"),
-        (["--test", "--stages", "sft", "--from", ""], "no run '' in runs"),
+        (["--test", "--stages", "sft", "--from", ""], "no run '' in /"),
         (["--from", ""], "add --stages"),
-        (["--resume", "latest"], "no unfinished run in runs"),
+        (["--resume", "latest"], "no unfinished run in /"),
         (["--recipe", "mine-0.5.py", "--stages", "sfd"], "did you mean 'sft'"),
         (["--recipe", "mine-0.5.py", "--set", "stf.seed=1"], "did you mean 'sft'"),
         (["--recipe", "mine-0.5.py", "--set", "sft.learnign_rate=1"], "did you mean 'learning_rate'"),
@@ -428,7 +437,8 @@ def test_plan_of_prod_tells_memory_without_a_network_by_what_the_recipe_records(
     said = capsys.readouterr().out
     assert "15,016" in said  # 15,806 rows of Capybara less 5 %
     assert "494,032,768" in said
-    assert "Forecast peak of GPU memory in MiB, of 6.00 GiB" in said
+    assert "Forecast peak of GPU memory in MiB, of 6,144" in said
+    assert "Every stage whose memory is forecast fits in 6.00 GiB" in said
     assert (
         "Not on this machine, so as the recipe states (the Hub cannot be reached): trl-lib/Capybara, Qwen/Qwen2.5-0.5B"
         in " ".join(said.split())

@@ -18,7 +18,8 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
         near = "".join(did_you_mean(word.partition("=")[0], flags) for word in unknown[:1])
-        raise Refused(f"{message}{near or '.'} All flags: {this_command('--help')}")
+        command = self.prog.split()[1:]  # of a program that has several
+        raise Refused(f"{message}{near or '.'} All flags: {this_command(*command, '--help')}")
 
 
 def refuse(*rules: tuple[object, str]) -> None:

@@ -139,23 +139,36 @@ def status_now(directory: Path, recorded: str) -> str:
 
 
 def find(runs_dir: Path, run_id: str) -> RunInfo:
-    """Return the run of that id; `latest` is the newest that has not passed, of those named as `create` names them.
+    """Return the run of that id; `latest` is the newest, of those named as `create` names them.
 
     Raises:
         Refused: there is no such run.
     """
     runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
-    if run_id == "latest":
-        unfinished = [run for run in runs if RUN_ID.fullmatch(run.name) and RunInfo(run).read()["status"] != "passed"]
-        if not unfinished:
-            raise Refused(f"no unfinished run in {runs_dir}: there is nothing to resume")
-        return RunInfo(unfinished[-1].resolve())
+    if run_id == "latest" and (own := [run for run in runs if RUN_ID.fullmatch(run.name)]):
+        return RunInfo(own[-1].resolve())
     names = [run.name for run in runs]
     if run_id not in names:
         near = did_you_mean(run_id, names)
         newest = f" Newest there: {', '.join(reversed(names[-3:]))}." if names else ""
-        raise Refused(f"no run {run_id!r} in {runs_dir}{near or '.'}{newest} --runs-dir names the directory of runs.")
+        where = f"{runs_dir.resolve()}{near or '.'}{newest}"
+        raise Refused(f"no run {run_id!r} in {where} --runs-dir names the directory of runs.")
     return RunInfo((runs_dir / run_id).resolve())
+
+
+def find_unfinished(runs_dir: Path, run_id: str) -> RunInfo:
+    """Return the run of that id, to go on with; `latest` is the newest that has not passed.
+
+    Raises:
+        Refused: there is no such run.
+    """
+    if run_id != "latest":
+        return find(runs_dir, run_id)
+    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json") if RUN_ID.fullmatch(path.parent.name))
+    unfinished = [run for run in runs if RunInfo(run).read()["status"] != "passed"]
+    if not unfinished:
+        raise Refused(f"no unfinished run in {runs_dir.resolve()}: there is nothing to resume")
+    return RunInfo(unfinished[-1].resolve())
 
 
 def find_source(runs_dir: Path, run_id: str) -> RunInfo:
@@ -170,4 +183,4 @@ def find_source(runs_dir: Path, run_id: str) -> RunInfo:
     for run in reversed(runs):
         if any(stage["status"] == "passed" for stage in RunInfo(run).read().get("stages", [])):
             return RunInfo(run.resolve())
-    raise Refused(f"no run in {runs_dir} has a stage that has passed, from which another could start")
+    raise Refused(f"no run in {runs_dir.resolve()} has a stage that has passed, from which another could start")

@@ -38,9 +38,7 @@ def run_directory(runs_dir: Path, run_id: str) -> Path:
         Refused: there is no such run.
     """
     found = sorted(path for path in runs_dir.glob("*") if RUN_ID.fullmatch(path.name) and path.is_dir())
-    if run_id == "latest":
-        if not found:
-            raise Refused(f"no run in {runs_dir}. --runs-dir names the directory of runs.")
+    if run_id == "latest" and found:
         return found[-1].resolve()
     if run_id in {path.name for path in found}:
         return (runs_dir / run_id).resolve()

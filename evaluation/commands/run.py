@@ -11,6 +11,7 @@ from rich.table import Table
 
 from utils.command_line import refuse
 from utils.console import console
+from utils.files import new_file
 from utils.text import one_line
 
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--include-path", type=Path, metavar="DIR", help="where lm-eval finds definitions of your own, .yaml")
     modes = "lm-eval's tasks as text, which is its own default, or through the chat template (text)"
     add("--mode", choices=("chat", "text"), help=modes)
-    add("--out", type=Path, metavar="FILE.json", help="write the results there too, into a new file")
+    add("--out", metavar="FILE.json", help="write the results there too, into a new file")
     add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
 
 
@@ -43,12 +44,8 @@ def serve(args: argparse.Namespace) -> None:
         (len(set(names)) < len(names), f"--tasks names a task twice; given: {args.tasks}"),
         (args.limit is not None and args.limit < 1, f"--limit must be at least 1; given: {args.limit}"),
         (args.max_new_tokens < 1, f"--max-new-tokens must be at least 1; given: {args.max_new_tokens}"),
-        (args.out and args.out.exists(), f"--out {args.out} is there already: name a new file"),
-        (
-            args.out and not args.out.parent.is_dir(),
-            f"--out {args.out}: {args.out and args.out.parent} is no directory",
-        ),
     )
+    file = new_file(args.out, "--out") if args.out is not None else None
     from evaluation.alone import refuse_unfit, results_of
     from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named
@@ -67,11 +64,11 @@ def serve(args: argparse.Namespace) -> None:
         refuse_unfit(found, tasks)
         results = results_of(found, tasks)
     console().print(results_table([one.name for one in found], results))
-    if args.out:
+    if file is not None:
         models = [{"name": one.name, "path": one.path, "sha256": weights_sha256(one.path)} for one in found]
         sides = dict(zip(("checkpoint", "against"), models, strict=False))
         machine = {"versions": versions(), "hardware": hardware()}
-        write_json(args.out, sides | {"limit": args.limit, "results": results} | machine)
+        write_json(file, sides | {"limit": args.limit, "results": results} | machine)
 
 
 def results_table(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Table:

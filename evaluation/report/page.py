@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evaluation.gates import shown_decision
 from evaluation.metrics import verdict
 from evaluation.report.answers import chosen
 from evaluation.report.chain import chain_picture, css_class
@@ -154,7 +155,7 @@ def _gate(gate: Facts) -> dict[str, str]:
         "n": str(gate.get("n", "–")),
         "measured": f"{before} → {after}" if is_of_difference else after,
         "bounds": " … ".join(shown_number(bound, sign) for bound in bounds) or "–",
-        "decision": str(gate.get("reason") or gate.get("decision")),
+        "decision": str(gate.get("reason") or shown_decision(gate)),
         "outcome": "failed" if gate.get("failed") else "passed",
     }
 

@@ -170,11 +170,12 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: P
         (("--resume",), "runs/ holds no stopped pretraining run"),
         (("--resume", "x", "--max-steps", "3"), "--resume goes on with the values that the run began with"),
         (("--data", "notes.txt", "--set", "tokenizer_name=nosuch"), "there is no tokenizer 'nosuch'"),
+        (("--data", "notes.txt", "--set", "vocab_size=300", "--out", "notes.txt/base"), "notes.txt/base cannot be made: Not a directory"),
         (("--data", "notes.txt", "--set", "attn_implementation=flex_attention"), "must be 'eager', 'sdpa' or None"),
         (("--data", "notes.txt", "--set", "mixed_precision=fp16"), "mixed_precision = 'fp16': needs a CUDA GPU"),
         (
             ("--data", "notes.txt", "--set", "vocab_size=50000"),
-            "vocab_size = 50000: a tokenizer of 50000 pieces cannot",
+            "vocab_size = 50000: the text has pieces for at most 364: --set vocab_size=364",
         ),
     ],
 )
@@ -191,7 +192,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     monkeypatch.setenv("SIXGIG_CACHE", str(tmp_path / "cache"))
     before = {path.name for path in tmp_path.iterdir()}
     out = ("--out", "out") if "--data" in words else ()
-    assert main([*words, *out]) == 2
+    assert main([*out, *words]) == 2
     message = capsys.readouterr().err
     assert said in message
     assert "Traceback" not in message

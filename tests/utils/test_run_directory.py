@@ -12,7 +12,7 @@ import pytest
 from utils import run_directory
 from utils.errors import Refused
 from utils.locks import is_live, lock
-from utils.run_directory import RunInfo, create, find, find_source, refuse_unusable, status_now, usable
+from utils.run_directory import RunInfo, create, find, find_source, find_unfinished, refuse_unusable, status_now, usable
 
 
 def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,8 @@ def test_latest_is_the_newest_that_has_not_passed(tmp_path: Path) -> None:
     ids = [f"20260102_03040{second}_abcd" for second in range(3)]
     for name, status in zip(ids, ["interrupted", "running", "passed"], strict=True):
         _run(tmp_path, name, status)
-    assert find(tmp_path, "latest").run_dir.name == ids[1]
+    assert find_unfinished(tmp_path, "latest").run_dir.name == ids[1]
+    assert find(tmp_path, "latest").run_dir.name == ids[2]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
@@ -81,9 +82,9 @@ def test_a_record_that_is_none_stops_only_who_asks_for_that_run(text: str, tmp_p
         (tmp_path / name).mkdir()
         (tmp_path / name / "run_info.json").write_text(text)
     with pytest.raises(Refused, match=rf"{broken}/run_info\.json is n"):
-        find(tmp_path, "latest")
+        find_unfinished(tmp_path, "latest")
     (tmp_path / broken / "run_info.json").unlink()
-    assert find(tmp_path, "latest").run_dir.name == wanted
+    assert find_unfinished(tmp_path, "latest").run_dir.name == wanted
     with pytest.raises(Refused, match=r"of-another-tool/run_info\.json is n"):
         find(tmp_path, "of-another-tool").read()
 
@@ -137,7 +138,7 @@ def test_an_unknown_run_is_refused_with_the_nearest_and_the_newest(tmp_path: Pat
     with pytest.raises(Refused, match="did you mean '20260102_030405_abcd'"):
         find(tmp_path, "20260102_030405_abce")
     with pytest.raises(Refused, match="nothing to resume"):
-        find(tmp_path, "latest")
+        find_unfinished(tmp_path, "latest")
 
 
 def test_a_stage_entry_changes_alone(tmp_path: Path) -> None:

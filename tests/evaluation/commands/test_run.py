@@ -128,6 +128,7 @@ def test_a_model_without_a_template_says_so_instead_of_a_figure(
         (("one", "--tasks", "skills", "--out", "no/such.json"), "no is no directory"),
         (("one", "--tasks", "pairs"), "no reward model, which pairs is for"),
         (("judge", "--tasks", "skills,pairs"), "is a reward model, whose task is pairs: leave out skills"),
+        (("model", "--tasks", "skills", "--out", "nowhere/out.json"), "nowhere is no directory that can be written"),
         (("missing", "--tasks", "skills"), "'missing' is no run in runs and no directory"),
         (("one", "--tasks", "skills", "--against", "missing"), "'missing' is no run"),
         (("one",), "--tasks"),

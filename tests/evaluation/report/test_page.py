@@ -134,7 +134,7 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
     energy = {"energy_j": 7200, "energy_from": ["CPU package", "GPU"]}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate, unmeasured]} | energy), encoding="utf-8")
     page = words(report(run_dir))
-    assert "skills strictnot below input 0.022100.938 → 0.850-0.121 … -0.055worsefailed" in page
+    assert "skills strictnot below input 0.022100.938 → 0.850-0.121 … -0.055belowfailed" in page
     assert "rewards briefat least 1–––no promptsfailed" in page
     assert "2.00 Wh" in page
     assert "Energy is what the counters of CPU package and GPU say, other programs included." in page
