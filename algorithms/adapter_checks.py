@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 
 from algorithms.config import TrainingConfig
 from utils.errors import did_you_mean
-from utils.values import type_problem
+from utils.values import shown, type_problem
 
 CHANGES_THE_BASE = "it changes the frozen weights, which the merge and later stages load as they were"
 OURS = {
@@ -34,7 +34,7 @@ INITIAL = (True, False, "gaussian", "orthogonal")
 def problems(kind: str, config: TrainingConfig) -> list[str]:
     """Return what is wrong with `peft`, `peft_args` and `merge_adapter`, whose types are right; one line each."""
     if config.peft is None:
-        unread = [f"peft_args = {dict(config.peft_args)!r}"] if config.peft_args else []
+        unread = [f"peft_args = {shown(dict(config.peft_args))}"] if config.peft_args else []
         unread += [] if config.merge_adapter else ["merge_adapter = False"]
         return [f"{one}: nothing reads it without peft: set peft='lora' or 'qlora', or leave it out" for one in unread]
     found = list(_options(config))
@@ -59,11 +59,11 @@ def _options(config: TrainingConfig) -> Iterator[str]:
             yield f"peft_args: {name!r} is no option of peft's LoraConfig{did_you_mean(name, hints)}"
         elif name == "init_lora_weights":
             if value not in INITIAL:
-                yield f"peft_args: {name} = {value!r}: must be one of {', '.join(map(repr, INITIAL))}"
+                yield f"peft_args: {name} = {shown(value)}: must be one of {', '.join(map(repr, INITIAL))}"
         elif problem := type_problem(name, value, hints[name]):
             yield f"peft_args: {problem}"
         elif problem := _out_of_range(name, value):
-            yield f"peft_args: {name} = {value!r}: {problem}"
+            yield f"peft_args: {name} = {shown(value)}: {problem}"
 
 
 def _out_of_range(name: str, value: Any) -> str | None:

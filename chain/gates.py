@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from utils.console import console
 from utils.errors import StageFailed, did_you_mean
 from utils.stage_log import StageLog
-from utils.values import mistyped
+from utils.values import mistyped, shown
 
 if TYPE_CHECKING:
     from chain.stages import Stage
@@ -41,8 +41,8 @@ def problems(stages: "Sequence[Stage]", outputs: Mapping[str, Path]) -> Iterator
     for stage in stages:
         config, kind = stage.config, stage.kind
         if config.on_fail not in ON_FAIL:
-            near = did_you_mean(str(config.on_fail), ON_FAIL)
-            yield f"{kind}: on_fail = {config.on_fail!r}: must be stop or input{near}"
+            near = did_you_mean(shown(config.on_fail), ON_FAIL)
+            yield f"{kind}: on_fail = {shown(config.on_fail)}: must be stop or input{near}"
         elif config.on_fail == "input" and stage.model is None:
             yield f"{kind}: on_fail = 'input': it starts from random weights, with which no stage could go on"
         elif config.on_fail == "input" and kind == "reward":

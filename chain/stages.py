@@ -12,7 +12,7 @@ from algorithms.rewards import name_of
 from chain import gates
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
-from utils import trackers
+from utils import trackers, values
 from utils.errors import Refused, did_you_mean, refusal
 from utils.run_directory import STAGE_DIR
 from utils.values import mistyped
@@ -119,19 +119,19 @@ def stages_of(
 
 def _shape(configs: Any, extra: Any) -> Iterator[str]:
     if not isinstance(configs, Mapping) or not configs:
-        yield f"it has no stages: give a dict with one or more of {', '.join(KINDS)}; given: {configs!r}"
+        yield f"it has no stages: give a dict with one or more of {', '.join(KINDS)}; given: {values.shown(configs)}"
         return
     for position, (kind, config) in enumerate(configs.items()):
         wanted: type = PretrainConfig if kind == "pretrain" else TrainingConfig
         if kind not in KINDS:
-            near = did_you_mean(str(kind), KINDS)
-            yield f"{kind!r} is no kind of stage{near or '.'} Allowed: {', '.join(KINDS)}"
+            near = did_you_mean(kind if isinstance(kind, str) else "", KINDS)
+            yield f"{values.shown(kind)} is no kind of stage{near or '.'} Allowed: {', '.join(KINDS)}"
         elif not isinstance(config, wanted):
-            yield f"{kind}: must be a {wanted.__name__}; given: {config!r}"
+            yield f"{kind}: must be a {wanted.__name__}; given: {values.shown(config)}"
         if kind == "pretrain" and position:
             yield "pretrain: must be the first stage, since it starts from nothing"
     if not isinstance(extra, GRPOExtraConfig | None):
-        yield f"grpo_extra: must be a GRPOExtraConfig; given: {extra!r}"
+        yield f"grpo_extra: must be a GRPOExtraConfig; given: {values.shown(extra)}"
     elif extra is not None and "grpo" not in configs:
         yield "grpo_extra: nothing reads it, since the recipe has no grpo stage"
 
@@ -152,7 +152,7 @@ def _directories(stages: list[Stage]) -> Iterator[str]:
     for stage in stages:
         name = stage.config.output_dir
         if not isinstance(name, str) or not STAGE_DIR.fullmatch(name) or name in RESERVED:
-            yield f"{stage.kind}: output_dir = {name!r}: must be the plain name of a directory inside the run's"
+            yield f"{stage.kind}: output_dir = {values.shown(name)}: must be the plain name of a directory in the run's"
             continue
         other = taken.setdefault(name.casefold(), stage.kind)
         if other != stage.kind:
@@ -198,7 +198,7 @@ def _adapters(stages: list[Stage]) -> Iterator[str]:
                 f" on, or leave out merge_adapter in {name}"
             )
         elif stage.config.peft_args and source.peft_args and stage.config.peft_args != source.peft_args:
-            yield f"{starts}: its peft_args must be those of {name}, {source.peft_args!r}, or be left out"
+            yield f"{starts}: its peft_args must be those of {name}, {values.shown(source.peft_args)}, or be left out"
 
 
 def _config_problems(stage: Stage) -> list[str]:

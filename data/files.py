@@ -426,6 +426,7 @@ def _parquet(file: Path) -> Dataset:
         if pq.read_metadata(file).num_rows == 0:
             raise _no_rows(file)
         rows = Dataset.from_parquet(str(file))
+        rows.data.validate(full=True)  # text that is not UTF-8
     except Refused:
         raise
     except (pa.ArrowException, OSError, ValueError, DatasetGenerationError) as error:

@@ -19,7 +19,7 @@ from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
 from utils.energy import counted
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report, without_number
-from utils.files import weights_sha256
+from utils.files import user_path, weights_sha256
 from utils.locks import is_live, lock
 from utils.processes import count, is_first
 from utils.quiet import quiet_libraries
@@ -115,7 +115,7 @@ def asked(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
 def _new_directory(out: str | None, preset_name: str) -> Path:
     if count() > 1 and out is None:
         raise Refused("--out names the directory that several processes share: add it.")
-    path = Path(out or f"runs/{preset_name}-{datetime.now():%Y%m%d_%H%M%S}")
+    path = user_path(out or f"runs/{preset_name}-{datetime.now():%Y%m%d_%H%M%S}")
     if is_first() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         what = "a file" if path.is_file() else "in use"
         go_on = f", or go on: {this_command('--resume', str(path))}" if _can_go_on(path) else ""
@@ -131,7 +131,7 @@ def stopped(directory: str) -> tuple[Path, PretrainConfig]:
         if not found:
             raise Refused("runs/ holds no stopped pretraining run to go on with: name the directory of one.")
         directory = str(found[-1])
-    out = Path(directory)
+    out = user_path(directory)
     info = StageLog(out).read_info()
     if info.get("name") != NAME:
         raise Refused(f"{out} is not the directory of a pretraining run: it has no {StageLog.INFO} of one.")

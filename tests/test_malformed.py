@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,12 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     "gzip by the name of Parquet": ("sft", "a.parquet", lambda: gzip.compress(b"a"), "it looks like gzip"),
     "Parquet that is cut off": ("sft", "a.parquet", lambda: parquet(text=["a"] * 99)[:-9], "cannot be read as Parquet"),
     "Parquet without rows": ("sft", "a.parquet", lambda: parquet(text=[]), "has no rows"),
+    "Parquet of text that is not UTF-8": (
+        "grpo",
+        "a.parquet",
+        lambda: parquet(prompt=[f"say {n}" for n in range(COUNT)]).replace(b"say 0", b"say \x80"),
+        "cannot be read as Parquet (",
+    ),
     "an unknown suffix": ("sft", "a.xlsx", chats, "has suffix '.xlsx'"),
     "no suffix": ("sft", "a", chats, "has suffix ''"),
     # encodings
@@ -468,6 +475,23 @@ RECIPES: dict[str, tuple[str, str]] = {
         RECIPE.replace('"exact_match"', '"exact_match", num_generations=10**5000'),
         "num_generations = <int that cannot be written>: must be int, not",
     ),
+    "a directory of 5,000 digits": (
+        RECIPE.replace("output_dir=kind", "output_dir=10**5000"),
+        "output_dir = <int that cannot be written>: must be",
+    ),
+    "an ending of 5,000 digits": (
+        RECIPE.replace("eval_fraction=0.2", "on_fail=10**5000"),
+        "on_fail = <int that cannot be written>: must be",
+    ),
+    "an adapter's option of 5,000 digits": (
+        RECIPE.replace("eval_fraction=0.2", "peft='lora', peft_args={'init_lora_weights': 10**5000}"),
+        "init_lora_weights = <int that cannot be written>: must be one of",
+    ),
+    "options of 5,000 digits that nothing reads": (
+        RECIPE.replace("eval_fraction=0.2", "peft_args={'r': 10**5000}"),
+        "peft_args = <dict that cannot be written>: nothing reads it",
+    ),
+    "a stage of 5,000 digits": ("configs = {'sft': 10**5000}", "given: <int that cannot be written>"),
     "a weight of 5,000 digits": (
         RECIPE.replace('"exact_match"', '"exact_match", reward_weights=[10**5000]'),
         "reward_weights = <list that cannot be written>: must be list of float",
@@ -543,13 +567,13 @@ def in_tmp(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], told: str, *argv: str) -> None:
-    before = sorted(Path.cwd().iterdir())
+    before = sorted(Path.cwd().rglob("*"))
     assert main(["--recipe", "mine.py", *argv]) == 2
     said = capsys.readouterr()
     message = " ".join(said.err.split())
     assert told in message
     assert "Traceback" not in said.err + said.out
-    assert [path for path in sorted(Path.cwd().iterdir()) if path.name != "__pycache__"] == before
+    assert [path for path in sorted(Path.cwd().rglob("*")) if "__pycache__" not in path.parts] == before
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -575,6 +599,30 @@ def test_a_malformed_recipe_is_refused(case: str, capsys: pytest.CaptureFixture[
     text, told = RECIPES[case]
     Path("mine.py").write_text(text)
     refused(capsys, told)
+
+
+OTHERS: dict[str, tuple[str, list[str], str]] = {
+    "an output whose name is too long": (
+        "pretrain.__main__", ["--data", "rows.jsonl", "--out", 5000 * "a"], "can be no path: File name too long",
+    ),
+    "a run whose name holds a null": ("pretrain.__main__", ["--resume", "a\0b"], "it holds a null character"),
+    "a checkpoint of a user that is none": (
+        "evaluation.__main__", ["run", "~nobody-here/a", "--tasks", "skills"], "~nobody-here/a can be no path",
+    ),
+    "results whose name holds a null": (
+        "evaluation.__main__", ["run", "base", "--tasks", "skills", "--out", "a\0b"], "it holds a null character",
+    ),
+    "a checkpoint whose name is too long": ("chat", [5000 * "a"], "can be no path: File name too long"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_malformed_word_to_another_command_is_refused(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, argv, told = OTHERS[case]
+    before = sorted(Path.cwd().rglob("*"))
+    assert import_module(module).main(argv) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert sorted(Path.cwd().rglob("*")) == before
 
 
 def test_a_folder_that_may_not_be_read_is_refused(

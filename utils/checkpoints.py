@@ -8,7 +8,7 @@ from utils import hub
 from utils.command_line import command, relative, resume_command
 from utils.console import console
 from utils.errors import Refused, did_you_mean
-from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, weight_files
+from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, user_path, weight_files
 from utils.run_directory import RUN_ID, RunInfo, passed_on, status_now
 from utils.stage_log import StageLog
 
@@ -95,7 +95,7 @@ def _find(given: str, runs_dir: Path) -> Checkpoint:
     first, _, stage = given.partition("/")
     if first == "latest":
         return _of_latest(runs_dir, stage)
-    for path in (Path(given).expanduser(), runs_dir / given):
+    for path in (user_path(given), user_path(str(runs_dir / given))):
         if _is_run(path):
             return _of_run(path)
         if path.is_dir():

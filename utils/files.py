@@ -22,11 +22,13 @@ def user_path(name: str) -> Path:
     """Return a name that a user gave as a path, its `~` replaced; whatever it names, it can be asked about.
 
     Raises:
-        Refused: it can be no path: a user that is none, a name that is too long.
+        Refused: it can be no path: a user that is none, a name that is too long or holds a null.
     """
     try:
         path = Path(name).expanduser()
         path.exists()
+        if "\0" in name:  # of which Path says that there is no such file
+            raise ValueError("it holds a null character")
     except (OSError, RuntimeError, ValueError) as error:
         raise Refused(f"{name:.200} can be no path: {without_number(error).partition(': ')[0].rstrip('.')}.") from None
     return path

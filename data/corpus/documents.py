@@ -142,6 +142,7 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(file) as table:
             columns, _ = to_text(table.schema_arrow.names, str(file))
             for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
+                batch.validate(full=True)  # text that is not UTF-8
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise Refused(f"{file} cannot be read as Parquet ({error}). Is it really Parquet, and complete?") from None

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from utils.command_line import refuse
 from utils.console import console
-from utils.files import new_file
 from utils.text import one_line
 
 
@@ -45,15 +44,15 @@ def serve(args: argparse.Namespace) -> None:
         (args.limit is not None and args.limit < 1, f"--limit must be at least 1; given: {args.limit}"),
         (args.max_new_tokens < 1, f"--max-new-tokens must be at least 1; given: {args.max_new_tokens}"),
     )
-    file = new_file(args.out, "--out") if args.out is not None else None
     from evaluation.alone import refuse_unfit, results_of
     from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named
     from utils.checkpoints import find_checkpoint
-    from utils.files import weights_sha256, write_json
+    from utils.files import new_file, weights_sha256, write_json
     from utils.quiet import quiet_libraries
     from utils.runtime import hardware, versions
 
+    file = new_file(args.out, "--out") if args.out is not None else None
     of_harness = any(name.startswith(PREFIX) for name in names)
     refuse((args.mode and not of_harness, f"--mode is for tasks of {PREFIX}, and --tasks names none: leave it out"))
     with quiet_libraries(None):
