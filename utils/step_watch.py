@@ -7,6 +7,7 @@ from collections import deque
 
 from utils import gpu_memory
 from utils.limits import kept
+from utils.runtime import device
 from utils.stage_log import StageLog
 
 SLOWER, LEAST_S, IN_A_ROW, MEASURED = 4.0, 1.0, 3, 20
@@ -56,6 +57,13 @@ class Throughput:
         return (now, before) if now < HALVED * before else None
 
 
+SLOW_CPU = "another program keeps the cores busy, or memory is swapped out: look with top what else runs"
+SLOW_GPU = (
+    "the GPU is out of memory and its driver uses the computer's (Windows and WSL), too hot, or busy with another"
+    " program. Try --memory-budget, a smaller per_device_train_batch_size, and nvidia-smi to see what else runs"
+)
+
+
 class StepWatch:
     """Watches time and memory of a stage's steps; raises each alarm once, and caps the process anew."""
 
@@ -82,9 +90,7 @@ class StepWatch:
                 step,
                 "slow_steps",
                 f"steps take {slower[0]:.1f} s or more, {slower[0] / slower[1]:.0f} times the {slower[1]:.2g} s before."
-                " Rows may have become longer. Otherwise the GPU is out of memory and its driver uses the computer's"
-                " (Windows and WSL), too hot, or busy with another program. Try --memory-budget, a smaller"
-                " per_device_train_batch_size, and nvidia-smi to see what else runs",
+                f" Rows may have become longer. Otherwise {SLOW_CPU if device() == 'cpu' else SLOW_GPU}",
             )
         if self._first:  # the CUDA context holds the kernels of a whole step now
             gpu_memory.keep_within(kept().limits.memory_budget_bytes)
