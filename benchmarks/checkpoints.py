@@ -19,7 +19,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-import pipeline
 import run_all
 from benchmarks.pretraining_runs import table
 from utils.runtime import hardware
@@ -51,8 +50,9 @@ def measure(values: list[str]) -> tuple[float, Clock]:
 
     import pretrain.checkpoint as of_pretraining
     from algorithms import overrides
+    from chain import run
 
-    clock, trainer, mine, its = Clock(), Trainer, pipeline, overrides
+    clock, trainer, mine, its = Clock(), Trainer, run, overrides
     patched: list[tuple[Any, str, str]] = [
         (trainer, "_save_checkpoint", "files of checkpoints, TRL's stages"),
         (of_pretraining, "save_checkpoint", "checkpoints of pretraining, whole"),

@@ -61,7 +61,7 @@ def untrained(stage_dir: Path, seed: int) -> "Qwen3ForCausalLM":
     from pretrain.model import drawn
 
     with torch.random.fork_rng():
-        return drawn(Qwen3Config.from_pretrained(stage_dir), seed)
+        return drawn(Qwen3Config.from_pretrained(stage_dir, trust_remote_code=False), seed)
 
 
 ADVICE = "a shorter max_length, gradient_checkpointing=True, or a smaller model"

@@ -82,7 +82,7 @@ def test_every_item_of_the_test_set_that_was_trained_on_is_named(
     trained = load_for(learnt, "sft").train
     for item in found["sft chats", "questions.jsonl"]:
         (row,) = item["first_rows"]
-        assert trained[row]["messages"][0]["content"] == asked[item["item"]]["prompt"][0]["content"]
+        assert trained[row]["prompt"][0]["content"] == asked[item["item"]]["prompt"][0]["content"]
     said = capsys.readouterr().out
     assert "questions.jsonl" in said
     assert "100%" in said

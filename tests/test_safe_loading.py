@@ -10,7 +10,7 @@ from algorithms import TrainingConfig, loading
 from tests.test_imports import ROOT, _sources
 
 SAFE = {"trust_remote_code": False, "use_safetensors": True}
-NO_WEIGHTS = ("AutoTokenizer", "AutoConfig")
+NO_WEIGHTS = ("AutoTokenizer", "AutoConfig", "Qwen3Config")
 NO_CODE = ("LoraConfig",)
 """peft's configurations are JSON, and come with none."""
 

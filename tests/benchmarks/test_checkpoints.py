@@ -15,15 +15,15 @@ SHORT = (
 def test_each_part_is_timed_and_less_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import Trainer
 
-    import pipeline
     import pretrain.checkpoint
     from algorithms import overrides
+    from chain import run
 
     for owner, name in (
         (Trainer, "_save_checkpoint"),
         (pretrain.checkpoint, "save_checkpoint"),
         (overrides, "seal"),
-        (pipeline, "weights_sha256"),
+        (run, "weights_sha256"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back
     taken, clock = checkpoints.measure(SHORT)
