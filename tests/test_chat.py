@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -587,13 +588,13 @@ class Session:
         self.process.send_signal(signal.SIGINT)
 
     def interrupt_until(self, text: str) -> None:
-        """Press Ctrl-C, and once more if `text` does not come: one just before readline waits is seen with the next."""
-        self.interrupt()
-        try:
-            self.until(text, 20.0)
-        except AssertionError:
+        """Press Ctrl-C until `text` comes: one just before readline waits is seen with the next."""
+        for _ in range(5):
             self.interrupt()
-            self.until(text)
+            with suppress(AssertionError):
+                self.until(text, 20.0)
+                return
+        raise AssertionError(self.seen)
 
     def until(self, text: str, limit_s: float = 120.0) -> str:
         """Return what is printed up to `text`, from where the last call ended."""
