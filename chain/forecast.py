@@ -349,8 +349,8 @@ def remedy(stage: Stage, models: Models, budget_bytes: int) -> str | None:
     """Return what makes a stage fit that does not fit, as `--set` takes it: the first that does by the forecast."""
     for changes in _remedies(stage):
         config = stage.config
-        args = getattr(config, "trainer_args", {})
-        changes = {name: value for name, value in changes.items() if getattr(config, name, args.get(name)) != value}
+        given = getattr(config, "trainer_args", {})
+        changes = {name: value for name, value in changes.items() if getattr(config, name, given.get(name)) != value}
         known = {name: value for name, value in changes.items() if hasattr(config, name)}
         others = {name: value for name, value in changes.items() if name not in known and name != _COMPLETION}
         options = {"trainer_args": {**config.trainer_args, **others}} if others else {}

@@ -289,8 +289,10 @@ def _parameters(
 
         return parameter_count(stage.config, stage.config.vocab_size)
     if isinstance(model, StageOutput):
-        directory = outputs.get(model.name)  # absent of a stage that is refused itself
-        return so_far.get(model.name) if directory is None else _count_weights(directory)
+        directory = outputs.get(model.name)
+        if model.name in so_far or directory is None:  # neither: that stage itself is refused
+            return so_far.get(model.name)
+        return _count_weights(directory)
     directory = hub.local_model(model, stage.config.revision)
     if directory is not None:
         return _count_weights(directory)

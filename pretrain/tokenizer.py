@@ -155,7 +155,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0] if away is None else f"{away}. {hub.GET_IT}"
-        raise Refused(f"tokenizer_name: there is no tokenizer {name!r} on this machine: {reason}") from None
+        raise Refused(f"tokenizer_name: there is no tokenizer {name!r}: {reason}") from None
     return tokenizer
 
 

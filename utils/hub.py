@@ -24,7 +24,7 @@ CONVERT = (
 """Python that writes a model's weights as safetensors; transformers reads nothing but tensors from a `.bin`."""
 TIMEOUT_S = 3.0
 """What cannot be had is said within ten seconds: the libraries' import, one wait for the Hub, one for its answers."""
-GET_IT = "With a network, fetch it once (run_all.py --download); without one, name a local directory or file."
+GET_IT = "With a network it is fetched when it is needed, or beforehand by --download; without one, name a local path."
 
 
 def unreachable() -> str | None:

@@ -144,10 +144,10 @@ def find(runs_dir: Path, run_id: str) -> RunInfo:
     Raises:
         Refused: there is no such run.
     """
-    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
-    if run_id == "latest" and (own := [run for run in runs if RUN_ID.fullmatch(run.name)]):
-        return RunInfo(own[-1].resolve())
-    names = [run.name for run in runs]
+    own = _own(runs_dir) if run_id == "latest" else []
+    if own:
+        return own[-1]
+    names = sorted(path.parent.name for path in runs_dir.glob("*/run_info.json"))
     if run_id not in names:
         near = did_you_mean(run_id, names)
         newest = f" Newest there: {', '.join(reversed(names[-3:]))}." if names else ""
@@ -164,11 +164,10 @@ def find_unfinished(runs_dir: Path, run_id: str) -> RunInfo:
     """
     if run_id != "latest":
         return find(runs_dir, run_id)
-    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json") if RUN_ID.fullmatch(path.parent.name))
-    unfinished = [run for run in runs if RunInfo(run).read()["status"] != "passed"]
+    unfinished = [info for info in _own(runs_dir) if info.read()["status"] != "passed"]
     if not unfinished:
         raise Refused(f"no unfinished run in {runs_dir.resolve()}: there is nothing to resume")
-    return RunInfo(unfinished[-1].resolve())
+    return unfinished[-1]
 
 
 def find_source(runs_dir: Path, run_id: str) -> RunInfo:
@@ -179,8 +178,13 @@ def find_source(runs_dir: Path, run_id: str) -> RunInfo:
     """
     if run_id != "latest":
         return find(runs_dir, run_id)
-    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json") if RUN_ID.fullmatch(path.parent.name))
-    for run in reversed(runs):
-        if any(stage["status"] == "passed" for stage in RunInfo(run).read().get("stages", [])):
-            return RunInfo(run.resolve())
+    for info in reversed(_own(runs_dir)):
+        if any(stage["status"] == "passed" for stage in info.read().get("stages", [])):
+            return info
     raise Refused(f"no run in {runs_dir.resolve()} has a stage that has passed, from which another could start")
+
+
+def _own(runs_dir: Path) -> list[RunInfo]:
+    """Return the runs that are named as `create` names them, the newest last."""
+    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
+    return [RunInfo(run.resolve()) for run in runs if RUN_ID.fullmatch(run.name)]

@@ -120,6 +120,13 @@ def test_what_does_not_fit_is_refused_with_what_would_make_it(monkeypatch: pytes
     assert forecast.fit(Stage("sft", configs["sft"]), models(), 6 * GIB) is not None
 
 
+def test_advice_leaves_out_what_the_recipe_has_already() -> None:
+    one = stage("sft", dtype="bfloat16", optim="adamw_torch_8bit", max_length=2048, gradient_checkpointing=True)
+    advice = {forecast.remedy(one, models(), number * GIB // 4) for number in range(6, 20)} - {None}
+    assert any("sft.peft=lora" in str(change) for change in advice)
+    assert not any("sft.dtype=" in str(change) or "sft.optim=" in str(change) for change in advice)
+
+
 def test_a_stage_that_was_stopped_keeps_its_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     sft = stage("sft")
     monkeypatch.setattr("chain.fitting.Models", lambda *_: models(sft))
