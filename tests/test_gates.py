@@ -185,6 +185,18 @@ def test_everything_wrong_with_gates_is_told_at_once_and_nothing_is_created(conf
     assert not Path("runs").exists()
 
 
+def test_pretraining_may_be_asked_to_be_better_than_random_weights_where_they_are_measured() -> None:
+    from chain.stages import stages_of
+    from recipes import load
+
+    recipe = load("scratch_tiny")
+    better = [{"metric": name, "better_than_input": True} for name in ("documents loss", "skills strict")]
+    configs = {**recipe.configs, "pretrain": replace(recipe.configs["pretrain"], gates=better)}
+    with pytest.raises(Refused, match="pretrain: gate 2: better_than_input: the stage starts from random") as refused:
+        stages_of(configs, recipe.grpo_extra)
+    assert "gate 1" not in str(refused.value)
+
+
 def test_types_of_gates_are_checked(configs: Configs) -> None:
     for gates in ("skills strict", {"metric": "skills strict"}, ["skills strict"], 3):
         with pytest.raises(Refused, match=r"gates = .*: must be list of mapping"):

@@ -443,6 +443,10 @@ def test_plan_of_prod_tells_memory_without_a_network_by_what_the_recipe_records(
         "Not on this machine, so as the recipe states (the Hub cannot be reached): trl-lib/Capybara, Qwen/Qwen2.5-0.5B"
         in " ".join(said.split())
     )
+    assert main(["--prod", "--plan", "--memory-budget", "3GiB"]) == 0
+    said = capsys.readouterr().out
+    assert "sft does not fit in 3.00 GiB" in said
+    assert "whose memory is forecast fits" not in said
     assert "Time not measured: sft, reward, dpo, grpo: no GPU is here" in said
 
 

@@ -34,6 +34,11 @@ def test_outcomes_are_those_of_the_model_that_the_stage_wrote(stage_dir: Path) -
     assert outcomes(stage_dir) == BASE
 
 
+def test_a_directory_of_no_stage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="is no directory of a stage that has passed"):
+        outcomes(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("lost", [0.0, 0.05])
 def test_a_rerun_changes_as_much_as_it_says_and_loses_as_much(lost: float) -> None:
     before, random = BASE * 100, Random(0)

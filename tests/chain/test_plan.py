@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain import disk
 from chain.disk import bytes_of, steps_of
 from chain.forecast import Models
-from chain.plan import _download_bytes
+from chain.plan import _download_bytes, _parameters
 from chain.stages import Stage
 from recipes import load
 from utils.errors import Refused
@@ -41,6 +41,12 @@ def test_disk_is_the_output_and_one_checkpoint_more_than_are_kept() -> None:
     # 17 weights of 4 bytes are 68; AdamW's two states 136; steps 5, 10, 15 and 18 save, and 3 lie there at once
     assert bytes_of(Stage("sft", config), 18, 17) == 68 + 3 * (68 + 136)
     assert bytes_of(Stage("sft", config), 6, 17) == 68 + 2 * (68 + 136)
+
+
+def test_weights_are_counted_of_the_stage_of_this_run_before_those_of_an_earlier_one(tmp_path: Path) -> None:
+    dpo = Stage("dpo", TrainingConfig(model_name=StageOutput("sft"), output_dir="o", dataset_name="d"))
+    assert _parameters(dpo, {"sft": 17}, {"sft": tmp_path}, offline=True) == 17
+    assert _parameters(dpo, {}, {}, offline=True) is None  # that stage is refused itself
 
 
 def test_a_download_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,11 +127,24 @@ def test_frozen_weights_of_qlora_are_in_4_bits_as_in_its_training(tmp_path: Path
     assert in_4_bits(made) == in_4_bits(loaded)
 
 
-def test_an_adapter_beside_weights_in_4_bits_is_what_is_trained(trained: list[set[str]]) -> None:
+def test_an_adapter_beside_weights_in_4_bits_is_what_is_trained(
+    trained: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    multiplied: set[int] = set()
+    forward = Linear4bit.forward
+
+    def watched(layer: Any, *given: Any) -> Any:
+        multiplied.add(id(layer))
+        return forward(layer, *given)
+
+    monkeypatch.setattr(Linear4bit, "forward", watched)
     found = work(stage("sft", peft="qlora"))
     assert found.multiplied_in in ("bfloat16", "float32")  # what this CPU has
     assert found.dtype == found.multiplied_in
     assert timing.measured(found).one_pass > 0
+    assert len(multiplied) == 14
     assert trained[-1]
     assert all("lora_" in name for name in trained[-1])
 

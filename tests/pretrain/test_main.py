@@ -169,7 +169,10 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: P
         (("--resume", "nowhere"), "nowhere is not the directory of a pretraining run"),
         (("--resume",), "runs/ holds no stopped pretraining run"),
         (("--resume", "x", "--max-steps", "3"), "--resume goes on with the values that the run began with"),
-        (("--data", "notes.txt", "--set", "tokenizer_name=nosuch"), "there is no tokenizer 'nosuch'"),
+        (
+            ("--data", "notes.txt", "--set", "tokenizer_name=nosuch"),
+            "there is no tokenizer 'nosuch': HF_HUB_OFFLINE forbids",
+        ),
         (
             ("--data", "notes.txt", "--set", "vocab_size=300", "--out", "notes.txt/base"),
             "notes.txt/base cannot be made: Not a directory",

@@ -131,7 +131,8 @@ def test_a_model_without_a_template_says_so_instead_of_a_figure(
         (("model", "--tasks", "skills", "--out", "nowhere/out.json"), "nowhere is no directory that can be written"),
         (("missing", "--tasks", "skills"), "'missing' is no run in runs and no directory"),
         (("one", "--tasks", "skills", "--against", "missing"), "'missing' is no run"),
-        (("one",), "--tasks"),
+        (("one",), "required: --tasks. All flags: "),
+        (("one",), " run --help"),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_a_model_is_loaded(

@@ -64,6 +64,13 @@ def test_the_report_of_a_run_that_passed_says_what_was_measured(make_run: MakeRu
         assert shown in page
 
 
+def test_what_pretraining_began_with_heads_the_ledger(make_run: MakeRun) -> None:
+    run_dir = make_run(**WHOLE)
+    log = StageLog(run_dir / "my-pretrain")
+    log.info(evaluation=[{**log.read_info()["evaluation"][0], "before": 3.7, "ci95": [-3.5, -3.1]}])
+    assert "measurerandom weightsafter pretrainafter sft" in words(report(run_dir))
+
+
 def test_text_from_outside_is_text_in_the_page(make_run: MakeRun) -> None:
     run_dir = make_run(**WHOLE | {"grpo": "failed"}, status="failed", text=HOSTILE)
     lines = (run_dir / "my-sft/samples.jsonl").read_text(encoding="utf-8").splitlines()
