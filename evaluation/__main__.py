@@ -21,6 +21,7 @@ def parser() -> Parser:
         module = import_module(f"evaluation.commands.{file.stem}")
         summary = (module.__doc__ or "").strip().partition("\n")[0]
         command = commands.add_parser(file.stem, help=summary, description=summary, allow_abbrev=False)
+        command.words = (file.stem,)
         module.add_arguments(command)
         command.set_defaults(serve=module.serve)
     return made

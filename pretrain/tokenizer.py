@@ -71,6 +71,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
     except (RuntimeError, OSError) as error:
         if most := re.search(r"value <= (\d+)", str(error)):
             raise ValueError(f"the text has pieces for at most {most[1]}: --set vocab_size={most[1]}") from error
+        if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+            raise ValueError(f"its characters alone need {least[1]}: take a larger vocab_size") from error
         raise ValueError(f"a tokenizer of {vocab_size} pieces cannot be trained on this text: {error}") from error
     return model.getvalue()
 

@@ -13,13 +13,15 @@ from utils.errors import Refused, did_you_mean
 class Parser(argparse.ArgumentParser):
     """Refuses in one message, with the nearest right flag, instead of printing the usage."""
 
+    words: tuple[str, ...] = ()
+    """What follows the program's name: the command, of a program that has several."""
+
     def error(self, message: str) -> NoReturn:
         """Raise Refused."""
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         unknown = [word for word in message.split() if word.startswith("--")] if "unrecognized" in message else []
         near = "".join(did_you_mean(word.partition("=")[0], flags) for word in unknown[:1])
-        command = self.prog.split()[1:]  # of a program that has several
-        raise Refused(f"{message}{near or '.'} All flags: {this_command(*command, '--help')}")
+        raise Refused(f"{message}{near or '.'} All flags: {this_command(*self.words, '--help')}")
 
 
 def refuse(*rules: tuple[object, str]) -> None:

@@ -66,6 +66,8 @@ def test_vocabulary_has_the_size_that_was_asked_for(trained: tuple[Any, Path]) -
 def test_a_size_that_the_text_cannot_fill_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the text has pieces for at most \d+: --set vocab_size="):
         made.train_sentencepiece(["a short text"], 5000)
+    with pytest.raises(ValueError, match=r"its characters alone need \d+: take a larger vocab_size"):
+        made.train_sentencepiece(["a short text"], 100)
 
 
 def test_merges_are_listed_in_order_of_preference_with_every_split() -> None:
