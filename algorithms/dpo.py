@@ -1,9 +1,11 @@
 """Direct preference optimisation: prefer the chosen answers, near the reference (Rafailov et al., 2023)."""
 
 from pathlib import Path
+from typing import Any
 
 from algorithms.config import TrainingConfig
 from algorithms.recovery import survives_out_of_memory
+from kinds import Kind, Stage
 
 
 @survives_out_of_memory("dpo")
@@ -35,3 +37,35 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     data = supervision.inspect_pairs(trainer, data, stage_dir)
     shown = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     return training.fit(trainer, config, stage_dir, data, shown)
+
+
+class _DPO(Kind):
+    name = "dpo"
+    config_class = TrainingConfig
+    layout = "pairs"
+    tasks = ("skills", "documents", "sampled_skills", "demonstrations", "preferences", "answers")
+    figures = {
+        "preferences accuracy": "pairs ranked right",
+        "preferences margin": "margin",
+        "preferences chosen_logp": "chosen logp",
+        "preferences rejected_logp": "rejected logp",
+        "reward_model prefers_after": "reward model prefers",
+        "skills strict": "exact match",
+        "sampled_skills strict": "pass@1",
+        "sampled_skills pass@4": "pass@4",
+        "answers stop_rate": "stop rate",
+        "documents loss": "forgetting: loss",
+        "documents bits_per_byte": "forgetting: bits/byte",
+    }
+    headlines = ("skills strict", "reward_model prefers_after", "preferences accuracy")
+
+    def problems(self, config: TrainingConfig, extra: Any = None) -> list[str]:
+        from algorithms.checks import check
+
+        return check(self.name, config)
+
+    def train(self, stage: Stage, stage_dir: Path, limits: Any) -> Path:
+        return train(stage.config, stage_dir)
+
+
+DPO = _DPO()

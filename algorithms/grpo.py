@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.recovery import survives_out_of_memory
+from kinds import Kind, Stage
 
 if TYPE_CHECKING:
     from algorithms.dynamic_sampling import DynamicSamplingTrainer
@@ -95,3 +96,36 @@ def judge_rewards(history: list[dict[str, Any]]) -> None:
         " whether completions have room to end; whether the task is out of reach (lowest reward always: more SFT, or"
         " easier prompts) or already solved; num_generations, and temperature in trainer_args."
     )
+
+
+class _GRPO(Kind):
+    name = "grpo"
+    config_class = TrainingConfig
+    layout = "prompts"
+    samples = True
+    tasks = ("skills", "documents", "sampled_skills", "demonstrations", "rewards")
+    figures = {
+        "skills strict": "exact match",
+        "skills strict/*": "  *",
+        "sampled_skills strict": "pass@1",
+        "sampled_skills pass@4": "pass@4",
+        "skills flexible": "right in any form",
+        "skills stop_rate": "stop rate",
+        "rewards *": "*",
+        "sampled_rewards *": "*",
+        "reward_model prefers_after": "reward model prefers",
+        "documents loss": "forgetting: loss",
+        "documents bits_per_byte": "forgetting: bits/byte",
+    }
+    headlines = ("sampled_skills strict", "rewards *", "reward_model prefers_after")
+
+    def problems(self, config: TrainingConfig, extra: Any = None) -> list[str]:
+        from algorithms.checks import check
+
+        return check(self.name, config, extra)
+
+    def train(self, stage: Stage, stage_dir: Path, limits: Any) -> Path:
+        return train(stage.config, stage_dir, stage.extra)
+
+
+GRPO = _GRPO()

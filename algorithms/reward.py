@@ -1,9 +1,11 @@
 """Reward modelling: learn to score answers as people's preferences would (Bradley and Terry, 1952)."""
 
 from pathlib import Path
+from typing import Any
 
 from algorithms.config import TrainingConfig
 from algorithms.recovery import survives_out_of_memory
+from kinds import Kind, Stage
 
 
 @survives_out_of_memory("reward")
@@ -32,3 +34,31 @@ def train(config: TrainingConfig, stage_dir: Path) -> Path:
     )
     data = supervision.inspect_pairs(trainer, data, stage_dir)
     return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "accuracy": "accuracy"})
+
+
+class _Reward(Kind):
+    name = "reward"
+    config_class = TrainingConfig
+    layout = "pairs"
+    scores = True
+    tasks = ("verified_answers", "pairs")
+    figures = {
+        "pairs accuracy": "pairs ranked right",
+        "pairs margin": "margin",
+        "pairs brier": "Brier score",
+        "pairs calibration_error": "calibration error",
+        "pairs length_bias": "length bias",
+        "verified_answers auc": "AUC against verifier",
+    }
+    headlines = ("pairs accuracy",)
+
+    def problems(self, config: TrainingConfig, extra: Any = None) -> list[str]:
+        from algorithms.checks import check
+
+        return check(self.name, config)
+
+    def train(self, stage: Stage, stage_dir: Path, limits: Any) -> Path:
+        return train(stage.config, stage_dir)
+
+
+REWARD = _Reward()

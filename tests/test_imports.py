@@ -13,16 +13,17 @@ MODULES = {path.stem for path in ROOT.glob("*.py")}
 
 MAY_IMPORT = {
     "utils": {"utils"},
-    "data": {"data", "utils"},
-    "pretrain": {"pretrain", "data", "utils"},
-    "algorithms": {"algorithms", "data", "utils"},
-    "evaluation": {"evaluation", "data", "utils"},
-    "chain": {"chain", "pretrain", "algorithms", "evaluation", "data", "utils"},
+    "kinds": {"utils"},
+    "data": {"data", "kinds", "utils"},
+    "pretrain": {"pretrain", "data", "kinds", "utils"},
+    "algorithms": {"algorithms", "data", "kinds", "utils"},
+    "evaluation": {"evaluation", "data", "kinds", "utils"},
+    "chain": {"chain", "pretrain", "algorithms", "evaluation", "data", "kinds", "utils"},
     "recipes": {"algorithms", "pretrain", "pipeline", "utils"},
     "cache_config": set(),
-    "pipeline": PARTS | {"cache_config"},
-    "run_all": PARTS | {"cache_config", "pipeline"},
-    "chat": {"chain", "evaluation", "data", "utils", "cache_config"},
+    "pipeline": PARTS | {"cache_config", "kinds"},
+    "run_all": PARTS | {"cache_config", "kinds", "pipeline"},
+    "chat": {"chain", "evaluation", "data", "kinds", "utils", "cache_config"},
 }
 HEAVY = "torch transformers trl datasets numpy pandas pyarrow accelerate peft".split()
 LIGHT = [*sorted(MODULES), "recipes", "algorithms", "algorithms.grpo", "pretrain"]
