@@ -2,39 +2,41 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-from algorithms.config import GRPOExtraConfig
-from chain import command_line, screen
+from chain import recipe as recipes
+from chain import screen
 from chain.disk import refuse_little
-from chain.fitting import fit_all
-from chain.preflight import fetch
+from chain.fitting import Fitting, fit_all
+from chain.preflight import Fetched, fetch
 from chain.record import (
     changes_of_run,
     changes_since,
     chosen_stages,
     open_record,
     resumable,
+    reward_model_of,
     set_aside,
 )
-from chain.run import Run, run_stages
-from chain.stages import Config, Stage
-from recipes import name_of
+from chain.run import Run, run_stage
+from chain.stages import Extra
+from kinds import Stage
 from utils.agreement import by_first, first_then_all
-from utils.command_line import resume_command
+from utils.command_line import refuse_unread_flags, resume_command
 from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, without_number
-from utils.limits import Limits, hours, keep, size_bytes_of
+from utils.limits import Clock, Limits, hours, size_bytes_of
 from utils.locks import lock
-from utils.processes import first_only, in_first, is_first
+from utils.processes import first_only, in_first
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo, create, find_source, usable
+from utils.run_directory import RunInfo, create, find_source, refuse_link, usable
 from utils.runtime import now
 from utils.stage_log import StageLog
 from utils.stopping import endings
@@ -43,8 +45,8 @@ __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]
 
 
 def run_pipeline(
-    configs: Mapping[str, Config],
-    grpo_extra: GRPOExtraConfig | None = None,
+    configs: Mapping[str, Any],
+    grpo_extra: Extra = None,
     *,
     recipe: str | None = None,
     runs_dir: Path | str = "runs",
@@ -58,14 +60,13 @@ def run_pipeline(
 ) -> Path:
     """Run the stages of `configs` in their order, and return the run directory.
 
-    `stages` runs only some; their inputs then come from the run `from_run`. `resume` continues a run by its id, or the
-    `latest` unfinished one; `force` lets it go on where the recipe or its data have changed, and records that: stages
-    that have passed are kept, one that was stopped starts over if it has changed. `recipe` is what `--resume` loads the
-    recipe by, and `values` what it then sets in it. `memory_budget` is what the run may take of the GPU's memory, in
-    bytes or as `6GiB`, and `max_hours` how long it may take. What the caller passes is not changed.
-
-    A script that passes its own `configs`, and no `recipe`, is a recipe run by itself: it takes the flags that
-    `run_all.py` has for one recipe, and ends here where they ask for no run (`--plan`, `--download`).
+    `configs` maps each stage's label to its configuration; `grpo_extra` are the rewards and the sampling of the stages
+    that sample, one for all or one for each label. `stages` runs only some; their inputs then come from the run
+    `from_run`. `resume` continues a run by its id, or the `latest` unfinished one; `force` lets it go on where the
+    recipe or its data have changed, and records that: stages that have passed are kept, one that was stopped starts
+    over if it has changed. `recipe` is what `--resume` loads the recipe by, and `values` what it then sets in it.
+    `memory_budget` is what the run may take of the GPU's memory, in bytes or as `6GiB`, and `max_hours` how long it may
+    take. What the caller passes is not changed, and no command line is read.
 
     Raises:
         Refused: the run cannot start as asked; nothing has been created.
@@ -74,68 +75,120 @@ def run_pipeline(
     """
     plain_endings()
     _refuse_hidden()
-    allowed = _limits(memory_budget, max_hours)
-    if recipe is None and (script := _calling_script(configs)):
-        args = command_line.of_script(
-            runs_dir=runs_dir,
-            stages=stages,
-            from_run=from_run,
-            resume=resume,
-            force=force,
-            memory_budget=allowed.memory_budget_bytes,
-            max_hours=allowed.max_hours,
-        )
-        sizes = getattr(sys.modules["__main__"], "SIZES", None)
-        asked = command_line.request(args, script, configs, grpo_extra, sizes)
-        made = command_line.serve(args, asked, run_pipeline)
-        return made or sys.exit(0)
     if recipe is None:
-        command_line.refuse_flags()
-    usable(runs_dir)
-    runs_dir = Path(runs_dir)
-    if resume is not None and (stages is not None or from_run is not None):
-        raise Refused("a resumed run has the stages and inputs that it began with: leave out stages and from_run")
+        refuse_unread_flags()
+        recipe = recipes.of_script(configs)
+    limits, runs_dir = _limits(memory_budget, max_hours), Path(usable(runs_dir) and runs_dir)
     with quiet_libraries(None):
-        earlier = None if resume is None else resumable(runs_dir, resume)
-        if earlier:
-            stages, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
-        source = None if from_run is None else find_source(runs_dir, from_run)
-        chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
-        fetched = first_then_all(lambda: fetch(chosen, outputs))
-        of_run = changes_of_run(earlier, force) if earlier else []
-        changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
-        begun = {} if earlier is None else _begun(earlier.run_dir, [one for one in chosen if one.kind not in changes])
-        fitting = fit_all(chosen, outputs, allowed.memory_budget_bytes, begun)
-        rows = {kind: data["train_rows"] for kind, data in fetched.data.items()}
-        refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new")
-    run_dir = by_first(lambda: earlier.run_dir if earlier else create(runs_dir))
+        checked = _check(configs, grpo_extra, runs_dir, stages, from_run, resume, force, limits)
+    run_dir = by_first(lambda: checked.earlier.run_dir if checked.earlier else create(runs_dir))
     with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
-        info = RunInfo(run_dir)
-        _start_over(run_dir, [stage for stage in chosen if stage.kind in changes])
-        open_record(
-            info,
-            chosen,
-            recipe=recipe,
-            from_run=source.run_dir.name if source else None,
-            values=values,
-            changes=changes,
-            of_run=of_run,
-            limits=allowed,
-            data=fetched.data,
-        )
-        by_first(lambda: console().print(screen.header(info.read(), run_dir)))
-        with _ending(info, recipe), keep(allowed):
-            run_stages(Run(info, chosen, fetched, outputs, fitting))
-        if is_first():
-            records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
-            console().print(*screen.results(info.read(), records), sep="\n")
-            _report(run_dir)
-            console().print(screen.model_line(info.read(), run_dir), markup=False, soft_wrap=True)
+        run = _open(checked, RunInfo(run_dir), recipe, values, limits)
+        with _ending(run.info):
+            for stage in run.stages:
+                refuse_link(run.dir_of(stage))
+                if not run.has_passed(stage):
+                    _refuse_lateness(run, stage)
+                    run_stage(run, stage)
+                _write_card(run, stage)
+                run.pass_on(stage)
+        _show_results(run)
     return run_dir
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """A run that can start: everything that it needs is here, and fits."""
+
+    stages: list[Stage]
+    outputs: Mapping[str, Path]
+    fetched: Fetched
+    fitting: Mapping[str, Fitting]
+    earlier: RunInfo | None
+    """The run that is resumed."""
+    source: RunInfo | None
+    """The run that inputs come from."""
+    changes: Mapping[str, Sequence[str]]
+    of_run: Sequence[str]
+
+
+def _check(
+    configs: Mapping[str, Any],
+    grpo_extra: Extra,
+    runs_dir: Path,
+    labels: Sequence[str] | None,
+    from_run: str | None,
+    resume: str | None,
+    force: bool,
+    limits: Limits,
+) -> _Checked:
+    """Look at everything that can be wrong before a run starts; nothing is created."""
+    if resume is not None and (labels is not None or from_run is not None):
+        raise Refused("a resumed run has the stages and inputs that it began with: leave out stages and from_run")
+    earlier = None if resume is None else resumable(runs_dir, resume)
+    if earlier:
+        labels, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
+    source = None if from_run is None else find_source(runs_dir, from_run)
+    chosen, outputs = chosen_stages(configs, grpo_extra, labels, source)
+    fetched = first_then_all(lambda: fetch(chosen, outputs))
+    of_run = changes_of_run(earlier, force) if earlier else []
+    changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
+    begun = _begun(earlier.run_dir, [one for one in chosen if one.label not in changes]) if earlier else {}
+    fitting = fit_all(chosen, outputs, limits.memory_budget_bytes, begun)
+    rows = {label: data["train_rows"] for label, data in fetched.data.items()}
+    refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new")
+    return _Checked(chosen, outputs, fetched, fitting, earlier, source, changes, of_run)
+
+
+def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
+    """Return the micro-batch of each stage that was stopped: it goes on with that."""
+    records = {stage.label: StageLog(run_dir / stage.config.output_dir).read_info() for stage in stages}
+    forecasts = {label: record.get("forecast") for label, record in records.items() if record.get("status") != "passed"}
+    return {label: one["per_device_train_batch_size"] for label, one in forecasts.items() if one}
+
+
+def _open(checked: _Checked, info: RunInfo, recipe: str | None, values: Sequence[str], limits: Limits) -> Run:
+    """Open the record of a run, or take it up again, and show what it is."""
+    _start_over(info.run_dir, [stage for stage in checked.stages if stage.label in checked.changes])
+    open_record(
+        info,
+        checked.stages,
+        recipe=recipe,
+        from_run=checked.source.run_dir.name if checked.source else None,
+        values=values,
+        changes=checked.changes,
+        of_run=checked.of_run,
+        limits=limits,
+        data=checked.fetched.data,
+    )
+    by_first(lambda: console().print(screen.header(info.read(), info.run_dir)))
+    judge = reward_model_of(checked.source)
+    return Run(info, checked.stages, checked.fetched, checked.outputs, checked.fitting, Clock(limits), judge)
+
+
+def _refuse_lateness(run: Run, stage: Stage) -> None:
+    if run.clock.left_s <= 0:
+        limit = run.clock.limits.max_hours
+        raise Interrupted(f"stopped for time: --max-hours {limit:g} are over before {stage.label}")
+
+
+def _write_card(run: Run, stage: Stage) -> None:
+    from evaluation.card import write_card
+
+    write_card(run.info, stage.label)
+
+
+@first_only
+def _show_results(run: Run) -> None:
+    run_dir = run.info.run_dir
+    records = [StageLog(run.dir_of(stage)).read_info() for stage in run.stages]
+    console().print(*screen.results(run.info.read(), records), sep="\n")
+    _report(run_dir)
+    console().print(screen.model_line(run.info.read(), run_dir), markup=False, soft_wrap=True)
+
+
 @contextmanager
-def _ending(info: RunInfo, recipe: str | None) -> Iterator[None]:
+def _ending(info: RunInfo) -> Iterator[None]:
     """Record how the run ends, and write its report where it ends before its last stage."""
     try:
         yield
@@ -143,9 +196,7 @@ def _ending(info: RunInfo, recipe: str | None) -> Iterator[None]:
         with suppress(OSError):  # on a full disk it stays "running", and without its lock that is the same
             info.set(status="interrupted", finished_at=now())
         _report(info.run_dir)
-        stopped = Interrupted(
-            f"{str(error) or 'interrupted'}. Continue with:\n  {resume_command(info.run_dir, _by_itself(recipe))}"
-        )
+        stopped = Interrupted(f"{str(error) or 'interrupted'}. Continue with:\n  {resume_command(info.run_dir)}")
         console().print_to_copies(str(stopped))
         raise stopped from error
     except (StageFailed, Refused):
@@ -162,18 +213,11 @@ def _report(run_dir: Path) -> None:
     from evaluation.report import write_report
 
     try:
-        said = screen.report_lines(write_report(run_dir), run_dir)
+        lines = screen.report_lines(write_report(run_dir), run_dir)
     except Exception as error:  # noqa: BLE001  whatever stands in a run's files, the run has ended as it has
         warn(f"the report of the run could not be written: {type(error).__name__}: {without_number(error)}")
     else:
-        console().print(said, markup=False, highlight=False, soft_wrap=True)
-
-
-def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
-    """Return the micro-batch of each stage that was stopped: it goes on with that."""
-    records = {stage.kind: StageLog(run_dir / stage.config.output_dir).read_info() for stage in stages}
-    forecasts = {kind: record.get("forecast") for kind, record in records.items() if record.get("status") != "passed"}
-    return {kind: one["per_device_train_batch_size"] for kind, one in forecasts.items() if one}
+        console().print(lines, markup=False, highlight=False, soft_wrap=True)
 
 
 def _limits(memory_budget: int | str | None, max_hours: float | None) -> Limits:
@@ -192,9 +236,9 @@ def _start_over(run_dir: Path, changed: list[Stage]) -> None:
     for stage in changed:
         stage_dir = run_dir / stage.config.output_dir
         if StageLog(stage_dir).read_info().get("status") == "passed":
-            warn(f"{stage.kind} has passed and is kept as it is: what has changed does not reach it")
+            warn(f"{stage.label} has passed and is kept as it is: what has changed does not reach it")
         elif stage_dir.exists():
-            warn(f"{stage.kind} starts over, since it has changed; what it had is kept in {set_aside(stage_dir).name}")
+            warn(f"{stage.label} starts over, since it has changed; what it had is kept in {set_aside(stage_dir).name}")
 
 
 def _refuse_hidden() -> None:
@@ -203,19 +247,6 @@ def _refuse_hidden() -> None:
         spec = find_spec(name)
         if spec is None or spec.origin != str(Path(__file__).resolve().parent / name / "__init__.py"):
             raise Refused(f"{spec and spec.origin} hides sixgig's package {name}: rename it")
-
-
-def _calling_script(configs: Mapping[str, Config]) -> str | None:
-    """Return the script that is being run, as `--recipe` takes it; None if that would not find these `configs`."""
-    script = vars(sys.modules["__main__"])
-    of_a_recipe = "__file__" in script and "configs" in script and script["configs"] is configs
-    return name_of(Path(script["__file__"]).resolve()) if of_a_recipe else None
-
-
-def _by_itself(recipe: str | None) -> Path | None:
-    """Return the script that is being run if it is the file of `recipe`; None for run_all.py and whatever else."""
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    return Path(script).resolve() if script and recipe == name_of(Path(script).resolve()) else None
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-import recipes
-from chain import command_line
+from chain import command_line, recipe
 from chain.command_line import Request
 from chain.preflight import missing
 from chain.record import resumable
@@ -22,26 +22,33 @@ TEST, PROD = "scratch_tiny", "qwen2.5_0.5b"
 
 def parser() -> Parser:
     """Return the parser of the command line."""
-    made = Parser(
+    flags = Parser(
         prog="run_all.py",
         description="Train a language model end to end. Without a flag: --test, then --prod.",
         allow_abbrev=False,
     )
-    which = made.add_mutually_exclusive_group()
+    which = flags.add_mutually_exclusive_group()
     which.add_argument("--test", action="store_true", help="the embedded recipe: offline, CPU or GPU, minutes")
     which.add_argument("--prod", action="store_true", help="Qwen2.5-0.5B on the published data sets, one GPU")
     which.add_argument("--recipe", metavar="NAME_OR_FILE", help="any recipe")
     which.add_argument("--list", action="store_true", help="name the recipes")
-    command_line.add_flags(made, which)
-    return made
+    command_line.add_flags(flags, which)
+    return flags
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve one command line; return the exit code."""
+def main(argv: Sequence[str] | None = None, script: str | None = None) -> int:
+    """Serve one command line, of the recipe `script` if that is run by itself; return the exit code."""
     try:
         args = parser().parse_args(argv)
-        refuse_combinations(args)
-        serve(args)
+        refuse_combinations(args, script)
+        if args.list:
+            show_recipes()
+            return 0
+        requests, refused = requested(args, script)
+        for one in requests:
+            act(args, one)
+        if refused is not None:
+            raise refused
     except (Refused, StageFailed, KeyboardInterrupt) as error:
         return report(error)
     except OSError as error:
@@ -51,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def refuse_combinations(args: argparse.Namespace) -> None:
+def refuse_combinations(args: argparse.Namespace, script: str | None) -> None:
     """Raise Refused where one flag needs, or forbids, another."""
-    one_recipe = args.test or args.prod or args.recipe is not None or args.resume is not None
+    other_recipe = args.test or args.prod or args.recipe is not None or args.list
+    one_recipe = other_recipe or args.resume is not None or script is not None
     alone = vars(args) == vars(parser().parse_args(["--list"]))
     refuse(
+        (script and other_recipe, f"{script} is the recipe: leave out --test, --prod, --recipe and --list"),
         (args.list and not alone, "--list names the recipes and does nothing else: leave out the other flags"),
         (args.values and not one_recipe, "--set changes one recipe: add --test, --prod or --recipe"),
         (args.stages is not None and not one_recipe, "--stages belongs to one recipe: add --test, --prod or --recipe"),
@@ -63,67 +72,67 @@ def refuse_combinations(args: argparse.Namespace) -> None:
     command_line.refuse_combinations(args)
 
 
-def serve(args: argparse.Namespace) -> None:
-    """Do what the arguments ask.
+def requested(args: argparse.Namespace, script: str | None) -> tuple[list[Request], Refused | None]:
+    """Return what the arguments ask for, in order, and what is refused of it once that is done.
+
+    Without a flag it is the test recipe, then the production one. What both need is looked for first: if the
+    production recipe's cannot be had, that is said, and the test recipe is served all the same.
 
     Raises:
         Refused: it cannot be done; nothing has been created.
-        StageFailed: a stage of the run failed.
-        Interrupted: the run was stopped.
     """
-    if args.list:
-        show_recipes()
-    elif args.resume is not None:
-        act(args, request(args, recipe_of(args.runs_dir, args.resume)))
-    elif args.test or args.prod or args.recipe is not None:
-        act(args, request(args, TEST if args.test else PROD if args.prod else args.recipe))
-    else:
-        test, prod = request(args, TEST), request(args, PROD)
-        if args.plan:  # which starts nothing, and says by itself what cannot be had
-            act(args, test)
-            act(args, prod)
-        else:
-            serve_both(args, test, prod)
-
-
-def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:
-    """Serve the test recipe, then the production one.
-
-    What both need is looked for first. If the production recipe's cannot be had, that is said, the test recipe is
-    served all the same, and then the refusal is raised.
-    """
+    if args.resume is not None:
+        return [request(args, script or recipe_of(args.runs_dir, args.resume))], None
+    name_or_file = script or (TEST if args.test else PROD if args.prod else args.recipe)
+    if name_or_file is not None:
+        return [request(args, name_or_file)], None
+    test, prod = request(args, TEST), request(args, PROD)
+    if args.plan:  # which starts nothing, and says by itself what cannot be had
+        return [test, prod], None
     check(test)
-    refused = None
     try:
         check(prod)
     except Refused as error:
-        refused = Refused(f"{prod.recipe} did not run; {error}")
         warn(f"only {test.recipe} will run, not {prod.recipe}; {error}")
-    act(args, test)
-    if refused is not None:
-        raise refused
-    act(args, prod)
+        return [test], Refused(f"{prod.recipe} did not run; {error}")
+    return [test, prod], None
 
 
 def request(args: argparse.Namespace, name_or_file: str) -> Request:
     """Return what the arguments ask for, of this recipe."""
-    recipe = recipes.load(name_or_file)
-    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra, recipe.sizes)
+    loaded = recipe.load(name_or_file)
+    return command_line.request(args, loaded.name, loaded.configs, loaded.grpo_extra, loaded.sizes)
 
 
 def recipe_of(runs_dir: str, run_id: str) -> str:
     """Return the recipe of an earlier run."""
     info = resumable(Path(runs_dir), run_id)
-    recipe = info.read()["recipe"]
-    if recipe is None:
+    name_or_file = info.read()["recipe"]
+    if name_or_file is None:
         name = info.run_dir.name
         raise Refused(f"run {name} has no recipe file: continue it with run_pipeline(configs, resume={name!r})")
-    return str(recipe)
+    return str(name_or_file)
 
 
 def act(args: argparse.Namespace, asked: Request) -> None:
     """Plan, download or run one recipe."""
-    command_line.serve(args, asked, run_pipeline)
+    if args.plan or args.download:
+        command_line.show_plan(asked, args.check_data) if args.plan else command_line.download(asked)
+        return
+    new = asked.resume is None  # a resumed run knows its stages and their inputs
+    run_pipeline(
+        asked.configs,
+        asked.grpo_extra,
+        recipe=asked.recipe,
+        runs_dir=asked.runs_dir,
+        stages=asked.stages if new else None,
+        from_run=asked.from_run if new else None,
+        resume=asked.resume,
+        force=args.force,
+        values=asked.values,
+        memory_budget=asked.limits.memory_budget_bytes,
+        max_hours=asked.limits.max_hours,
+    )
 
 
 def check(asked: Request) -> None:
@@ -135,10 +144,16 @@ def check(asked: Request) -> None:
 
 def show_recipes() -> None:
     """Print the names of the recipes that come with sixgig, with what each is for."""
-    shipped = recipes.shipped()
+    shipped = recipe.shipped()
     width = max(map(len, shipped), default=0)
     for name, purpose in shipped.items():
         console().print(f"{name:<{width}}  {purpose}", markup=False, soft_wrap=True)
+
+
+def run_script(file: str) -> NoReturn:
+    """Serve a recipe that is run by itself, with the flags that `--recipe` has; a recipe ends with this call."""
+    plain_endings()
+    sys.exit(main(sys.argv[1:], script=file))
 
 
 if __name__ == "__main__":

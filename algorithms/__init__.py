@@ -1,8 +1,9 @@
-"""Post-training: supervised fine-tuning, reward modelling, DPO and GRPO, each a `train` function over TRL's trainer."""
+"""Post-training: each file named after a kind of stage holds that kind, over TRL's trainer of it."""
 
 import sys
 
-from algorithms.config import KINDS, GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+from kinds import StageOutput
 
 try:
     from algorithms.checks import check
@@ -11,4 +12,4 @@ except ModuleNotFoundError as error:  # a recipe run as a script has its own dir
         raise
     raise ImportError(f"{sys.modules['utils'].__file__} hides sixgig's package utils: rename it") from error
 
-__all__ = ["KINDS", "GRPOExtraConfig", "StageOutput", "TrainingConfig", "check"]
+__all__ = ["GRPOExtraConfig", "StageOutput", "TrainingConfig", "check"]

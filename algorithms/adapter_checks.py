@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from algorithms.config import TrainingConfig
 from utils.errors import did_you_mean
 from utils.values import shown, type_problem
+
+if TYPE_CHECKING:
+    from algorithms.trl_kind import TrlKind
 
 CHANGES_THE_BASE = "it changes the frozen weights, which the merge and later stages load as they were"
 OURS = {
@@ -31,7 +34,7 @@ INITIAL = (True, False, "gaussian", "orthogonal")
 """Values of `init_lora_weights` that leave the frozen weights as they are and need no data."""
 
 
-def problems(kind: str, config: TrainingConfig) -> list[str]:
+def problems(kind: "TrlKind", config: TrainingConfig) -> list[str]:
     """Return what is wrong with `peft`, `peft_args` and `merge_adapter`, whose types are right; one line each."""
     if config.peft is None:
         unread = [f"peft_args = {shown(dict(config.peft_args))}"] if config.peft_args else []
@@ -40,7 +43,7 @@ def problems(kind: str, config: TrainingConfig) -> list[str]:
     found = list(_options(config))
     if config.peft == "qlora" and find_spec("bitsandbytes") is None:
         found.append("peft = 'qlora': needs bitsandbytes, which is not installed (it is for Linux): use peft='lora'")
-    if kind == "reward" and not config.merge_adapter:
+    if not kind.keeps_adapters and not config.merge_adapter:
         found.append("merge_adapter = False: no stage trains a reward model on, so it is merged: leave it out")
     loading = config.trainer_args.get("model_init_kwargs")
     if isinstance(loading, dict) and "quantization_config" in loading:

@@ -7,10 +7,8 @@ from typing import Any
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from utils.runtime import computes_in_bf16, device
 
-CONFIG_CLASS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig", "grpo": "GRPOConfig"}
-
 NOT_FOR_THE_TRAINER = frozenset(
-    "model_name output_dir dataset_name revision dataset_revision dataset_config_name dataset_split eval_split"
+    "model_name output_dir dataset_name stage revision dataset_revision dataset_config_name dataset_split eval_split"
     " eval_fraction eval_samples max_samples max_dropped_fraction dtype attn_implementation use_liger_kernel"
     " peft peft_args merge_adapter max_skipped_steps gates on_fail trainer_args".split()
 )
@@ -58,18 +56,6 @@ OURS_IN_LOADING = {
 """Options of loading a model (`model_init_kwargs`) that a recipe cannot set, with the reason."""
 
 
-def config_class(kind: str) -> Any:
-    """Return TRL's config class of a stage."""
-    import trl
-
-    return getattr(trl, CONFIG_CLASS[kind])
-
-
-def defaults(kind: str) -> dict[str, Any]:
-    """Return TRL's own value of each option of a stage's trainer."""
-    return {field.name: field.default for field in fields(config_class(kind))}
-
-
 def trainer_fields(config: TrainingConfig) -> dict[str, Any]:
     """Return the trainer's options that have a field of their own and are set."""
     names = [field.name for field in fields(config) if field.name not in NOT_FOR_THE_TRAINER]
@@ -77,7 +63,7 @@ def trainer_fields(config: TrainingConfig) -> dict[str, Any]:
 
 
 def extra_fields(extra: GRPOExtraConfig | None) -> dict[str, Any]:
-    """Return GRPO's options that have a field of their own and are set."""
+    """Return the options of sampling that have a field of their own and are set."""
     if extra is None:
         return {}
     values = {"num_generations": extra.num_generations, "max_completion_length": extra.max_completion_length}
@@ -121,13 +107,13 @@ def has_bf16_weights(config: TrainingConfig) -> bool:
     return config.dtype == "bfloat16" and config.peft is None
 
 
-def rounding_problem(kind: str, config: TrainingConfig, options: dict[str, Any]) -> str | None:
-    """Return what is wrong with training bfloat16 weights by `options`, the resolved ones; None if nothing is."""
-    rate = float(options.get("learning_rate", defaults(kind)["learning_rate"]))
-    keeps_small_updates = "bf16_stochastic_round=True" in str(options.get("optim_args"))
+def rounding_problem(config: TrainingConfig, args: Any) -> str | None:
+    """Return what is wrong with training bfloat16 weights by `args`, TRL's configuration; None if nothing is."""
+    optim, rate = str(getattr(args.optim, "value", args.optim)), float(args.learning_rate)
+    keeps_small_updates = "bf16_stochastic_round=True" in str(args.optim_args)
     if not has_bf16_weights(config) or keeps_small_updates or rate >= SMALL_RATE:
         return None
     return (
-        f"optim={options['optim']!r} rounds most updates of bfloat16 weights away at learning_rate={rate:g}:"
+        f"optim={optim!r} rounds most updates of bfloat16 weights away at learning_rate={rate:g}:"
         f" leave optim out (it is {BF16_OPTIM} with {BF16_OPTIM_ARGS}), or use dtype='float32'"
     )

@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+import kinds
 from algorithms import adapter_checks, arguments, rewards
-from algorithms.config import KINDS, GRPOExtraConfig, TrainingConfig
-from utils import processes
+from algorithms.config import GRPOExtraConfig, TrainingConfig
 from utils.errors import did_you_mean
 from utils.values import mistyped, shown, type_problem
+
+if TYPE_CHECKING:
+    from algorithms.trl_kind import TrlKind
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -62,42 +64,44 @@ RULES: dict[str, Rule] = {
     "dynamic_sampling": AT_LEAST_0,
 }
 
-OF_GRPO = ("preflight_prompts", "dynamic_sampling")
+OURS_IN_SAMPLING = ("preflight_prompts", "dynamic_sampling")
 """Fields of GRPOExtraConfig that are no option of TRL's."""
 
 
 def check(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> list[str]:
     """Return every problem of a stage's configuration, one line each; an empty list means that it can start.
 
-    `kind` is one of `KINDS`; `extra` belongs to GRPO. Models and data are not looked at: whether they exist is the
-    concern of whoever loads them.
+    `kind` is the name of one; `extra` belongs to a kind that samples. Models and data are not looked at: whether they
+    exist is the concern of whoever loads them.
     """
-    if kind not in KINDS:
-        return [f"{kind!r} is no kind of stage{did_you_mean(kind, KINDS) or '.'} Allowed: {', '.join(KINDS)}"]
-    extra = (extra or GRPOExtraConfig()) if kind == "grpo" else None
+    if kind not in kinds.KINDS:
+        known = ", ".join(kinds.KINDS)
+        return [f"{kind!r} is no kind of stage{did_you_mean(kind, kinds.KINDS) or '.'} Allowed: {known}"]
+    return [f"{kind}: {problem}" for problem in kinds.named(kind).problems(config, extra)]
+
+
+def problems(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> list[str]:
+    """Return every problem of the configuration of a kind over TRL's trainers."""
+    extra = (extra or GRPOExtraConfig()) if kind.samples else None
     wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
-    problems = list(wrong_types.values())
+    found = list(wrong_types.values())
     if "trainer_args" not in wrong_types:
         well_typed = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
-        problems += [*_trainer_args(kind, config, well_typed), *_lacking_fields(kind, config)]
-        problems += [*_ranges(config, well_typed, wrong_types), *_no_choices(kind, config, well_typed)]
+        found += [*_trainer_args(kind, config, well_typed), *_lacking_fields(kind, config)]
+        found += [*_ranges(config, well_typed, wrong_types), *_no_choices(kind, config, well_typed)]
     if not wrong_types.keys() & {"peft", "peft_args", "merge_adapter", "trainer_args"}:
-        problems += adapter_checks.problems(kind, config)
+        found += adapter_checks.problems(kind, config)
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
-        problems += rewards.problems(extra)
-    if not problems and extra:
-        problems = [*_groups(config, extra), *_dynamic_sampling(extra), *_vllm(config)]
-    if not problems:
-        problems = _refused_by_trl(kind, config, extra)
-    return [f"{kind}: {problem}" for problem in problems]
+        found += rewards.problems(extra)
+    return found or kind.problems_together(config, extra) or _refused_by_trl(kind, config, extra)
 
 
-def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
-    cls = arguments.config_class(kind)
+def _trainer_args(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+    cls = kind.args_class()
     hints = get_type_hints(cls)
     own = arguments.trainer_fields(config) | arguments.extra_fields(extra)
     elsewhere = {"reward_funcs": "reward_func of GRPOExtraConfig"} if extra else {}
-    elsewhere |= {name: "field of GRPOExtraConfig" for name in OF_GRPO if extra}
+    elsewhere |= {name: "field of GRPOExtraConfig" for name in OURS_IN_SAMPLING if extra}
     problems = []
     for name, value in config.trainer_args.items():
         if name in arguments.OURS:
@@ -124,11 +128,11 @@ def _trainer_args(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | No
     return problems
 
 
-def _lacking_fields(kind: str, config: TrainingConfig) -> list[str]:
-    cls = arguments.config_class(kind)
+def _lacking_fields(kind: "TrlKind", config: TrainingConfig) -> list[str]:
+    cls = kind.args_class()
     known = {field.name for field in fields(cls)}
     return [
-        f"{name} = {shown(value)}: {kind} has no such option (TRL's {cls.__name__} lacks it); leave it out"
+        f"{name} = {shown(value)}: {kind.name} has no such option (TRL's {cls.__name__} lacks it); leave it out"
         for name, value in arguments.trainer_fields(config).items()
         if name not in known
     ]
@@ -146,9 +150,9 @@ def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: 
     return problems
 
 
-def _no_choices(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+def _no_choices(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
     """Return what is none of the names that the trainer knows for an option, such as those of the schedules."""
-    hints, problems = get_type_hints(arguments.config_class(kind)), []
+    hints, problems = get_type_hints(kind.args_class()), []
     for name, value in arguments.given(config, extra).items():
         parts = (hints.get(name), *get_args(hints.get(name)))
         known = [str(one.value) for part in parts if isinstance(part, type) and issubclass(part, Enum) for one in part]
@@ -167,51 +171,13 @@ def _within(value: int | float | str, rule: Rule) -> bool:
         return True
 
 
-def _groups(config: TrainingConfig, extra: GRPOExtraConfig) -> list[str]:
-    """A generation batch must hold whole groups. Batches that `trainer_args` shapes otherwise are TRL's to judge."""
-    options = arguments.given(config, extra)
-    if "generation_batch_size" in options or "steps_per_generation" in options:
-        return []
-    defaults = arguments.defaults("grpo")
-    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    rows, passes = (int(options.get(name, defaults[name])) for name in names)
-    groups, several = options["num_generations"], processes.count()
-    if (rows * passes * several) % groups == 0:
-        return []
-    above = -(-rows * passes * several // groups) * groups
-    by, these = (" × processes", f" × {several}") if several > 1 else ("", "")
-    return [
-        f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
-        f"{rows * passes * several} completions "
-        f"a step: must be a multiple of num_generations = {groups}, such as {above}"
-    ]
-
-
-def _dynamic_sampling(extra: GRPOExtraConfig) -> list[str]:
-    if not extra.dynamic_sampling or processes.count() == 1:
-        return []
-    return [
-        f"dynamic_sampling = {extra.dynamic_sampling}: is for one process, and there are {processes.count()}: which"
-        " groups are replaced would have to be agreed on between them. Leave it out"
-    ]
-
-
-def _vllm(config: TrainingConfig) -> list[str]:
-    if not config.trainer_args.get("use_vllm") or find_spec("vllm") is not None:
-        return []
-    return [
-        "trainer_args: use_vllm = True needs vLLM, which is not installed: pip install 'trl[vllm]' (Linux, an NVIDIA"
-        " GPU), or leave use_vllm out, and transformers generates"
-    ]
-
-
-def _refused_by_trl(kind: str, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+def _refused_by_trl(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
     """What only TRL's and transformers' own validation knows: names of optimizers, combinations of options."""
     options = arguments.resolve(config, extra, Path(tempfile.gettempdir()) / "never-written")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about TRL's own defaults; the stage's training.log gets them
-            arguments.config_class(kind)(**options)
+            kind.args_class()(**options)
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError, OSError) as error:
         return [" ".join(str(error).split())]
     return []

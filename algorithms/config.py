@@ -1,18 +1,10 @@
-"""The configuration of a stage: one dataclass for SFT, reward, DPO and GRPO, and what GRPO needs besides."""
+"""The configuration of a stage: one dataclass for all kinds over TRL's trainers, and what kinds that sample need."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
 
-KINDS = ("sft", "reward", "dpo", "grpo")
-
-
-@dataclass(frozen=True)
-class StageOutput:
-    """The output of an earlier stage of the same run, as the input of a later one: `StageOutput("sft")`."""
-
-    name: str
-    """Key of that stage in the recipe."""
+from kinds import StageOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +23,9 @@ class TrainingConfig:
 
     dataset_name: str
     """Training rows: Hub id, local file or folder (.jsonl .json .csv .parquet .txt), or `made:NAME`."""
+
+    stage: str | None = None
+    """Kind of the stage. None: its label in the recipe is the name of its kind."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hub model."""
@@ -157,13 +152,21 @@ class TrainingConfig:
 
 RewardSource = Callable[..., Sequence[float | None]] | str | StageOutput
 
+
+def is_reward_model(reward: Any) -> TypeGuard[str | StageOutput]:
+    """Tell whether a reward is a model, not a function or the name of a built-in one."""
+    from algorithms.rewards import BUILT_IN
+
+    return isinstance(reward, StageOutput) or (isinstance(reward, str) and reward not in BUILT_IN)
+
+
 PREFLIGHT_COMPLETIONS = 8
 """Least completions of each prompt that GRPO's preflight samples, where the stage samples as many at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOExtraConfig:
-    """What GRPO needs besides a TrainingConfig: rewards, and how much to sample."""
+    """What a stage that samples needs besides a TrainingConfig: rewards, and how much to sample."""
 
     reward_func: RewardSource | Sequence[RewardSource] | None = None
     """One reward or a list: a callable (TRL's convention), a built-in's name, `StageOutput("reward")`, a reward model's
@@ -183,8 +186,7 @@ class GRPOExtraConfig:
     which rewards differ. Where none is, the stage fails at once. 0: no such trial."""
 
     dynamic_sampling: int = 0
-    """How many times as many prompts again may be sampled for a generation, to take the place of groups that are not
-    informative. 0: all groups stay. For one process."""
+    """Extra prompts to sample for flat groups, as a multiple of the batch; 0 is off. For GRPO, and one process."""
 
     @property
     def rewards(self) -> tuple[RewardSource, ...]:
@@ -194,3 +196,13 @@ class GRPOExtraConfig:
         if isinstance(self.reward_func, str | StageOutput) or callable(self.reward_func):
             return (self.reward_func,)
         return tuple(self.reward_func)
+
+    @property
+    def reward_models(self) -> tuple[str | StageOutput, ...]:
+        """The rewards that are models."""
+        return tuple(reward for reward in self.rewards if is_reward_model(reward))
+
+    def with_reward_models(self, path_of: Callable[[str | StageOutput], str]) -> "GRPOExtraConfig":
+        """Return it with every reward model replaced by its directory."""
+        rewards = [path_of(reward) if is_reward_model(reward) else reward for reward in self.rewards]
+        return replace(self, reward_func=rewards)

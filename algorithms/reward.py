@@ -1,46 +1,29 @@
 """Reward modelling: learn to score answers as people's preferences would (Bradley and Terry, 1952)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from algorithms.config import TrainingConfig
-from algorithms.recovery import survives_out_of_memory
-from kinds import Kind, Stage
+from algorithms.trl_kind import TrlKind
+from kinds import Stage
+
+if TYPE_CHECKING:
+    from data.sources import StageData
 
 
-@survives_out_of_memory("reward")
-def train(config: TrainingConfig, stage_dir: Path) -> Path:
-    """Train on pairs of a chosen and a rejected answer; return the checkpoint's directory.
+class RewardModelling(TrlKind):
+    """Trains on pairs of a chosen and a rejected answer.
 
-    It loads with `AutoModelForSequenceClassification` and gives one score, read at the last token of the conversation.
-    Its head is new, from `config.seed`.
-
-    Raises:
-        StageFailed: most pairs are longer than `max_length`, or training did not work.
+    The result loads with `AutoModelForSequenceClassification` and gives one score, read at the last token of the
+    conversation. Its head is new, from `config.seed`.
     """
-    from trl import RewardTrainer
 
-    from algorithms import liger, loading, supervision, training
-
-    data = training.rows(config, "reward")
-    tokenizer = loading.tokenizer(config, data.train)
-    settings = training.trl_config("reward", config, stage_dir)
-    trainer = RewardTrainer(
-        model=liger.with_liger(loading.reward_model(config, tokenizer.pad_token_id), config, stage_dir),
-        args=settings,
-        train_dataset=data.train,
-        eval_dataset=training.eval_rows(settings, data),
-        processing_class=tokenizer,
-    )
-    data = supervision.inspect_pairs(trainer, data, stage_dir)
-    return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "accuracy": "accuracy"})
-
-
-class _Reward(Kind):
     name = "reward"
-    config_class = TrainingConfig
+    trl_config = "RewardConfig"
     layout = "pairs"
     scores = True
+    sequences_per_row = 2
+    keeps_adapters = False
+    bar = {"loss": "loss", "accuracy": "accuracy"}
     tasks = ("verified_answers", "pairs")
     figures = {
         "pairs accuracy": "pairs ranked right",
@@ -52,13 +35,18 @@ class _Reward(Kind):
     }
     headlines = ("pairs accuracy",)
 
-    def problems(self, config: TrainingConfig, extra: Any = None) -> list[str]:
-        from algorithms.checks import check
+    def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
+        """Return TRL's trainer.
 
-        return check(self.name, config)
+        Raises:
+            StageFailed: most pairs are longer than `max_length`.
+        """
+        from trl import RewardTrainer
 
-    def train(self, stage: Stage, stage_dir: Path, limits: Any) -> Path:
-        return train(stage.config, stage_dir)
+        from algorithms import supervision
+
+        trainer = RewardTrainer(**self.parts(stage, stage_dir, data))
+        return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
 
 
-REWARD = _Reward()
+REWARD = RewardModelling()

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from algorithms.config import GRPOExtraConfig, RewardSource, StageOutput
+from algorithms.config import GRPOExtraConfig, RewardSource
+from kinds import StageOutput
 from utils.errors import Refused, did_you_mean
 from utils.files import user_path
 

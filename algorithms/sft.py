@@ -1,49 +1,27 @@
 """Supervised fine-tuning: learn to answer from examples of good answers."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from algorithms.config import TrainingConfig
-from algorithms.recovery import survives_out_of_memory
-from kinds import Kind, Stage
+from algorithms.trl_kind import FORGETTING, TrlKind
+from kinds import Stage
+
+if TYPE_CHECKING:
+    from data.sources import StageData
 
 
-@survives_out_of_memory("sft")
-def train(config: TrainingConfig, stage_dir: Path) -> Path:
-    """Train on `messages`, on `prompt` and `completion`, or on `text` rows; return the checkpoint's directory.
+class SupervisedFineTuning(TrlKind):
+    """Trains on `messages`, on `prompt` and `completion`, or on `text` rows.
 
     Only the assistant's turns, or the completions, are learnt; of `text` every token is. A model without a chat
     template gets the project's.
-
-    Raises:
-        StageFailed: most examples do not end within `max_length`, or training did not work.
     """
-    from trl import SFTTrainer
 
-    from algorithms import liger, loading, supervision, training
-
-    data = training.rows(config, "sft")
-    tokenizer = loading.tokenizer(config, data.train, gives_template=True)
-    trains_on, defaults = supervision.choose(tokenizer, data.train, config)
-    settings = training.trl_config("sft", config, stage_dir, **defaults)
-    held_out = training.eval_rows(settings, data)
-    rows = trains_on(data.train)
-    trainer = SFTTrainer(
-        model=liger.with_liger(loading.language_model(config), config, stage_dir),
-        args=settings,
-        train_dataset=rows,
-        eval_dataset=None if held_out is None else trains_on(held_out),
-        processing_class=tokenizer,
-    )
-    data = supervision.inspect(trainer, rows, data, stage_dir)
-    return training.fit(trainer, config, stage_dir, data, {"loss": "loss", "mean_token_accuracy": "accuracy"})
-
-
-class _SFT(Kind):
     name = "sft"
-    config_class = TrainingConfig
+    trl_config = "SFTConfig"
     layout = "conversations"
     gives_template = True
+    bar = {"loss": "loss", "mean_token_accuracy": "accuracy"}
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "answers")
     figures = {
         "skills strict": "exact match",
@@ -54,18 +32,27 @@ class _SFT(Kind):
         "demonstrations loss": "demonstration loss",
         "demonstrations accuracy": "token accuracy",
         "answers stop_rate": "stop rate",
-        "documents loss": "forgetting: loss",
-        "documents bits_per_byte": "forgetting: bits/byte",
+        **FORGETTING,
     }
     headlines = ("skills strict", "demonstrations loss")
 
-    def problems(self, config: TrainingConfig, extra: Any = None) -> list[str]:
-        from algorithms.checks import check
+    def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
+        """Return TRL's trainer.
 
-        return check(self.name, config)
+        Raises:
+            StageFailed: most examples do not end within `max_length`.
+        """
+        from trl import SFTTrainer
 
-    def train(self, stage: Stage, stage_dir: Path, limits: Any) -> Path:
-        return train(stage.config, stage_dir)
+        from algorithms import loading, supervision
+
+        tokenizer = loading.tokenizer(stage.config, data.train, gives_template=True)
+        trains_on, defaults = supervision.choose(tokenizer, data.train, stage.config)
+        parts = self.parts(stage, stage_dir, data, tokenizer, **defaults)
+        for side in ("train_dataset", "eval_dataset"):
+            parts[side] = parts[side] and trains_on(parts[side])
+        trainer = SFTTrainer(**parts)
+        return trainer, supervision.inspect(trainer, parts["train_dataset"], data, stage_dir)
 
 
-SFT = _SFT()
+SFT = SupervisedFineTuning()

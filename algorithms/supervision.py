@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from algorithms import arguments
-from algorithms.config import GRPOExtraConfig, TrainingConfig
+from algorithms.config import TrainingConfig
+from algorithms.trl_kind import TrlKind
 from data.chat import encode
 from data.sources import StageData
+from kinds import Stage
 from utils.console import warn
 from utils.errors import Refused, StageFailed
 from utils.stage_log import StageLog
@@ -81,16 +83,7 @@ SPLITS_LONG = ("wrapped", "bfd_split")
 """Packing strategies that go on with a long text in the next row, where others drop what is beyond the row."""
 
 
-def refuse_long(
-    kind: str,
-    rows: Rows,
-    tokenizer: Any,
-    max_tokens: int | None,
-    config: TrainingConfig,
-    extra: GRPOExtraConfig | None = None,
-    *,
-    every: bool = False,
-) -> None:
+def refuse_long(stage: Stage, rows: Rows, tokenizer: Any, max_tokens: int | None, *, every: bool = False) -> None:
     """Look at the first rows, or at `every` one, as the tokenizer will show them; the model reads `max_tokens` at once.
 
     Raises:
@@ -98,7 +91,8 @@ def refuse_long(
             allows, or else most, so that the stage would fail or learn what it cannot be measured on; or the chat
             template cannot show one.
     """
-    options = arguments.defaults(kind) | arguments.given(config, extra)
+    kind: TrlKind = stage.kind  # type: ignore[assignment]
+    options = kind.defaults() | arguments.given(stage.config, stage.extra)
     if options.get("packing") and options["packing_strategy"] in SPLITS_LONG:
         return
     limits = [
@@ -106,9 +100,9 @@ def refuse_long(
         (max_tokens, "the model reads: choose another model"),
     ]
     limit, why = min(((most, why) for most, why in limits if most), default=(math.inf, ""))
-    room = int(options["max_completion_length"]) if kind == "grpo" else 0
+    room = int(options["max_completion_length"]) if kind.samples else 0
     looked_at = rows if every else rows.select(range(min(len(rows), MEASURED)))
-    answered = kind != "grpo"
+    answered = not kind.samples
     long = [n for n, row in enumerate(looked_at, 1) if _tokens(tokenizer, row, answered=answered) + room > limit]
     if not long:
         return
@@ -120,11 +114,12 @@ def refuse_long(
         + (", lower max_completion_length" if room else "")
         + f", or shorten them. Of the rows to train on they are {named}, the first: {_beginning(start)}"
     )
-    allowed = MOST if config.max_dropped_fraction is None else config.max_dropped_fraction
+    asked = stage.config.max_dropped_fraction
+    allowed = MOST if asked is None else asked
     if len(long) > allowed * len(looked_at):
         raise Refused(f"{said} (at most {100 * allowed:g} % are let go, see max_dropped_fraction)")
     if every:
-        warn(f"{kind}: {said}")
+        warn(f"{stage.label}: {said}")
 
 
 def _beginning(row: dict[str, Any]) -> str:

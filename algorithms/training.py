@@ -2,23 +2,28 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from algorithms import adapters, arguments, merging, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
-from data.sources import StageData, load_for
+from data.sources import StageData
 from utils import processes, runtime, trackers
 from utils.agreement import by_first
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
 from utils.gradients import Gradients
+from utils.limits import Clock
 from utils.out_of_memory import record_out_of_memory, told_with_step
 from utils.sealed import newest_sound, partial, publish, writing
 from utils.stage_log import StageLog
 from utils.stopping import asked_to_stop
+
+if TYPE_CHECKING:
+    from algorithms.trl_kind import TrlKind
 
 SAMPLED = 4096  # elements of each weight tensor that are compared before and after
 LEAST_CHANGED = 0.01  # share of them that must differ; AdamW moves nearly all, rounding leaves those near 0
@@ -27,21 +32,16 @@ History = list[dict[str, Any]]
 """The trainer's log, one mapping a logged step, since the stage's first step."""
 
 
-def rows(config: TrainingConfig, kind: str) -> StageData:
-    """Return the stage's training rows, and the held-out ones, in TRL's columns."""
-    return load_for(config, kind)
-
-
 def trl_config(
-    kind: str, config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None = None, **defaults: Any
+    kind: "TrlKind", config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None = None, **defaults: Any
 ) -> Any:
     """Return the TRL config of a stage; `defaults` are ours, for what the recipe leaves open."""
     options = defaults | arguments.resolve(config, extra, stage_dir) | {"report_to": trackers.report_to()}
-    if problem := arguments.rounding_problem(kind, config, options):
+    args = kind.args_class()(**options)
+    if problem := arguments.rounding_problem(config, args):
         warn(problem)
-    made = arguments.config_class(kind)(**options)
-    overrides.use_one_gpu(made)
-    return made
+    overrides.use_one_gpu(args)
+    return args
 
 
 def eval_rows(settings: Any, data: StageData) -> Any:
@@ -54,13 +54,10 @@ def fit(
     config: TrainingConfig,
     stage_dir: Path,
     data: StageData,
-    shown: Mapping[str, str],
-    judge: Callable[[History], None] = lambda history: None,
+    kind: "TrlKind",
+    clock: Clock,
 ) -> Path:
     """Train, from the newest checkpoint in `stage_dir` if there is one, and save the result there.
-
-    `shown` are the metrics for the progress bar, TRL's key to the name shown. `judge` looks at what was logged, once
-    while training and at its end, and raises StageFailed.
 
     Raises:
         StageFailed: no row is left to train on, the loss was not a number, all gradients were 0, or the weights are
@@ -81,11 +78,18 @@ def fit(
     if config.peft:
         console().print(f"training {trainable:,} of {total:,} parameters ({trainable / total:.2%})", markup=False)
     before = _sample_weights(trainer.model)
-    _train(trainer, config, stage_dir, log, shown, judge)
+    checkpoint = by_first(lambda: newest_sound(stage_dir, warn))
+    if checkpoint is None:
+        log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
+    if checkpoint is None or not _resume(trainer, checkpoint, log):
+        with _watched(trainer, config, stage_dir, log, kind, clock) as watch:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if watch.stopped is not None:
+            raise Interrupted(watch.stopped)
     history: History = trainer.state.log_history
     if trainer.state.global_step == 0:
         raise StageFailed(f"no step was taken: {len(trainer.train_dataset)} rows do not fill one batch")
-    judge(history)
+    kind.judge(history)
     _judge_gradients(history)
     _judge_weights(before, _sample_weights(trainer.model))
     _save(trainer, config, data, stage_dir)
@@ -96,21 +100,13 @@ def fit(
     return stage_dir
 
 
-def _train(
-    trainer: Any,
-    config: TrainingConfig,
-    stage_dir: Path,
-    log: StageLog,
-    shown: Mapping[str, str],
-    judge: Callable[[History], None],
-) -> None:
+@contextmanager
+def _watched(
+    trainer: Any, config: TrainingConfig, stage_dir: Path, log: StageLog, kind: "TrlKind", clock: Clock
+) -> Iterator[Watch]:
+    """Give a trainer what is ours while it trains: sealed checkpoints, a look at each gradient, the stage's record."""
     from transformers import PrinterCallback
 
-    checkpoint = by_first(lambda: newest_sound(stage_dir, warn))
-    if checkpoint is None:
-        log.cut_back(-1)  # what an attempt logged that was killed before its first checkpoint
-    elif _resume(trainer, checkpoint, log):
-        return
     overrides.save_sealed(trainer, stage_dir)
     overrides.sample_in_parts(trainer, lambda was, now: _tell_sampling(log, _step(trainer), was, now))
     trackers.shield(trainer)
@@ -119,15 +115,13 @@ def _train(
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
     with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
-        watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer), judge)
+        watch = Watch(log, name, kind, asked, lambda: overrides.is_between_generations(trainer), clock)
         trainer.add_callback(watch)
         overrides.see_gradients(trainer, _judge_of_steps(trainer, config, log))
         try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            yield watch
         finally:
             watch.close()
-    if watch.stopped is not None:
-        raise Interrupted(watch.stopped)
 
 
 def _judge_of_steps(trainer: Any, config: TrainingConfig, log: StageLog) -> Callable[[float], bool]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -12,9 +12,12 @@ from utils.agreement import any_says
 from utils.console import Bar, progress
 from utils.energy import counted
 from utils.errors import StageFailed
-from utils.limits import kept
+from utils.limits import Clock
 from utils.stage_log import StageLog
 from utils.step_watch import StepWatch
+
+if TYPE_CHECKING:
+    from algorithms.trl_kind import TrlKind
 
 ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise the alarm
 HOPELESS = 50  # steps after which a stage is judged for the first time, rather than at its end alone
@@ -32,13 +35,13 @@ class Watch(TrainerCallback):
         self,
         log: StageLog,
         description: str,
-        shown: Mapping[str, str],
+        kind: "TrlKind",
         asked_to_stop: Callable[[], bool],
         may_stop: Callable[[], bool],
-        judge: Callable[[list[dict[str, Any]]], None],
+        clock: Clock,
     ) -> None:
-        self.log, self.description, self.shown = log, description, shown
-        self.asked_to_stop, self.may_stop, self.judge = asked_to_stop, may_stop, judge
+        self.log, self.description, self.shown, self.judge = log, description, kind.bar, kind.judge
+        self.asked_to_stop, self.may_stop, self.clock = asked_to_stop, may_stop, clock
         self.judged = False
         self.stopped: str | None = None
         self.row: dict[str, Any] = {}
@@ -47,7 +50,7 @@ class Watch(TrainerCallback):
         self.save_is_due = False
         self.newest: dict[str, float | str] = {}
         self.bar: Bar | None = None
-        self.steps = StepWatch(log)
+        self.steps = StepWatch(log, clock.limits.memory_budget_bytes)
         self._open = ExitStack()
         self._spent = self._open.enter_context(counted(log))
 
@@ -135,7 +138,7 @@ class Watch(TrainerCallback):
         if self.asked_to_stop():
             return any_says(f"stopped after step {state.global_step} of {state.max_steps}, with a checkpoint")
         assert self.bar is not None
-        return any_says(kept().out_of_time(self.bar.pace, state.max_steps))
+        return any_says(self.clock.out_of_time(self.bar.pace, state.max_steps))
 
     def _watch_gradient(self, norm: float) -> None:
         self.zero_gradients = self.zero_gradients + 1 if norm == 0 else 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import recipes
+from chain import recipe as recipes
 from utils.files import read_json, weights_sha256
 from utils.sealed import PARTIAL, damage
 

@@ -27,11 +27,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-import recipes
 from algorithms import TrainingConfig
 from benchmarks.gpu_memory_inputs import SHAPES
 from benchmarks.gpu_memory_side import SIDES, Job
 from benchmarks.pretraining_runs import Result, say, spread, table
+from chain import recipe as recipes
 from chain.forecast import Models, forecast
 from chain.stages import stages_of
 from utils.limits import size_bytes_of

@@ -24,9 +24,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-import recipes
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, arguments
 from benchmarks import gpu_memory_inputs as inputs
+from chain import recipe as recipes
 from utils import runtime
 
 QUICK_LENGTH = 96

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-import recipes
 from algorithms import GRPOExtraConfig, TrainingConfig, grpo, training
 from algorithms.preflight import run as preflight
 from algorithms.preflight import told
 from algorithms.rewards import made_strict
 from benchmarks.overhead import silent
+from chain import recipe as recipes
 from data import world
 from utils.files import read_json
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
 import pretrain
-import recipes
 from algorithms import GRPOExtraConfig, TrainingConfig, arguments, grpo, sft
+from chain import recipe as recipes
 from data import world
 from utils.files import weights_sha256
 from utils.quiet import quiet_libraries

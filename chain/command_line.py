@@ -1,22 +1,21 @@
-"""The flags that one recipe takes, by `run_all.py` and run as a script, and what is done with them."""
+"""The flags that one recipe takes, and what is done with them."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from algorithms.checks import RULES
-from algorithms.config import GRPOExtraConfig
 from chain.fitting import available_bytes
 from chain.forecast import Sizes
 from chain.plan import memory_lines, plan, plan_lines
 from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.set_values import recorded_values, seeds, with_values
-from chain.stages import Stage
-from utils.command_line import Parser, refuse, resume_command
+from chain.stages import Extra
+from kinds import Stage
+from utils.command_line import refuse, resume_command
 from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of
@@ -24,29 +23,31 @@ from utils.quiet import quiet_libraries
 from utils.run_directory import find_source, find_unfinished
 
 
-def add_flags(made: argparse.ArgumentParser, which: Any) -> None:
-    """Add the flags of one recipe to a parser; to `which`, the parser or a group of it, the one that names a run."""
+def add_flags(parser: argparse.ArgumentParser, which: Any) -> None:
+    """Add the flags of one recipe to a parser; to its group `which` the one that names a run."""
     which.add_argument("--resume", metavar="RUN_ID", help="continue where it stopped; `latest`: newest unfinished")
-    made.add_argument("--stages", type=_names, metavar="A,B", help="only these stages")
-    made.add_argument("--from", dest="from_run", metavar="RUN_ID", help="the run that --stages take their inputs from")
-    value: dict[str, Any] = {"dest": "values", "action": "append", "default": [], "metavar": "STAGE.FIELD=VALUE"}
-    made.add_argument("--set", **value, help="change a value; repeatable")
-    made.add_argument("--seed", type=_seed, metavar="N", help="the seed of every stage")
-    made.add_argument("--plan", action="store_true", help="inputs, rows, steps, memory, disk; starts nothing")
-    made.add_argument(
+    parser.add_argument("--stages", type=_names, metavar="A,B", help="only these stages")
+    parser.add_argument(
+        "--from", dest="from_run", metavar="RUN_ID", help="the run that --stages take their inputs from"
+    )
+    value: dict[str, Any] = {"dest": "values", "action": "append", "default": [], "metavar": "LABEL.FIELD=VALUE"}
+    parser.add_argument("--set", **value, help="change a value; repeatable")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="the seed of every stage")
+    parser.add_argument("--plan", action="store_true", help="inputs, rows, steps, memory, disk; starts nothing")
+    parser.add_argument(
         "--check-data",
         action="store_true",
         help="with --plan: look at every row, of data on the Hub too",
     )
-    made.add_argument("--download", action="store_true", help="fetch what the recipe needs, and stop")
-    made.add_argument(
+    parser.add_argument("--download", action="store_true", help="fetch what the recipe needs, and stop")
+    parser.add_argument(
         "--force",
         action="store_true",
         help="with --resume: accept changes, on the record; what was stopped starts over",
     )
-    made.add_argument("--memory-budget", type=_limit(size_bytes_of), metavar="SIZE", help="of the GPU, such as 6GiB")
-    made.add_argument("--max-hours", type=_limit(hours), metavar="H", help="stop before it takes longer")
-    made.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are kept (runs)")
+    parser.add_argument("--memory-budget", type=_limit(size_bytes_of), metavar="SIZE", help="of the GPU, such as 6GiB")
+    parser.add_argument("--max-hours", type=_limit(hours), metavar="H", help="stop before it takes longer")
+    parser.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are kept (runs)")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -73,30 +74,6 @@ def _seed(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text}: must be a whole number, {said}")
 
 
-def of_script(**defaults: Any) -> argparse.Namespace:
-    """Return the arguments that the running script was given; `defaults` are what it passes to `run_pipeline`."""
-    made = Parser(description="Run this recipe.", allow_abbrev=False)
-    add_flags(made, made)
-    made.set_defaults(**defaults)
-    args = made.parse_args()
-    refuse_combinations(args)
-    return args
-
-
-def refuse_flags() -> None:
-    """Raise Refused if a script whose `configs` cannot be found again was given flags that only such a one takes."""
-    made = Parser(allow_abbrev=False, add_help=False)
-    add_flags(made, made)
-    ours = {flag for action in made._actions for flag in action.option_strings}
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    given = [word for word in sys.argv[1:] if word.partition("=")[0] in ours]
-    if script is not None and Path(script).name != "run_all.py" and given:
-        raise Refused(
-            f"{', '.join(given)}: {Path(script).name} takes flags only if the `configs` that it passes to run_pipeline "
-            "are its own, named so at the top level: name them so, or leave the flags out."
-        )
-
-
 def refuse_combinations(args: argparse.Namespace) -> None:
     """Raise Refused where one flag needs, or forbids, another, or the directory of runs cannot be used."""
     resume, stages = args.resume is not None, args.stages is not None  # "" is given too: a shell variable without value
@@ -120,7 +97,7 @@ class Request:
 
     recipe: str
     configs: Mapping[str, Any]
-    grpo_extra: GRPOExtraConfig | None
+    grpo_extra: Extra
     runs_dir: Path
     values: tuple[str, ...]
     """What has been set in the recipe, for the record."""
@@ -136,7 +113,7 @@ def request(
     args: argparse.Namespace,
     recipe: str,
     configs: Mapping[str, Any],
-    grpo_extra: GRPOExtraConfig | None,
+    grpo_extra: Extra,
     sizes: Sizes | None = None,
 ) -> Request:
     """Return what the arguments ask for of a recipe; with `--resume`, also what the run was asked for before."""
@@ -157,27 +134,6 @@ def request(
     return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
 
 
-def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., Path]) -> Path | None:
-    """Plan, download or run the recipe; return the directory of the run, if there was one."""
-    if args.plan or args.download:
-        show_plan(asked, args.check_data) if args.plan else download(asked)
-        return None
-    new = asked.resume is None  # a resumed run knows its stages and their inputs
-    return run_pipeline(
-        asked.configs,
-        asked.grpo_extra,
-        recipe=asked.recipe,
-        runs_dir=asked.runs_dir,
-        stages=asked.stages if new else None,
-        from_run=asked.from_run if new else None,
-        resume=asked.resume,
-        force=args.force,
-        values=asked.values,
-        memory_budget=asked.limits.memory_budget_bytes,
-        max_hours=asked.limits.max_hours,
-    )
-
-
 def stages(asked: Request) -> tuple[list[Stage], dict[str, Path]]:
     """Return the checked stages, and the directories of an earlier run that they may start from."""
     source = None if asked.from_run is None else find_source(asked.runs_dir, asked.from_run)
@@ -189,7 +145,7 @@ def show_plan(asked: Request, check_data: bool) -> None:
     with quiet_libraries(None):
         chosen, outputs = stages(asked)
         passed = finished_outputs(find_unfinished(asked.runs_dir, asked.resume)) if asked.resume else {}
-        left = [stage for stage in chosen if stage.kind not in passed]
+        left = [stage for stage in chosen if stage.label not in passed]
         if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
             fetch(left, outputs | passed, check_data=True)
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
@@ -207,5 +163,5 @@ def download(asked: Request) -> None:
         fetched = fetch(*stages(asked))
     for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False, soft_wrap=True)
-    for kind, data in fetched.data.items():
-        console().print(f"{kind}: {data['name']}, {data['train_rows']} rows", markup=False)
+    for label, data in fetched.data.items():
+        console().print(f"{label}: {data['name']}, {data['train_rows']} rows", markup=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from algorithms import memory
 from chain import forecast
 from chain.forecast import Models, gib, trainer_args
-from chain.stages import Stage
+from kinds import Stage
 from utils.errors import Refused
 from utils.processes import count
 from utils.run_directory import usable
@@ -26,7 +26,7 @@ def refuse_little(stages: Sequence[Stage], outputs: Mapping[str, Path], rows: Ma
     """
     models = Models(stages, outputs)
     left = [one for one in stages if StageLog(place / one.config.output_dir).read_info().get("status") != "passed"]
-    need = sum(_known(stage, models, rows.get(stage.kind)) for stage in left)
+    need = sum(_known(stage, models, rows.get(stage.label)) for stage in left)
     there = sum(path.lstat().st_size for stage in left for path in (place / stage.config.output_dir).rglob("*"))
     free = shutil.disk_usage(usable(place)).free
     if need - there > free:
@@ -38,28 +38,14 @@ def refuse_little(stages: Sequence[Stage], outputs: Mapping[str, Path], rows: Ma
 
 def _known(stage: Stage, models: Models, rows: int | None) -> int:
     try:
-        number, states = models.of(stage).shapes.parameters, None if stage.model is None else models
-        return bytes_of(stage, steps_of(stage, rows), number, states) or 0
+        return bytes_of(stage, steps_of(stage, rows), models.of(stage).shapes.parameters, models) or 0
     except ValueError:
         return 0
 
 
 def steps_of(stage: Stage, rows: int | None) -> int | None:
-    """Return the optimizer steps of a stage: those it sets, or what the Trainer makes of rows, batch and epochs.
-
-    With packing, rows share sequences, and this is an upper bound.
-    """
-    args = trainer_args(stage)
-    if args.max_steps > 0:
-        return int(args.max_steps)
-    if rows is None:
-        return None
-    batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    batches = math.ceil(math.ceil(rows / batch) / count())  # of each process
-    if stage.kind == "grpo":  # whole generation batches of G completions a prompt, each used num_iterations times
-        prompts = args.generation_batch_size // args.num_generations
-        batches = rows // prompts * args.num_iterations * args.steps_per_generation
-    return math.ceil(args.num_train_epochs * max(math.ceil(batches / accumulation), 1))
+    """Return the optimizer steps of a stage on `rows` rows; None if that is not known."""
+    return stage.kind.steps(trainer_args(stage), rows, count())
 
 
 def bytes_of(stage: Stage, steps: int | None, parameters: int | None, models: Models | None = None) -> int | None:

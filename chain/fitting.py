@@ -8,7 +8,7 @@ from typing import Any
 from algorithms.memory import CONTEXT_BYTES
 from chain import forecast
 from chain.forecast import Models, gib
-from chain.stages import Stage
+from kinds import Stage
 from utils.agreement import by_first
 from utils.console import console
 from utils.errors import refusal
@@ -46,12 +46,12 @@ def available_bytes(budget_bytes: int | None) -> int | None:
     return max(0, most - others)
 
 
-def missed(kind: str, record: Mapping[str, Any] | None, reserved_bytes: int) -> str | None:
+def missed(label: str, record: Mapping[str, Any] | None, reserved_bytes: int) -> str | None:
     """Say what a stage has reserved of the GPU, where its recorded forecast is far off; else None."""
     if not record or abs(record["reserved_bytes"] - reserved_bytes) <= max(OFF * reserved_bytes, OFF_BYTES):
         return None
     expected, more = record["reserved_bytes"], record["reserved_bytes"] / max(reserved_bytes, 1) - 1
-    return f"{kind}: {gib(reserved_bytes)} of the GPU were reserved, and {gib(expected)} forecast ({more:+.0%})"
+    return f"{label}: {gib(reserved_bytes)} of the GPU were reserved, and {gib(expected)} forecast ({more:+.0%})"
 
 
 def fit_all(
@@ -73,8 +73,8 @@ def fit_all(
     models, found, problems = Models(stages, outputs), {}, []
     for stage in stages:
         try:
-            if stage.kind in begun and not forecast.needs_float32(stage, models):  # another GPU may be here now
-                fitted = forecast.with_micro_batch(stage, begun[stage.kind])
+            if stage.label in begun and not forecast.needs_float32(stage, models):  # another GPU may be here now
+                fitted = forecast.with_micro_batch(stage, begun[stage.label])
                 peak = forecast.forecast(fitted, models)
             elif (chosen := forecast.fit(stage, models, budget_bytes)) is not None:
                 fitted, peak = chosen
@@ -82,10 +82,10 @@ def fit_all(
                 problems.append(forecast.refusal_of(stage, models, budget_bytes))
                 continue
         except ValueError as error:
-            found[stage.kind] = Fitting(stage, None, [f"{stage.kind}: its memory cannot be forecast: {error}"])
+            found[stage.label] = Fitting(stage, None, [f"{stage.label}: its memory cannot be forecast: {error}"])
             continue
         said = forecast.changes(stage, peak, models)
-        found[stage.kind] = Fitting(fitted, peak.record(budget_bytes), said)
+        found[stage.label] = Fitting(fitted, peak.record(budget_bytes), said)
     if problems:
         raise refusal(problems)
     return found

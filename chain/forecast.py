@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from algorithms import memory
-from algorithms.config import StageOutput, TrainingConfig
+from algorithms.config import TrainingConfig
 from algorithms.memory import Adapter, Sampling, Settings
 from algorithms.shapes import Shapes, shapes_of
-from chain.stages import Stage, reference
+from chain.stages import reference
+from kinds import Stage, StageOutput
 from utils import hub
 from utils.errors import without_number
 from utils.files import base_of
 from utils.processes import count
 
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-PROMPT_TOKENS = 256
-"""What a prompt of GRPO is taken for, since TRL sets it no limit."""
 
 LEAST_TOKENS = 128
 """The shortest `max_length` that is proposed."""
@@ -42,7 +40,7 @@ class Model:
 
     @property
     def number_bytes(self) -> int:
-        """Of one number of its weights, as they are saved; a reward model of GRPO is loaded so."""
+        """Of one number of its weights, as they are saved; a reward model that is asked for rewards is loaded so."""
         return NUMBER_BYTES.get(self.dtype or "float32", 4)
 
 
@@ -56,12 +54,12 @@ class Forecast:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the GPU, the CUDA context included."""
+        """Peak GPU memory in bytes, CUDA context included."""
         return sum(self.components.values())
 
     @property
     def reserved_bytes(self) -> int:
-        """Of the GPU, what torch reserves: the peak without the CUDA context."""
+        """What torch reserves of the GPU, in bytes: the peak without the CUDA context."""
         return self.peak_bytes - self.components["context"]
 
     def record(self, budget_bytes: int | None) -> dict[str, Any]:
@@ -79,15 +77,15 @@ class Models:
     """The models that a run's stages start from, each described once."""
 
     def __init__(self, stages: Sequence[Stage], outputs: Mapping[str, Path], sizes: Sizes | None = None) -> None:
-        self.stages = {stage.kind: stage for stage in stages}
+        self.stages = {stage.label: stage for stage in stages}
         self.outputs, self.sizes = outputs, sizes or {}
         self._known: dict[tuple[Any, ...], Model] = {}
 
     def of(self, stage: Stage) -> Model:
         """Return the model that a stage trains; see `described` for what it raises."""
         if stage.model is None:
-            return _of_pretraining(stage.config, scores=False)
-        return self.described(stage.model, stage.config.revision, scores=stage.kind == "reward")
+            return _of_nothing(stage, scores=False)
+        return self.described(stage.model, stage.config.revision, scores=stage.kind.scores)
 
     def described(self, model: str | StageOutput, revision: str | None, *, scores: bool) -> Model:
         """Return a model by its name in the recipe; `scores`: as a reward model.
@@ -99,8 +97,8 @@ class Models:
         while isinstance(model, StageOutput) and model.name in self.stages:
             stage = self.stages[model.name]
             if stage.model is None:
-                made = _of_pretraining(stage.config, scores=scores)
-                return replace(made, dtype=dtype or made.dtype)
+                first = _of_nothing(stage, scores=scores)
+                return replace(first, dtype=dtype or first.dtype)
             dtype = dtype or stage.config.dtype or "float32"
             model, revision = stage.model, stage.config.revision
         key = (model, revision, scores)
@@ -133,29 +131,15 @@ class Models:
         return read(hub.model_config(model, revision)), "the Hub"
 
 
-def _of_pretraining(config: Any, *, scores: bool) -> Model:
-    """Return the model that a pretraining stage makes; its tokenizer may give fewer pieces."""
-    from transformers import AutoConfig
-
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "tie_word_embeddings")
-    heads = config.num_attention_heads
-    made = AutoConfig.for_model(
-        "qwen3",
-        vocab_size=config.vocab_size,
-        num_key_value_heads=heads,
-        head_dim=config.hidden_size // heads,
-        **{name: getattr(config, name) for name in names},
-    )
-    return Model(made, shapes_of(made, scores=scores), "float32", "the recipe")
+def _of_nothing(stage: Stage, *, scores: bool) -> Model:
+    """Return the model that a stage which starts from nothing makes; its tokenizer may give fewer pieces."""
+    config = stage.kind.model_config(stage.config)
+    return Model(config, shapes_of(config, scores=scores), "float32", "the recipe")
 
 
 def trainer_args(stage: Stage) -> Any:
-    """Return the TRL config that a stage will train with; pretraining's own, whose fields have the same names."""
-    from algorithms import arguments
-
-    if stage.model is None:
-        return stage.config
-    return arguments.config_class(stage.kind)(**arguments.resolve(stage.config, stage.extra, Path("never-written")))
+    """Return what a stage will train with."""
+    return stage.kind.trainer_args(stage.config, stage.extra)
 
 
 def forecast(stage: Stage, models: Models) -> Forecast:
@@ -170,24 +154,6 @@ def forecast(stage: Stage, models: Models) -> Forecast:
     return Forecast(components, args.per_device_train_batch_size, args.gradient_accumulation_steps)
 
 
-def _of_the_loop(config: Any) -> Settings:
-    """Return what of a pretraining stage decides its memory."""
-    from utils.runtime import computes_in_bf16, device
-
-    half = config.mixed_precision or ("bf16" if device() != "cuda" or computes_in_bf16("cuda") else "fp16")
-    return Settings(
-        sequences=config.per_device_train_batch_size,
-        tokens=config.max_length,
-        weight_bytes=4,
-        compute_bytes=4 if half == "no" else 2,
-        accumulates=config.gradient_accumulation_steps > 1,
-        gradient_checkpointing=config.gradient_checkpointing,
-        optim=memory.MUON,
-        attention=config.attn_implementation or "sdpa",
-        whole_logits=True,
-    )
-
-
 def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
     """Return what of a stage's arguments decides its memory.
 
@@ -196,54 +162,38 @@ def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
     """
     from algorithms import liger
 
-    if stage.model is None:
-        return _of_the_loop(stage.config)
-    config, rows = stage.config, args.per_device_train_batch_size
-    weight, compute = _number_bytes(stage, args, model)
-    adapter = _adapter(config, model.shapes)
+    config, work = stage.config, stage.kind.work(stage.config, args, stage.extra)
+    weight = model.number_bytes if work.dtype == "auto" else NUMBER_BYTES.get(work.dtype, 4)
+    adapter = _adapter(config, model.shapes) if stage.model else None
     sampling, tokens = None, getattr(args, "max_length", None)
-    if stage.kind == "grpo":
-        sampling = Sampling(
-            sequences=args.generation_batch_size // count(),  # which is of all processes
-            prompt_tokens=PROMPT_TOKENS,
-            completion_tokens=args.max_completion_length,
+    if work.prompt_and_completion_tokens is not None:
+        prompt, completion = work.prompt_and_completion_tokens
+        sampling = Sampling(  # a generation batch is of all processes
+            sequences=args.generation_batch_size // count(), prompt_tokens=prompt, completion_tokens=completion
         )
-        tokens = PROMPT_TOKENS + args.max_completion_length
+        tokens = prompt + completion
     if tokens is None:
         raise ValueError("max_length is not set, so nothing limits the length of its rows")
     judges = [models.described(one, None, scores=True) for one in stage.reward_models]
-    with_reference = {"dpo": not getattr(args, "precompute_ref_log_probs", False), "grpo": getattr(args, "beta", 0) > 0}
     return Settings(
-        sequences=rows * (2 if stage.kind in ("reward", "dpo") else 1),
+        sequences=args.per_device_train_batch_size * work.sequences_per_row,
         tokens=tokens,
         weight_bytes=weight,
-        compute_bytes=compute,
+        compute_bytes=2 if work.autocast else weight,
         accumulates=args.gradient_accumulation_steps > 1,
         gradient_checkpointing=args.gradient_checkpointing,
-        optim=str(getattr(args.optim, "value", args.optim)),
+        optim=work.optim,
         attention=config.attn_implementation or "sdpa",
-        liger=config.use_liger_kernel is not False and liger.knows(model.config.model_type),
+        liger=getattr(config, "use_liger_kernel", False) is not False and liger.knows(model.config.model_type),
         padding_free=bool(getattr(args, "packing", False) or getattr(args, "padding_free", False)),
-        has_logits=stage.kind != "reward",
+        has_logits=not stage.kind.scores,
+        whole_logits=work.whole_logits,
         adapter=adapter,
         sampling=sampling,
-        reference=adapter is None and with_reference.get(stage.kind, False),
+        reference=adapter is None and work.reference,
         reward_models_bytes=sum(judge.shapes.parameters * judge.number_bytes for judge in judges),
         reward_weight_bytes=max((judge.number_bytes for judge in judges), default=4),
     )
-
-
-def _number_bytes(stage: Stage, args: Any, model: Model) -> tuple[int, int]:
-    """Return the size of one number of the weights, and of what the matrix products give."""
-    from algorithms import arguments
-    from utils.runtime import device
-
-    chosen = stage.config.dtype or ("bfloat16" if stage.config.peft == "qlora" else "float32")
-    weight = model.number_bytes if chosen == "auto" else NUMBER_BYTES.get(chosen, 4)
-    given = arguments.given(stage.config, stage.extra)
-    # without a GPU here, the resolved value tells of this CPU, not of the card that the plan is for
-    autocast = args.fp16 or (args.bf16 if device() == "cuda" else given.get("bf16", True))
-    return weight, 2 if autocast else weight
 
 
 def _adapter(config: TrainingConfig, shapes: Shapes) -> Adapter | None:
@@ -261,17 +211,11 @@ def _adapter(config: TrainingConfig, shapes: Shapes) -> Adapter | None:
 
 
 def with_micro_batch(stage: Stage, rows: int) -> Stage:
-    """Return the stage with `rows` in each pass and as many in a step as before; GRPO samples as many at once."""
-    from algorithms.recovery import batch_of, with_batch
-
-    if stage.model is None:
-        passes = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps // rows
-        config = replace(stage.config, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-        return replace(stage, config=config)
-    batch = batch_of(stage.kind, stage.config)
+    """Return the stage with `rows` in each pass and as many in a step as before; as many are sampled at once."""
+    batch = stage.kind.micro_batch(stage.config)
     passes = batch.per_device_train_batch_size * batch.gradient_accumulation_steps // rows
     smaller = replace(batch, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-    return replace(stage, config=with_batch(stage.kind, stage.config, smaller, stage.extra))
+    return replace(stage, config=stage.kind.with_micro_batch(stage.config, smaller, stage.extra))
 
 
 def micro_batches(stage: Stage) -> Iterator[Stage]:
@@ -307,9 +251,9 @@ def changes(stage: Stage, found: Forecast, models: Models) -> list[str]:
 
 
 def _other_type(stage: Stage, models: Models) -> list[str]:
-    if stage.model is None or stage.config.peft is None or not lacks_bf16() or not _is_bfloat16(stage, models):
+    if not stage.model or stage.config.peft is None or not lacks_bf16() or not _is_bfloat16(stage, models):
         return []
-    return [f"{stage.kind}: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
+    return [f"{stage.label}: this GPU does not compute in bfloat16: the frozen weights are loaded in float16"]
 
 
 def _other_batch(stage: Stage, found: Forecast) -> list[str]:
@@ -320,7 +264,7 @@ def _other_batch(stage: Stage, found: Forecast) -> list[str]:
         return []
     same = "; ".join(_by_pass(args)) or "a step is the same"
     return [
-        f"{stage.kind}: {now[0]} × {now[1]} instead of {was[0]} × {was[1]} (per_device_train_batch_size × "
+        f"{stage.label}: {now[0]} × {now[1]} instead of {was[0]} × {was[1]} (per_device_train_batch_size × "
         f"gradient_accumulation_steps) keeps to the memory budget; {same}"
     ]
 
@@ -360,7 +304,7 @@ def remedy(stage: Stage, models: Models, budget_bytes: int) -> str | None:
         if fit(changed, models, budget_bytes) is not None:
             named = ((name if name in known or name == _COMPLETION else f"trainer_args.{name}", value)
                      for name, value in changes.items())  # fmt: skip
-            return " ".join(f"--set {stage.kind}.{name}={value}" for name, value in named)
+            return " ".join(f"--set {stage.label}.{name}={value}" for name, value in named)
     return None
 
 
@@ -373,12 +317,11 @@ def _remedies(stage: Stage) -> Iterator[dict[str, Any]]:
     checkpointing = {} if args.gradient_checkpointing else {"gradient_checkpointing": True}
     if checkpointing:
         yield checkpointing
-    others = [] if stage.model is None else [checkpointing | way for way in _smaller_weights(stage)]
+    others = [] if not stage.model else [checkpointing | way for way in _smaller_weights(stage)]
     yield from others
     ways = [checkpointing, *others]
-    name, tokens = (
-        (_COMPLETION, args.max_completion_length) if stage.kind == "grpo" else ("max_length", args.max_length)
-    )
+    name = _COMPLETION if stage.kind.samples else "max_length"
+    tokens = getattr(args, name)
     while (tokens := tokens // 2) >= LEAST_TOKENS:
         yield from (way | {name: tokens} for way in ways)
 
@@ -406,7 +349,7 @@ def needs_float32(stage: Stage, models: Models) -> bool:
 
     There bfloat16 is emulated, and what is fast, float16 under autocast with scaled losses, is for float32 weights.
     """
-    if stage.model is None or stage.config.peft is not None or not lacks_bf16():
+    if not stage.model or stage.config.peft is not None or not lacks_bf16():
         return False
     return _is_bfloat16(stage, models)
 
@@ -425,8 +368,8 @@ def refusal_of(stage: Stage, models: Models, budget_bytes: int) -> str:
         stage = replace(stage, config=replace(stage.config, dtype="float32"))
     least = smallest(stage, models)
     said = (
-        f"{stage.kind} does not fit in {gib(budget_bytes)}{' as it is' if why else ''}: {why}with one row at a time its"
-        f" forecast is {gib(least.peak_bytes)} (weights {gib(least.components['weights'])}, gradients"
+        f"{stage.label} does not fit in {gib(budget_bytes)}{' as it is' if why else ''}: {why}with one row at a time"
+        f" its forecast is {gib(least.peak_bytes)} (weights {gib(least.components['weights'])}, gradients"
         f" {gib(least.components['gradients'])}, optimizer {gib(least.components['optimizer'])})"
     )
     return (

@@ -1,7 +1,6 @@
 """The gates of a run's stages: what is wrong with them, and what follows when one fails."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import console
@@ -10,8 +9,8 @@ from utils.stage_log import StageLog
 from utils.values import mistyped, shown
 
 if TYPE_CHECKING:
-    from chain.stages import Stage
     from evaluation.task import Task
+    from kinds import Stage
 
 ON_FAIL = ("stop", "input")
 
@@ -26,35 +25,34 @@ def tasks_of(stages: "Sequence[Stage]") -> "dict[str, list[Task]]":
     sources = [one for one in extra.rewards if one not in sampled.reward_models] if sampled and extra else []
     functions = [rewards.load(one)[0] for one in sources]
     by_name = {rewards.name_of(function): function for function in functions}
-    return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
+    return dict(tasks_for({stage.label: stage.config for stage in stages}, extra, by_name))
 
 
-def problems(stages: "Sequence[Stage]", outputs: Mapping[str, Path]) -> Iterator[str]:
-    """Yield everything wrong with the gates of the stages. `outputs` are stages of an earlier run."""
+def problems(stages: "Sequence[Stage]", judged: bool) -> Iterator[str]:
+    """Yield everything wrong with the gates of the stages. `judged`: an earlier run has a reward model."""
     from evaluation import gates
 
     if not any(stage.config.gates or stage.config.on_fail != "stop" for stage in stages):
         return
     wrong = [stage for stage in stages if mistyped(stage.config) or (stage.extra and mistyped(stage.extra))]
     tasks = {} if wrong else tasks_of(stages)  # of values of the wrong type no one can tell what is measured
-    judged = "reward" in outputs
     for stage in stages:
-        config, kind = stage.config, stage.kind
+        config, label = stage.config, stage.label
         if config.on_fail not in ON_FAIL:
             near = did_you_mean(shown(config.on_fail), ON_FAIL)
-            yield f"{kind}: on_fail = {shown(config.on_fail)}: must be stop or input{near}"
-        elif config.on_fail == "input" and stage.model is None:
-            yield f"{kind}: on_fail = 'input': it starts from random weights, with which no stage could go on"
-        elif config.on_fail == "input" and kind == "reward":
-            yield f"{kind}: on_fail = 'input': its input is a language model, which scores nothing: leave on_fail out"
+            yield f"{label}: on_fail = {shown(config.on_fail)}: must be stop or input{near}"
+        elif config.on_fail == "input" and stage.kind.starts_from_nothing:
+            yield f"{label}: on_fail = 'input': it starts from random weights, with which no stage could go on"
+        elif config.on_fail == "input" and stage.kind.scores:
+            yield f"{label}: on_fail = 'input': its input is a language model, which scores nothing: leave on_fail out"
         if "gates" not in mistyped(config):
             metrics = compared = None
-            if kind in tasks:
-                metrics = compared = gates.measurable(tasks[kind], judged and stage.model is not None)
-                if stage.model is None:
-                    compared = gates.measurable([task for task in tasks[kind] if not task.asks], judged=False)
-            yield from (f"{kind}: {problem}" for problem in gates.problems(config.gates, metrics, compared))
-        judged = judged or kind == "reward"
+            if label in tasks:
+                metrics = compared = gates.measurable(tasks[label], judged and not stage.kind.starts_from_nothing)
+                if stage.kind.starts_from_nothing:
+                    compared = gates.measurable([task for task in tasks[label] if not task.asks], judged=False)
+            yield from (f"{label}: {problem}" for problem in gates.problems(config.gates, metrics, compared))
+        judged = judged or stage.kind.scores
 
 
 def described(config: Any) -> str:
@@ -86,5 +84,5 @@ def settle(stage: "Stage", results: Sequence[Mapping[str, Any]], log: StageLog) 
         )
     if failed:
         console().print(
-            f"{stage.kind}: a gate failed, so later stages start from its input", markup=False, style="yellow"
+            f"{stage.label}: a gate failed, so later stages start from its input", markup=False, style="yellow"
         )

@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from algorithms import memory
-from algorithms.config import StageOutput
+from algorithms.sampling_kind import PROMPT_TOKENS
 from chain import disk, forecast, timing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
 from chain.preflight import load_data, missing
-from chain.stages import Stage, shown
+from chain.stages import shown
+from kinds import Stage, StageOutput
 from utils import hub
 from utils.console import console, duration
 from utils.errors import Refused, refusal
@@ -85,9 +86,9 @@ def plan(
             peak, notes = _memory(stage, models, budget_bytes)
             shapes = None if peak is None else models.of(stage).shapes
             number = _parameters(stage, parameters, outputs, bool(unreachable))
-            number = parameters[stage.kind] = shapes.parameters if number is None and shapes else number
+            number = parameters[stage.label] = shapes.parameters if number is None and shapes else number
         except Refused as error:
-            problems.append(f"{stage.kind}: {error}")
+            problems.append(f"{stage.label}: {error}")
             continue
         source = f"the recipe states ({unreachable})" if unreachable else "the recipe states"
         stated = [(stage.config.dataset_name, source if known == "the recipe" else f"{known} states")] if known else []
@@ -128,7 +129,7 @@ def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[For
             return forecast.forecast(stage, models), [forecast.refusal_of(stage, models, budget_bytes)]
         return fitting[1], forecast.changes(stage, fitting[1], models)
     except ValueError as error:
-        return None, [f"{stage.kind}: its memory cannot be forecast: {error}"]
+        return None, [f"{stage.label}: its memory cannot be forecast: {error}"]
 
 
 def _seconds(
@@ -141,7 +142,7 @@ def _seconds(
         stage = forecast.with_micro_batch(stage, peak.per_device_train_batch_size)
     try:
         if device() != "cpu":
-            console().print(f"{stage.kind}: timing its passes", markup=False)
+            console().print(f"{stage.label}: timing its passes", markup=False)
         return timing.seconds(stage, models, steps, rows), None
     except ValueError as error:
         return None, str(error)
@@ -149,7 +150,7 @@ def _seconds(
 
 def _tokens(stage: Stage, models: Models) -> int | None:
     """Return the tokens of a step at most: rows of full length, of pairs both sides."""
-    if stage.model is None:
+    if stage.kind.starts_from_nothing:
         return None
     try:
         args = trainer_args(stage)
@@ -167,7 +168,7 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
         table = Table(title=f"Forecast peak of GPU memory in MiB{limit}", title_justify="left", pad_edge=False)
         table.add_column("", no_wrap=True)
         for need in stages:
-            table.add_column(need.stage.kind, justify="right", no_wrap=True)
+            table.add_column(need.stage.label, justify="right", no_wrap=True)
         peaks = [need.memory for need in stages if need.memory is not None]
         for name in memory.COMPONENTS:
             if any(peak.components[name] for peak in peaks):
@@ -182,19 +183,19 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
             yield f"Every stage whose memory is forecast fits in {gib(budget_bytes)}"
     for need in needs:
         yield from need.notes
-    if any(need.stage.kind == "grpo" for need in stages):
-        yield f"grpo: TRL sets the length of a prompt no limit; it is taken for {forecast.PROMPT_TOKENS} tokens"
+    if sampling := [need.stage.label for need in stages if need.stage.kind.samples]:
+        yield f"{', '.join(sampling)}: TRL sets the length of a prompt no limit; it is taken for {PROMPT_TOKENS} tokens"
     for source in dict.fromkeys(source for need in needs for _, source in need.stated):
         names = dict.fromkeys(name for need in needs for name, its in need.stated if its == source)
         yield f"Not on this machine, so as {source}: {', '.join(names)}"
-    timed = [(need.stage.kind, need.seconds) for need in needs if need.seconds is not None]
+    timed = [(need.stage.label, need.seconds) for need in needs if need.seconds is not None]
     if timed:
-        each = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in timed)
+        each = ", ".join(f"{label} {duration(seconds)}" for label, seconds in timed)
         whole = f", together {duration(sum(seconds for _, seconds in timed))}" if len(timed) > 1 else ""
         yield f"Time of the passes, at most (every row full): {each}{whole}; optimizer and evaluations besides"
     for reason in dict.fromkeys(need.untimed for need in needs if need.untimed):
-        kinds = ", ".join(need.stage.kind for need in needs if need.untimed == reason)
-        yield f"Time not measured: {kinds}: {reason}"
+        labels = ", ".join(need.stage.label for need in needs if need.untimed == reason)
+        yield f"Time not measured: {labels}: {reason}"
 
 
 def _mib(size_bytes: int) -> str:
@@ -221,7 +222,7 @@ def plan_lines(title: str, needs: Sequence[Needs], runs_dir: Path) -> list[Table
         table.add_column(column, justify="right", no_wrap=True)
     for need in needs:
         table.add_row(
-            need.stage.kind,
+            need.stage.label,
             escape(short(shown(need.stage.model))),
             escape(short(need.stage.config.dataset_name)),
             *(_count(number) for number in (need.train_rows, need.eval_rows, need.steps, need.parameters)),
@@ -249,19 +250,11 @@ def _size(size_bytes: int | None) -> str:
 
 def _rows(stage: Stage, check_data: bool, offline: bool, recorded: Sizes) -> tuple[int | None, int | None, str | None]:
     """Return the rows to train on and held out, and who states them if they were not read: the Hub or the recipe."""
-    from data.corpus.configured import is_here
-
     config = stage.config
-    documents = stage.model is None
-    here = (
-        is_here(config)
-        if documents
-        else not hub.is_dataset_id(config.dataset_name) or hub.has_dataset(config.dataset_name)
-    )
-    if check_data or here:
+    if check_data or stage.kind.is_here(config):
         info, _ = load_data(stage)
         return info["train_rows"], info["eval_rows"], None
-    if documents:
+    if stage.kind.starts_from_nothing:
         return None, None, None
     if offline:
         sizes = {split: int(rows) for split, rows in recorded.get(config.dataset_name, {}).items()}
@@ -285,9 +278,7 @@ def _parameters(
     """Return the number of weights: of the stage's input, or of the model that pretraining makes."""
     model = stage.model
     if model is None:
-        from pretrain.model import parameter_count
-
-        return parameter_count(stage.config, stage.config.vocab_size)
+        return None  # its shapes tell
     if isinstance(model, StageOutput):
         directory = outputs.get(model.name)
         if model.name in so_far or directory is None:  # neither: that stage itself is refused

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pretrain
-from algorithms.config import StageOutput
-from chain.stages import Stage, is_reward_model, reference
+from algorithms.config import is_reward_model
+from chain.stages import reference
+from kinds import Stage, StageOutput
 from utils import hub
 from utils.command_line import this_command
 from utils.console import console
@@ -34,7 +34,7 @@ def missing(stages: Sequence[Stage]) -> list[str]:
                         hub.model_on_hub, name, revision
                     )
             except Refused as error:
-                problems.append(f"{stage.kind}: {error}")
+                problems.append(f"{stage.label}: {error}")
         name, revision = stage.config.dataset_name, stage.config.dataset_revision
         if hub.is_dataset_id(name) and not hub.has_dataset(name):
             absent[f"data set {_revised(name, revision)}"] = partial(hub.dataset_on_hub, name, revision)
@@ -74,7 +74,7 @@ class Fetched:
     models: dict[tuple[str, str | None], Path]
     """The directory of each model that no stage makes, by its name in the recipe and its revision."""
     data: dict[str, dict[str, Any]]
-    """`StageData.info` of each stage's data, by kind."""
+    """`StageData.info` of each stage's data, by label."""
 
     def path_of(self, model: str | StageOutput, revision: str | None, outputs: Mapping[str, Path]) -> Path:
         """Return the directory of a model that a stage names; `outputs` are those of stages."""
@@ -102,14 +102,14 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: b
                 fetched.models[name, revision] = directory = found or _download(name, revision, weights=not check_data)
                 for file in weight_files(directory):
                     tensor_shapes(file)
-            fetched.data[stage.kind], rows = load_data(stage)
+            fetched.data[stage.label], rows = load_data(stage)
             with console().capture():  # the stage says it again
                 reader = _reader(stage, rows, fetched, outputs, readers) if rows else None
             if rows and reader:
-                readers[stage.kind] = reader
-                supervision.refuse_long(stage.kind, rows.train, *reader, stage.config, stage.extra, every=check_data)
+                readers[stage.label] = reader
+                supervision.refuse_long(stage, rows.train, *reader, every=check_data)
         except Refused as error:
-            problems.append(f"{stage.kind}: {error}")
+            problems.append(f"{stage.label}: {error}")
     if problems:
         raise refusal(problems)
     return fetched
@@ -125,14 +125,8 @@ def load_data(stage: Stage) -> tuple[dict[str, Any], "StageData | None"]:
 
     Documents to pretrain on stay on disk, as batches take them: of them there are no rows, None.
     """
-    from data.corpus.configured import record_of
-    from data.sources import load_for
-
-    console().print(f"{stage.kind}: preparing {stage.config.dataset_name}", markup=False, soft_wrap=True)
-    if stage.model is None:
-        return record_of(pretrain.prepare(stage.config), stage.config.eval_samples), None
-    rows = load_for(stage.config, stage.kind)
-    return rows.info, rows
+    console().print(f"{stage.label}: preparing {stage.config.dataset_name}", markup=False, soft_wrap=True)
+    return stage.kind.load(stage.config)
 
 
 class Reader(NamedTuple):
@@ -159,8 +153,8 @@ def _reader(
 
     if stage.extra is not None:
         _judge_rewards(stage, rows, fetched)
-    gives = stage.kind == "sft"
-    assert stage.model is not None, "documents to pretrain on are no rows"
+    gives = stage.kind.gives_template
+    assert stage.model is not None, "documents are no rows"
     if isinstance(stage.model, StageOutput) and stage.model.name not in outputs:
         reader = earlier.get(stage.model.name)
         if reader is not None:

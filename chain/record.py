@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from algorithms.config import GRPOExtraConfig, StageOutput
+import kinds
 from chain.preflight import Fetched
-from chain.stages import Config, Stage, reference, reward_name, stages_of
+from chain.stages import Extra, reference, reward_name, stages_of
+from kinds import Stage, StageOutput
 from utils.errors import Refused
 from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
@@ -21,8 +22,8 @@ from utils.stage_log import StageLog
 
 
 def chosen_stages(
-    configs: Mapping[str, Config],
-    grpo_extra: GRPOExtraConfig | None,
+    configs: Mapping[str, Any],
+    grpo_extra: Extra,
     only: Sequence[str] | None,
     source: RunInfo | None,
 ) -> tuple[list[Stage], dict[str, Path]]:
@@ -33,9 +34,9 @@ def chosen_stages(
             weights that it wrote.
     """
     outputs = finished_outputs(source) if source else {}
-    stages = stages_of(configs, grpo_extra, only, outputs)
+    stages = stages_of(configs, grpo_extra, only, outputs, judged=reward_model_of(source) is not None)
     refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
-    for name in {ref.name for ref in refs} - {stage.kind for stage in stages}:
+    for name in {ref.name for ref in refs} - {stage.label for stage in stages}:
         if source and (problem := altered(source.stage_dir(name), outputs[name])):
             raise Refused(f"run {source.run_dir.name}, stage {name}: {problem}. Run it again.")
     return stages, {name: path for name, path in outputs.items() if weight_files(path)}
@@ -45,6 +46,13 @@ def finished_outputs(info: RunInfo) -> dict[str, Path]:
     """Return the directories of the models that those stages of a run pass on which have passed."""
     passed = (entry for entry in info.read()["stages"] if entry["status"] == "passed")
     return {entry["name"]: passed_on(entry, info.run_dir) for entry in passed}
+
+
+def reward_model_of(info: RunInfo | None) -> Path | None:
+    """Return the directory of the newest reward model that a run has made; None if it has none, or there is no run."""
+    entries = [] if info is None else info.read()["stages"]
+    made = [entry for entry in entries if entry["status"] == "passed" and kinds.recorded(entry).scores]
+    return info.run_dir / made[-1]["output_dir"] if info and made else None
 
 
 def altered(stage_dir: Path, model_dir: Path) -> str | None:
@@ -108,21 +116,21 @@ def changes_since(
     handed_on = {**outputs, **{name: passed_on(entry, info.run_dir) for name, entry in entries.items()}}
     changes: dict[str, list[str]] = {}
     for stage in stages:
-        was, begun = record["configs"][stage.kind], StageLog(written[stage.kind]).read_info()
+        was, begun = record["configs"][stage.label], StageLog(written[stage.label]).read_info()
         if stage.config.output_dir != was["output_dir"]:
-            raise Refused(f"{stage.kind}: output_dir was {was['output_dir']!r}: a run's directories keep their names")
+            raise Refused(f"{stage.label}: output_dir was {was['output_dir']!r}: a run's directories keep their names")
         found = [
             f"{name} was {was[name]!r}, now {value!r}"
             for name, value in recorded(stage).items()
             if name in was and was[name] != value and name not in NOT_TRAINED_BY
         ]
-        rows = record.get("data", {}).get(stage.kind) or (begun.get("data") or {}).get("fingerprint")
-        if rows and rows != fetched.data[stage.kind]["fingerprint"]:
+        rows = record.get("data", {}).get(stage.label) or (begun.get("data") or {}).get("fingerprint")
+        if rows and rows != fetched.data[stage.label]["fingerprint"]:
             began = "it" if begun.get("data") else "the run"
             found.append(f"the rows of {stage.config.dataset_name} are not those that {began} began with")
-        if "passed" in (entries[stage.kind]["status"], begun.get("status")):
-            found += filter(None, [altered(written[stage.kind], written[stage.kind])])
-        elif begun.get("input") and stage.model is not None:
+        if "passed" in (entries[stage.label]["status"], begun.get("status")):
+            found += filter(None, [altered(written[stage.label], written[stage.label])])
+        elif begun.get("input") and stage.model:
             models = [(stage.model, stage.config.revision, begun["input"]["sha256"])]
             judges = begun.get("reward_models") or {}
             models += [(one, None, judges[name]) for one in stage.reward_models if (name := reference(one)) in judges]
@@ -131,7 +139,7 @@ def changes_since(
                 if not weight_files(path) or weights_sha256(path) != sha256:
                     found.append(f"the weights of {reference(model)} are not those that it began with")
         if found:
-            changes[stage.kind] = found
+            changes[stage.label] = found
     if changes and not force:
         raise Refused(
             f"run {info.run_dir.name} cannot go on as it began:\n{_listed(changes, '- ')}\nUndo this, or accept it with"
@@ -180,7 +188,7 @@ SHOWN_FILES = 5
 
 
 def _listed(changes: Mapping[str, Sequence[str]], mark: str = "") -> str:
-    return "\n".join(f"{mark}{kind}: {change}" for kind, found in changes.items() for change in found)
+    return "\n".join(f"{mark}{label}: {change}" for label, found in changes.items() for change in found)
 
 
 def set_aside(stage_dir: Path) -> Path:
@@ -194,7 +202,7 @@ def set_aside(stage_dir: Path) -> Path:
 def recorded(stage: Stage) -> dict[str, Any]:
     """Return a stage's configuration as the run records it: in JSON's types, secrets hidden."""
     config = dict(jsonable(stage.config))
-    if stage.model is not None:
+    if stage.model:
         config["model_name"] = reference(stage.model)
     if stage.extra is not None:
         config["grpo_extra"] = jsonable(stage.extra) | {
@@ -228,8 +236,8 @@ def open_record(
     asked = {
         "values": list(values),
         "limits": jsonable(limits),
-        "configs": {stage.kind: recorded(stage) for stage in stages},
-        "data": {kind: rows["fingerprint"] for kind, rows in data.items()},
+        "configs": {stage.label: recorded(stage) for stage in stages},
+        "data": {label: rows["fingerprint"] for label, rows in data.items()},
     }
     if info.file.exists():
         if is_first():
@@ -251,7 +259,10 @@ def open_record(
         status="running",
         started_at=now(),
         finished_at=None,
-        stages=[{"name": stage.kind, "output_dir": stage.config.output_dir} | pending for stage in stages],
+        stages=[
+            {"name": stage.label, "kind": stage.kind.name, "output_dir": stage.config.output_dir} | pending
+            for stage in stages
+        ],
         **asked,
         **made_with(),
         hardware=hardware(),

@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
+import kinds
 from chain import gates
-from chain.stages import Stage, shown
+from chain.stages import shown
+from kinds import Stage
 from utils.command_line import command, relative
 from utils.console import panel
 from utils.run_directory import passed_on
@@ -40,7 +42,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
     """Return the panel that opens a stage: what the recipe sets, where it starts, its data."""
     config = stage.config
     defaults = {field.name: field.default for field in fields(config)}
-    apart = {"model_name", "output_dir", "dataset_name", "gates", "on_fail"}
+    apart = {"model_name", "output_dir", "dataset_name", "stage", "gates", "on_fail"}
     changed = [
         f"{name}={value!r}"
         for name in defaults
@@ -59,7 +61,7 @@ def stage(stage: Stage, data: Mapping[str, Any]) -> RenderableType:
         rows["samples"] = f"{stage.extra.num_generations} a prompt, at most {stage.extra.max_completion_length} tokens"
     if config.gates:
         rows["gates"] = gates.described(config)
-    return panel(stage.kind, rows)
+    return panel(stage.label, rows)
 
 
 def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
@@ -82,11 +84,11 @@ def report_lines(summary: Sequence[str], run_dir: Path) -> str:
 def model_line(record: Mapping[str, Any], run_dir: Path) -> str:
     """Return where the run's final model lies, and how to talk to it unless a reward model is all there is."""
     stages = record["stages"]
-    last = next((entry for entry in reversed(stages) if entry["name"] != "reward"), stages[-1])
+    last = next((entry for entry in reversed(stages) if not kinds.recorded(entry).scores), stages[-1])
     model = relative(passed_on(last, run_dir))
     line = f"The model of stage {last['name']}: {model}"
     if last.get("passes_on"):
         line = f"The model that stage {last['name']} passes on, its input, since a gate failed: {model}"
-    if last["name"] == "reward":
+    if kinds.recorded(last).scores:
         return line
     return f"{line}\nTalk to it: {command(Path(__file__).resolve().parent.parent / 'chat.py', model)}"

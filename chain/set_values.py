@@ -1,11 +1,12 @@
-"""Values of a recipe changed from the command line: `--set stage.field=value` and `--seed`."""
+"""Values of a recipe changed from the command line: `--set label.field=value` and `--seed`."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_origin, get_type_hints
 
-from algorithms.config import GRPOExtraConfig, StageOutput
+from chain.stages import Extra, extra_of, kind_of
+from kinds import StageOutput
 from utils import outside_json
 from utils.errors import Refused, did_you_mean
 from utils.outside_json import KeyTwice
@@ -17,7 +18,7 @@ Configs = Mapping[str, Any]
 
 def seeds(configs: Configs, seed: int) -> list[str]:
     """Return the assignments that give every stage this seed."""
-    return [f"{name}.seed={seed}" for name, config in configs.items() if _has_seed(config)]
+    return [f"{label}.seed={seed}" for label, config in configs.items() if _has_seed(config)]
 
 
 def _has_seed(config: Any) -> bool:
@@ -25,13 +26,11 @@ def _has_seed(config: Any) -> bool:
     return is_dataclass(config) and not isinstance(config, type) and "seed" in _names(config)
 
 
-def with_values(
-    configs: Configs, grpo_extra: GRPOExtraConfig | None, assignments: Sequence[str]
-) -> tuple[dict[str, Any], GRPOExtraConfig | None]:
-    """Return a recipe's stages, and what GRPO needs besides, with values replaced, each given as `stage.field=value`.
+def with_values(configs: Configs, grpo_extra: Extra, assignments: Sequence[str]) -> tuple[dict[str, Any], Extra]:
+    """Return a recipe's stages, their rewards and sampling, with values replaced, each given as `label.field=value`.
 
-    A field of GRPOExtraConfig is one of the stage grpo: `grpo.num_generations=8`; one option of a mapping is set by its
-    name, such as `sft.trainer_args.NAME=value`. The field's annotation says how the text is read.
+    A field of GRPOExtraConfig is one of each stage that samples: `grpo.num_generations=8`; one option of a mapping is
+    set by its name, such as `sft.trainer_args.NAME=value`. The field's annotation says how the text is read.
 
     Raises:
         Refused: with every assignment that cannot be made.
@@ -64,21 +63,25 @@ def recorded_values(record: Mapping[str, Any], asked: Sequence[str]) -> list[str
     return kept
 
 
-def _with_value(
-    configs: dict[str, Any], grpo_extra: GRPOExtraConfig | None, assignment: str
-) -> tuple[dict[str, Any], GRPOExtraConfig | None]:
+def _with_value(configs: dict[str, Any], extra: Extra, assignment: str) -> tuple[dict[str, Any], Extra]:
     target, equals, text = assignment.partition("=")
-    stage, dot, field = target.strip().partition(".")
+    label, dot, field = target.strip().partition(".")
     if not equals or not dot:
-        raise ValueError("must be STAGE.FIELD=VALUE, such as sft.learning_rate=1e-5")
-    config = configs.get(stage)
+        raise ValueError("must be LABEL.FIELD=VALUE, such as sft.learning_rate=1e-5")
+    config = configs.get(label)
     if not is_dataclass(config) or isinstance(config, type):
-        near = did_you_mean(stage, configs)
-        raise ValueError(f"the recipe has no stage {stage!r}{near or '.'} It has: {', '.join(configs)}")
-    extra = (grpo_extra or GRPOExtraConfig()) if stage == "grpo" else None
-    owner = extra if extra is not None and field in _names(extra) else config
-    changed = _changed(owner, field, text.strip(), [*_names(config), *(_names(extra) if extra else [])])
-    return (configs, changed) if owner is extra else (configs | {stage: changed}, grpo_extra)
+        near = did_you_mean(label, map(str, configs))
+        raise ValueError(f"the recipe has no stage {label!r}{near or '.'} It has: {', '.join(map(str, configs))}")
+    kinds = {name: kind for name, one in configs.items() if (kind := kind_of(name, one))}
+    own = extra_of(label, kinds[label], extra) if label in kinds else None
+    known = [*_names(config), *(_names(own) if own else [])]
+    if own is None or field not in _names(own):
+        return configs | {label: _changed(config, field, text.strip(), known)}, extra
+    changed = _changed(own, field, text.strip(), known)
+    sampling = [name for name, kind in kinds.items() if kind.samples]
+    if sampling == [label] and not isinstance(extra, Mapping):
+        return configs, changed
+    return configs, {name: extra_of(name, kinds[name], extra) or changed for name in sampling} | {label: changed}
 
 
 def _names(config: Any) -> list[str]:
@@ -104,5 +107,5 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
 
 
 def _read_stage_output(text: str, allowed: tuple[Any, ...]) -> Any:
-    named = re.fullmatch(r"""StageOutput\(["']?(\w+)["']?\)""", text)
+    named = re.fullmatch(r"""StageOutput\(["']?([\w-]+)["']?\)""", text)
     return StageOutput(named[1]) if named and StageOutput in allowed else UNREAD

@@ -1,69 +1,26 @@
-"""The stages of a run: what one is, how its parts are named, and everything wrong with a recipe, told at once."""
+"""The stages of a recipe: how their parts are named, and everything wrong with them, told at once."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from algorithms.config import KINDS as ALGORITHMS
-from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
+import kinds
+from algorithms.config import GRPOExtraConfig
 from algorithms.rewards import name_of
 from chain import gates
-from pretrain import PretrainConfig
-from pretrain.config import range_problems
+from kinds import Kind, Stage, StageOutput
 from utils import trackers, values
 from utils.errors import Refused, did_you_mean, refusal
 from utils.run_directory import STAGE_DIR
 from utils.values import mistyped
 
-Config = TrainingConfig | PretrainConfig
-
-KINDS = ("pretrain", *ALGORITHMS)
 RESERVED = ("run_info.json", "console_output.log", "report.html", "evaluation_scores.json")
+LABEL = re.compile(r"\w[\w-]*")
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run, as the recipe has it."""
-
-    kind: str
-    config: Any
-    extra: GRPOExtraConfig | None = None
-    """GRPO's rewards and sampling; None for every other kind."""
-
-    @property
-    def model(self) -> str | StageOutput | None:
-        """What the stage starts from; None for pretraining."""
-        return self.config.model_name if isinstance(self.config, TrainingConfig) else None
-
-    @property
-    def reward_models(self) -> list[str | StageOutput]:
-        """The reward models that GRPO uses; its other rewards are functions."""
-        return [one for one in (self.extra.rewards if self.extra else ()) if is_reward_model(one)]
-
-    def hub_models(self) -> Iterator[tuple[str, str | None]]:
-        """Yield name and revision of each model that no stage makes."""
-        if isinstance(self.model, str):
-            yield self.model, self.config.revision
-        yield from ((name, None) for name in self.reward_models if isinstance(name, str))
-
-    def with_paths(self, path_of: Callable[[str | StageOutput, str | None], Path]) -> "Stage":
-        """Return the stage with every model replaced by its directory; `path_of` takes its name and revision."""
-        if self.model is None:
-            return self
-        config = replace(self.config, model_name=str(path_of(self.model, self.config.revision)), revision=None)
-        if self.extra is None:
-            return replace(self, config=config)
-        rewards = [str(path_of(one, None)) if is_reward_model(one) else one for one in self.extra.rewards]
-        return replace(self, config=config, extra=replace(self.extra, reward_func=rewards))
-
-
-def is_reward_model(reward: Any) -> TypeGuard[str | StageOutput]:
-    """Tell whether one of GRPO's rewards is a model, not a function or the name of a built-in one."""
-    from algorithms.rewards import BUILT_IN
-
-    return isinstance(reward, StageOutput) or (isinstance(reward, str) and reward not in BUILT_IN)
+Extra = GRPOExtraConfig | Mapping[str, GRPOExtraConfig] | None
+"""Rewards and sampling: one for every stage that samples, or one for each label."""
 
 
 def reference(model: str | StageOutput) -> str:
@@ -79,19 +36,36 @@ def reward_name(source: Any) -> str:
 
 
 def shown(source: Any) -> str:
-    """Return how a model or a reward is called on the screen; None stands for pretraining's random weights."""
+    """Return how a model or a reward is called on the screen; None stands for random weights."""
     if source is None:
         return "random weights"
     return f"output of stage {source.name}" if isinstance(source, StageOutput) else reward_name(source)
 
 
+def kind_of(label: str, config: Any) -> Kind | None:
+    """Return the kind of a stage: what its configuration says, else what its label names; None if it is none."""
+    name = getattr(config, "stage", None) or label
+    return kinds.named(name) if isinstance(name, str) and name in kinds.KINDS else None
+
+
+def extra_of(label: str, kind: Kind, extra: Extra) -> GRPOExtraConfig | None:
+    """Return the rewards and the sampling of a stage; None for a kind that does not sample."""
+    if not kind.samples:
+        return None
+    return (extra.get(label) if isinstance(extra, Mapping) else extra) or GRPOExtraConfig()
+
+
 def stages_of(
-    configs: Mapping[str, Config],
-    grpo_extra: GRPOExtraConfig | None = None,
+    configs: Mapping[str, Any],
+    grpo_extra: Extra = None,
     only: Sequence[str] | None = None,
     outputs: Mapping[str, Path] | None = None,
+    *,
+    judged: bool = False,
 ) -> list[Stage]:
-    """Return the stages to run, in order: those named in `only`, or all. `outputs` are stages of an earlier run.
+    """Return the stages to run, in order: those named in `only`, or all.
+
+    `outputs` are stages of an earlier run; `judged`: it has a reward model.
 
     Raises:
         Refused: with every problem of the recipe.
@@ -99,15 +73,18 @@ def stages_of(
     problems = [*_shape(configs, grpo_extra), *_choice(configs, only)]
     stages: list[Stage] = []
     if not problems:
-        extra = {"grpo": grpo_extra or GRPOExtraConfig()}
-        chosen = [kind for kind in configs if only is None or kind in only]
-        stages = [Stage(kind, configs[kind], extra.get(kind)) for kind in chosen]
+        every = [
+            Stage(label, kind, config, extra_of(label, kind, grpo_extra))
+            for label, config in configs.items()
+            if (kind := kind_of(label, config))
+        ]
+        stages = [stage for stage in every if only is None or stage.label in only]
         problems += _directories(stages)
         problems += _adapters(stages)
-        problems += _inputs([one for one in stages if not mistyped(one.extra)], list(configs), outputs or {})
+        problems += _inputs([stage for stage in stages if not mistyped(stage.extra)], every, outputs or {})
         for stage in stages:
-            problems += _config_problems(stage)
-        problems += gates.problems(stages, outputs or {})
+            problems += [f"{stage.label}: {one}" for one in stage.kind.problems(stage.config, stage.extra)]
+        problems += gates.problems(stages, judged)
     try:
         trackers.requested()
     except Refused as error:
@@ -118,29 +95,44 @@ def stages_of(
 
 
 def _shape(configs: Any, extra: Any) -> Iterator[str]:
+    known = ", ".join(kinds.KINDS)
     if not isinstance(configs, Mapping) or not configs:
-        yield f"it has no stages: give a dict with one or more of {', '.join(KINDS)}; given: {values.shown(configs)}"
+        yield f"it has no stages: give a dict with one or more of {known}; given: {values.shown(configs)}"
         return
-    for position, (kind, config) in enumerate(configs.items()):
-        wanted: type = PretrainConfig if kind == "pretrain" else TrainingConfig
-        if kind not in KINDS:
-            near = did_you_mean(kind if isinstance(kind, str) else "", KINDS)
-            yield f"{values.shown(kind)} is no kind of stage{near or '.'} Allowed: {', '.join(KINDS)}"
-        elif not isinstance(config, wanted):
-            yield f"{kind}: must be a {wanted.__name__}; given: {values.shown(config)}"
-        if kind == "pretrain" and position:
-            yield "pretrain: must be the first stage, since it starts from nothing"
-    if not isinstance(extra, GRPOExtraConfig | None):
-        yield f"grpo_extra: must be a GRPOExtraConfig; given: {values.shown(extra)}"
-    elif extra is not None and "grpo" not in configs:
-        yield "grpo_extra: nothing reads it, since the recipe has no grpo stage"
+    from_a_model, sampling = "", []
+    for label, config in configs.items():
+        kind, named = kind_of(label, config), getattr(config, "stage", None)
+        if not isinstance(label, str) or not LABEL.fullmatch(label):
+            yield f"{values.shown(label)} is no label of a stage: letters, digits, _ and -, such as sft or code-2"
+        elif kind is None:
+            wrong = f"{label}: stage = {values.shown(named)}" if named else values.shown(label)
+            near = did_you_mean(str(named or label), kinds.KINDS)
+            way = "" if named else '. Under another label, stage= says the kind: TrainingConfig(stage="sft", …)'
+            yield f"{wrong} is no kind of stage{near or '.'} Allowed: {known}{way}"
+        elif not isinstance(config, kind.config_class):
+            yield f"{label}: must be a {kind.config_class.__name__}; given: {values.shown(config)}"
+        elif kind.starts_from_nothing and from_a_model:
+            yield f"{label}: must come before {from_a_model}, since it starts from nothing"
+        elif not kind.starts_from_nothing:
+            from_a_model = from_a_model or label
+        if kind is not None and kind.samples:
+            sampling.append(label)
+    extras = extra if isinstance(extra, Mapping) else {} if extra is None else {None: extra}
+    for label, one in extras.items():
+        if not isinstance(one, GRPOExtraConfig):
+            yield f"grpo_extra: must be a GRPOExtraConfig, or one for each label; given: {values.shown(one)}"
+        elif not sampling:
+            yield "grpo_extra: nothing reads it, since the recipe has no stage that samples, such as grpo"
+        elif label is not None and label not in sampling:
+            near = did_you_mean(str(label), sampling) or "."
+            yield f"grpo_extra: {values.shown(label)} is no stage that samples{near} There are: {', '.join(sampling)}"
 
 
 def _choice(configs: Any, only: Sequence[str] | None) -> Iterator[str]:
     for name, times in Counter(only or ()).items():
         if isinstance(configs, Mapping) and name not in configs:
-            near = did_you_mean(name, configs)
-            yield f"--stages {name}: the recipe has no such stage{near or '.'} It has: {', '.join(configs)}"
+            near = did_you_mean(name, map(str, configs))
+            yield f"--stages {name}: the recipe has no such stage{near or '.'} It has: {', '.join(map(str, configs))}"
         elif times > 1:
             yield f"--stages names {name} {times} times: a stage runs once"
     if only is not None and not only:
@@ -152,59 +144,55 @@ def _directories(stages: list[Stage]) -> Iterator[str]:
     for stage in stages:
         name = stage.config.output_dir
         if not isinstance(name, str) or not STAGE_DIR.fullmatch(name) or name in RESERVED:
-            yield f"{stage.kind}: output_dir = {values.shown(name)}: must be the plain name of a directory in the run's"
+            told = values.shown(name)
+            yield f"{stage.label}: output_dir = {told}: must be the plain name of a directory in the run's"
             continue
-        other = taken.setdefault(name.casefold(), stage.kind)
-        if other != stage.kind:
-            yield f"{stage.kind}: output_dir = {name!r} is in use by {other}: each stage needs its own"
+        other = taken.setdefault(name.casefold(), stage.label)
+        if other != stage.label:
+            yield f"{stage.label}: output_dir = {name!r} is in use by {other}: each stage needs its own"
 
 
-def _inputs(stages: list[Stage], order: list[str], outputs: Mapping[str, Path]) -> Iterator[str]:
+def _inputs(stages: list[Stage], every: list[Stage], outputs: Mapping[str, Path]) -> Iterator[str]:
     """Every StageOutput must name a stage of the right sort that runs earlier, or that ran in the earlier run."""
-    chosen = [stage.kind for stage in stages]
+    chosen, scores = {stage.label for stage in stages}, {stage.label: stage.kind.scores for stage in every}
+    order = list(scores)
     for stage in stages:
         wanted = [("model_name", stage.model, False), *(("reward_func", one, True) for one in stage.reward_models)]
-        for field, ref, is_reward in wanted:
+        for field, ref, judges in wanted:
             if not isinstance(ref, StageOutput):
                 continue
-            said = f'{stage.kind}: {field} = StageOutput("{ref.name}")'
+            said = f'{stage.label}: {field} = StageOutput("{ref.name}")'
             if ref.name not in order:
                 near = did_you_mean(ref.name, order)
                 yield f"{said}: the recipe has no such stage{near or '.'} It has: {', '.join(order)}"
-            elif order.index(ref.name) >= order.index(stage.kind):
-                yield f"{said}: that stage does not run before {stage.kind}; move it up, or name an earlier one"
+            elif order.index(ref.name) >= order.index(stage.label):
+                yield f"{said}: that stage does not run before {stage.label}; move it up, or name an earlier one"
             elif ref.name not in chosen and ref.name not in outputs:
                 ran = f"; that run has: {', '.join(outputs)}" if outputs else ""
                 yield f"{said} has not run: add {ref.name} to --stages, or name a run that has it with --from{ran}"
-            elif is_reward != (ref.name == "reward"):
-                yield f"{said}: must be {'the reward stage' if is_reward else 'a language model, not a reward model'}"
+            elif judges != scores[ref.name]:
+                sort = (
+                    "a reward model, such as a stage of kind reward makes" if judges else "a policy, not a reward model"
+                )
+                yield f"{said}: must be {sort}"
 
 
 def _adapters(stages: list[Stage]) -> Iterator[str]:
     """A stage that starts from an adapter which another keeps must train it on as it is."""
-    keeping = {one.kind: one.config for one in stages if one.model is not None and one.config.merge_adapter is False}
-    by_kind = {one.kind: one for one in stages}
+    keeping = {one.label: one.config for one in stages if getattr(one.config, "merge_adapter", True) is False}
+    by_label = {one.label: one for one in stages}
     for stage in stages:
         name = stage.model.name if isinstance(stage.model, StageOutput) else ""
-        while (made := by_kind.get(name)) and name not in keeping and made.config.on_fail == "input":
-            name = made.model.name if isinstance(made.model, StageOutput) else ""  # what it gets if a gate fails
-        source = keeping.get(name)
-        if source is None:
+        while (source := by_label.get(name)) and name not in keeping and source.config.on_fail == "input":
+            name = source.model.name if isinstance(source.model, StageOutput) else ""  # what it gets if a gate fails
+        config = keeping.get(name)
+        if config is None:
             continue
-        starts = f"{stage.kind}: starts from the adapter that {name} keeps (merge_adapter=False)"
+        starts = f"{stage.label}: starts from the adapter that {name} keeps (merge_adapter=False)"
         if stage.config.peft is None:
             yield (
-                f"{starts}, and trains all weights: set peft='lora' (or 'qlora') in {stage.kind} to train the adapter"
+                f"{starts}, and trains all weights: set peft='lora' (or 'qlora') in {stage.label} to train the adapter"
                 f" on, or leave out merge_adapter in {name}"
             )
-        elif stage.config.peft_args and source.peft_args and stage.config.peft_args != source.peft_args:
-            yield f"{starts}: its peft_args must be those of {name}, {values.shown(source.peft_args)}, or be left out"
-
-
-def _config_problems(stage: Stage) -> list[str]:
-    from algorithms.checks import check
-
-    if isinstance(stage.config, TrainingConfig):
-        return check(stage.kind, stage.config, stage.extra)
-    problems = list(mistyped(stage.config).values())
-    return [f"pretrain: {problem}" for problem in problems or range_problems(stage.config)]
+        elif stage.config.peft_args and config.peft_args and stage.config.peft_args != config.peft_args:
+            yield f"{starts}: its peft_args must be those of {name}, {values.shown(config.peft_args)}, or be left out"

@@ -5,7 +5,6 @@ The optimizer, reading of data, evaluations and checkpoints come on top.
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,14 +13,13 @@ from functools import partial
 from typing import Any
 
 from algorithms import adapters
-from algorithms.config import PREFLIGHT_COMPLETIONS as COMPLETIONS
 from algorithms.memory import Sampling
 from chain import forecast
 from chain.forecast import Models
-from chain.stages import Stage
+from kinds import Stage
 from utils.four_bits import in_4_bits
 from utils.out_of_memory import is_out_of_memory
-from utils.runtime import computes_in_bf16, device, free_memory
+from utils.runtime import device, free_memory
 
 TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""
@@ -94,59 +92,32 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
     Raises:
         ValueError: the model or the rows are not known.
     """
-    config, model = stage.config, models.of(stage)
-    if stage.model is None:
-        return Work(
-            config=model.config,
-            parameters=model.shapes.parameters,
-            loss="logits",
-            sequences=config.per_device_train_batch_size,
-            tokens=config.max_length,
-            autocast=_half(config.mixed_precision),
-            gradient_checkpointing=config.gradient_checkpointing,
-            attention=config.attn_implementation or ("eager" if device() == "cpu" else "sdpa"),
-            passes=steps * config.gradient_accumulation_steps,
-        )
-    args = forecast.trainer_args(stage)
+    config, model, args = stage.config, models.of(stage), forecast.trainer_args(stage)
     settings = forecast.settings(stage, args, model, models)
+    step = stage.kind.work(config, args, stage.extra)
     passes = steps * args.gradient_accumulation_steps
-    references = samplings = 0.0
-    if stage.kind == "dpo":  # once for each row, ahead, or once for each pass
-        ahead = getattr(args, "precompute_ref_log_probs", False)
-        if ahead and rows is None:
-            raise ValueError("how many rows its reference goes through is not known")
-        references = rows * 2 / settings.sequences if ahead and rows is not None else passes
-    if stage.kind == "grpo":
-        assert stage.extra is not None
-        samplings = passes / (args.steps_per_generation * args.num_iterations) * (1 + stage.extra.dynamic_sampling)
-        tried = stage.extra.preflight_prompts * max(args.num_generations, COMPLETIONS)
-        samplings += math.ceil(tried / args.generation_batch_size)
-        references = passes / args.num_iterations if args.beta else 0.0
-    dtype = adapters.frozen_dtype(config, model.dtype) if config.peft else config.dtype or "float32"
+    if step.reference_ahead and rows is None:
+        raise ValueError("how many rows its reference goes through is not known")
+    ahead = (rows or 0) * step.sequences_per_row / settings.sequences if step.reference_ahead else 0.0
+    peft = getattr(config, "peft", None)
+    dtype = adapters.frozen_dtype(config, model.dtype) if peft else step.dtype
     return Work(
         config=model.config,
         parameters=model.shapes.parameters,
-        loss="score" if stage.kind == "reward" else "tiles",
+        loss="logits" if step.whole_logits else "score" if stage.kind.scores else "tiles",
         sequences=settings.sequences,
         tokens=settings.tokens,
         dtype=(model.dtype or "float32") if dtype == "auto" else dtype,
-        autocast="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
+        autocast=step.autocast,
         gradient_checkpointing=settings.gradient_checkpointing,
         attention=settings.attention,
-        peft_args=config.peft_args if config.peft else None,
-        multiplied_in=adapters.compute_dtype(config) if config.peft == "qlora" else None,
+        peft_args=config.peft_args if peft else None,
+        multiplied_in=adapters.compute_dtype(config) if peft == "qlora" else None,
         passes=passes,
-        references=references,
-        samplings=samplings,
+        references=ahead + passes * step.reference_passes,
+        samplings=passes * step.generations_per_pass + step.generations_ahead,
         sampling=settings.sampling,
     )
-
-
-def _half(mixed_precision: str | None) -> str | None:
-    """Return the type that pretraining computes in, as its loop chooses it."""
-    if mixed_precision is None:
-        mixed_precision = "bf16" if computes_in_bf16(device()) else "fp16" if device() == "cuda" else "no"
-    return {"bf16": "bfloat16", "fp16": "float16"}.get(mixed_precision)
 
 
 def measured(work: Work) -> Pace:

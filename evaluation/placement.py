@@ -9,8 +9,7 @@ from typing import Any
 from utils.console import warn
 from utils.files import weight_files
 from utils.four_bits import nf4
-from utils.gpu_memory import GIB, cap_bytes
-from utils.limits import kept
+from utils.gpu_memory import GIB
 from utils.runtime import computes_in_bf16, device, free_memory
 
 BESIDE_BYTES = 3 * 2**29
@@ -63,19 +62,13 @@ def placed_kind(kind: str, placed: Placement) -> str:
 
 
 def free_bytes() -> int:
-    """Return how much this process may still take of the GPU's memory, within the budget that it keeps to."""
+    """Return how much this process may still take of the GPU's memory, within the share that it is capped at."""
     import torch
 
     free_memory()
     free, total = torch.cuda.mem_get_info()
-    budget = kept().limits.memory_budget_bytes
-    cap = cap_bytes(
-        total if budget is None else budget,
-        total_bytes=total,
-        free_bytes=free,
-        reserved_bytes=torch.cuda.memory_reserved(),
-    )
-    return cap - torch.cuda.memory_allocated()
+    cap = int(torch.cuda.get_per_process_memory_fraction() * total)
+    return min(free + torch.cuda.memory_reserved(), cap) - torch.cuda.memory_allocated()
 
 
 def device_for(placed: Placement) -> str:

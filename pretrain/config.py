@@ -24,6 +24,8 @@ class PretrainConfig:
     """The data set's configuration on the Hub."""
     dataset_revision: str | None = None
     """Commit, tag or branch of the data set on the Hub."""
+    stage: str | None = None
+    """Kind of the stage. None: its label in the recipe is the name of its kind."""
     document_separator: str | None = None
     """What sets the documents of .txt files apart; None is blank lines."""
     data_fraction: float = 1.0

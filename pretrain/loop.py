@@ -26,6 +26,7 @@ from utils.agreement import by_first, peer_has_ended
 from utils.console import warn
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.gradients import MOST_SKIPPED, Gradients
+from utils.limits import Clock
 from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
 from utils.runtime import device as find_device
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
+def pretrain(config: PretrainConfig, stage_dir: Path, clock: Clock | None = None) -> Path:
     """Train from random weights, or from the newest checkpoint in `stage_dir`; return `stage_dir` with the result.
 
     Every process of `accelerate launch` or `torchrun` calls this; the first one writes.
@@ -49,7 +50,10 @@ def pretrain(config: PretrainConfig, stage_dir: Path) -> Path:
     """
     stage_dir.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config)
-    with recording(stage_dir, config, accelerator.is_main_process) as record, _others_alive(accelerator):
+    with (
+        recording(stage_dir, config, accelerator.is_main_process, clock or Clock()) as record,
+        _others_alive(accelerator),
+    ):
         tokens = load_corpus(config, stage_dir, accelerator, record)
         run = _prepared(config, stage_dir, accelerator, tokens, record)
         run.resume()

@@ -12,7 +12,7 @@ from pretrain.config import PretrainConfig
 from utils import alarms, trackers
 from utils.console import console, progress
 from utils.energy import counted
-from utils.limits import kept
+from utils.limits import Clock
 from utils.runtime import peak_memory_bytes
 from utils.stage_log import StageLog
 from utils.step_watch import StepWatch
@@ -21,8 +21,9 @@ from utils.step_watch import StepWatch
 class Record:
     """The stage's files, its progress bar and its trackers, or nothing in a process that is not the first."""
 
-    def __init__(self, stage_dir: Path, config: PretrainConfig, is_main: bool, stack: ExitStack) -> None:
+    def __init__(self, stage_dir: Path, config: PretrainConfig, is_main: bool, stack: ExitStack, clock: Clock) -> None:
         self.stage_dir, self.config, self.is_main, self._stack = stage_dir, config, is_main, stack
+        self.clock = clock
         self.log = StageLog(stage_dir)
         self._spent = stack.enter_context(counted(self.log))
 
@@ -39,7 +40,7 @@ class Record:
             return
         self.log.cut_back(step)
         self._shown: dict[str, float] = {}
-        self._steps = StepWatch(self.log)
+        self._steps = StepWatch(self.log, self.clock.limits.memory_budget_bytes)
         self._rows: list[Mapping[str, Any]] = [*self.log.read_metrics()]
         if checkpoint:
             self.log.resumed(checkpoint, checkpoint)
@@ -64,7 +65,7 @@ class Record:
 
     def out_of_time(self) -> str | None:
         """Say why the run must stop for its limit of time; None if it may go on, and in a process that cannot tell."""
-        return kept().out_of_time(self._bar.pace, self.config.max_steps) if self.is_main else None
+        return self.clock.out_of_time(self._bar.pace, self.config.max_steps) if self.is_main else None
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -100,7 +101,7 @@ class Record:
 
 
 @contextmanager
-def recording(stage_dir: Path, config: PretrainConfig, is_main: bool) -> Iterator[Record]:
+def recording(stage_dir: Path, config: PretrainConfig, is_main: bool, clock: Clock) -> Iterator[Record]:
     """Give the record of a run, and close its bar and trackers at the end."""
     with ExitStack() as stack:
-        yield Record(stage_dir, config, is_main, stack)
+        yield Record(stage_dir, config, is_main, stack, clock)

@@ -13,7 +13,6 @@ trained token is some 4 GFLOP, recomputation included: 4,000 tokens a second at 
 from typing import Any
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from pipeline import run_pipeline
 
 # bfloat16 weights and 8-bit states are what makes full fine-tuning of 0.5B fit. Updates of 1e-5 and less would round
 # away in bfloat16: rounding stochastically keeps them on average. Of the activations only each layer's input is kept,
@@ -92,4 +91,6 @@ SIZES = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    run_pipeline(configs, grpo_extra)
+    from run_all import run_script
+
+    run_script(__file__)

@@ -12,7 +12,6 @@ recomputation.
 from typing import Any
 
 from algorithms import StageOutput, TrainingConfig
-from pipeline import run_pipeline
 
 # An adapter of rank 16 on every linear layer but the head, as QLoRA's authors found that all layers matter more than
 # the rank; alpha 32 doubles what it adds, and dropout is left out for one pass over the data. It is merged into the
@@ -55,4 +54,6 @@ SIZES = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    run_pipeline(configs)
+    from run_all import run_script
+
+    run_script(__file__)

@@ -7,7 +7,6 @@ world (data/world): word problems with a trace, counting words, calling a calcul
 from typing import Any
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from pipeline import run_pipeline
 from pretrain import PretrainConfig
 
 SMALL: dict[str, Any] = {  # what a model of this size needs on a CPU: no memory to save, and the fastest attention
@@ -66,4 +65,6 @@ grpo_extra = GRPOExtraConfig(
 )
 
 if __name__ == "__main__":
-    run_pipeline(configs, grpo_extra)
+    from run_all import run_script
+
+    run_script(__file__)

@@ -12,7 +12,6 @@ emulates bfloat16 is not slowed down. A checkpoint is 1.6 GB.
 from typing import Any
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from pipeline import run_pipeline
 
 # 8 rows or pairs of at most 512 tokens a step, in micro-batches of 2; what is longer is cut off or left out.
 # Recomputing activations would save memory that is not short. 64 held-out rows
@@ -69,4 +68,6 @@ SIZES = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    run_pipeline(configs, grpo_extra)
+    from run_all import run_script
+
+    run_script(__file__)

@@ -12,7 +12,6 @@ used, so a step is slower than LoRA's.
 from typing import Any
 
 from algorithms import StageOutput, TrainingConfig
-from pipeline import run_pipeline
 
 # See qwen2.5_1.5b_lora for the adapter. It is merged at 16 bits after each stage, and the result is measured as it is
 # saved: the 4-bit weights are for training alone.
@@ -51,4 +50,6 @@ SIZES = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    run_pipeline(configs)
+    from run_all import run_script
+
+    run_script(__file__)

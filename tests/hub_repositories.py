@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import recipes
 from algorithms import TrainingConfig
+from chain import recipe as recipes
 
 RECIPES = ("qwen2.5_0.5b", "smollm2_135m")
 """The shipped recipes on published data whose models' tokenizers are among the fixtures."""

@@ -186,8 +186,8 @@ def test_everything_wrong_with_gates_is_told_at_once_and_nothing_is_created(conf
 
 
 def test_pretraining_may_be_asked_to_be_better_than_random_weights_where_they_are_measured() -> None:
+    from chain.recipe import load
     from chain.stages import stages_of
-    from recipes import load
 
     recipe = load("scratch_tiny")
     better = [{"metric": name, "better_than_input": True} for name in ("documents loss", "skills strict")]

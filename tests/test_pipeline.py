@@ -20,7 +20,7 @@ import pytest
 
 import pipeline
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from chain.stages import Stage
+from kinds import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
 from utils import secrets

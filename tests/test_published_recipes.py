@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import recipes
 from algorithms import StageOutput
+from chain import recipe as recipes
 from tests.conftest import SHARED
 from tests.hub_repositories import RECIPES, environment, models_of
 from utils.files import weights_sha256

@@ -225,7 +225,7 @@ def call_pretrain(argv: list[str], work: Path, monkeypatch: pytest.MonkeyPatch) 
 def call_on_runs(argv: list[str], work: Path) -> None:
     """Serve a command of evaluation as it is: on the interrupted run, of few made rows, and on copies of it."""
     from algorithms import StageOutput
-    from recipes import load
+    from chain.recipe import load
 
     info = RunInfo(work / "runs" / EXAMPLE_RUN)
     configs = {}
@@ -332,8 +332,8 @@ def test_a_command_of_the_readme_runs(
 @pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
     from chain.preflight import missing
+    from chain.recipe import load
     from chain.stages import stages_of
-    from recipes import load
 
     (work / "from_readme.py").write_text(source)
     recipe = load("from_readme.py")
@@ -344,8 +344,8 @@ def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(
 
 def test_the_rows_shown_suit_the_stages_that_they_are_for(work: Path) -> None:
     from algorithms.rewards import exact_match, missing_columns
+    from chain.recipe import load
     from data.sources import load as load_data
-    from recipes import load
 
     (work / "from_readme.py").write_text(RECIPES[1])
     configs = load("from_readme.py").configs
@@ -370,7 +370,7 @@ def test_a_row_shown_is_a_task_of_ones_own(row: str, tmp_path: Path) -> None:
 
 def test_the_table_of_stages_is_the_embedded_recipe() -> None:
     from algorithms import StageOutput
-    from recipes import load
+    from chain.recipe import load
 
     actual = []
     for kind, config in load("scratch_tiny").configs.items():
@@ -382,9 +382,9 @@ def test_the_table_of_stages_is_the_embedded_recipe() -> None:
 
 
 def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
+    from chain.recipe import load
     from data.world.conversations import RAMBLING_SHARE
     from pretrain.model import parameter_count
-    from recipes import load
 
     recipe = load("scratch_tiny")
     pretraining, grpo, extra = recipe.configs["pretrain"], recipe.configs["grpo"], recipe.grpo_extra

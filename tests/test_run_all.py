@@ -13,7 +13,7 @@ import pytest
 
 import run_all
 from chain.command_line import Request
-from recipes import load, shipped
+from chain.recipe import load, shipped
 from run_all import main
 from utils.errors import Refused, StageFailed
 from utils.run_directory import RunInfo, create
@@ -288,7 +288,7 @@ def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeyp
 def test_a_broken_file_among_the_recipes_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recipes.HERE", tmp_path)
+    monkeypatch.setattr("chain.recipe.RECIPES", tmp_path)
     (tmp_path / "broken.py").write_text('"""A recipe."""\nconfigs = {\n')
     (tmp_path / "sound-0.5.py").write_text(RECIPE)
     assert load("sound-0.5").name == "sound-0.5"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import recipes
+from chain import recipe as recipes
 
 pytestmark = pytest.mark.slow
 

@@ -48,13 +48,32 @@ def relative(path: Path | str) -> str:
     return str(path) if inside.startswith("..") else inside
 
 
-def resume_command(run_dir: Path, script: Path | None = None) -> str:
-    """Return the command that continues a run, as it must be typed in the working directory.
-
-    A recipe that is being run by itself, as `script`, goes on by itself: what it passes to `run_pipeline` may stand
-    nowhere else.
-    """
+def resume_command(run_dir: Path) -> str:
+    """Return the command that continues a run, as it must be typed in the working directory."""
     words = ["--resume", run_dir.name]
     if run_dir.parent != Path("runs").resolve():
         words += ["--runs-dir", relative(run_dir.parent)]
-    return command(script or Path(__file__).resolve().parent.parent / "run_all.py", *words)
+    return command(RUN_ALL, *words)
+
+
+RUN_ALL = Path(__file__).resolve().parent.parent / "run_all.py"
+
+
+def refuse_unread_flags() -> None:
+    """Raise Refused if a script was given flags, which `run_pipeline` does not read: `--plan` must not start a run."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    flags = [word for word in sys.argv[1:] if word.partition("=")[0] in RUN_FLAGS]
+    if script and Path(script).resolve() != RUN_ALL and flags:
+        name = Path(script).name
+        raise Refused(
+            f"{', '.join(flags)}: {name} reads no flags. Give them to run_all.py:\n"
+            f"  {command(RUN_ALL, '--recipe', relative(script), *sys.argv[1:])}\n"
+            "or end the recipe with `from run_all import run_script; run_script(__file__)` in place of run_pipeline(…)."
+        )
+
+
+RUN_FLAGS = frozenset(
+    "--resume --stages --from --set --seed --plan --check-data --download --force --memory-budget --max-hours"
+    " --runs-dir".split()
+)
+"""The flags of one recipe on the command line of run_all.py."""

@@ -3,8 +3,6 @@
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from utils.pace import Pace
@@ -57,11 +55,11 @@ def hours(text: str | float) -> float:
     return value
 
 
-class Kept:
-    """The limits that this process keeps to now, and since when."""
+class Clock:
+    """The limits of a run, and since when they count: every stage is passed it."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits, self._since = limits, time.monotonic()
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits, self._since = limits or Limits(), time.monotonic()
 
     @property
     def left_s(self) -> float:
@@ -95,21 +93,3 @@ class Kept:
 
 TRUSTED_STEPS, TRUSTED_S = 5, 60.0
 TOLERANCE = 1.1  # an estimate is no measurement: a stage that seems to be late by less goes on
-
-_kept = Kept(Limits())
-
-
-@contextmanager
-def keep(limits: Limits) -> Iterator[None]:
-    """Keep the process to these limits while open: stages ask `kept` for them. Time counts from here."""
-    global _kept
-    before, _kept = _kept, Kept(limits)
-    try:
-        yield
-    finally:
-        _kept = before
-
-
-def kept() -> Kept:
-    """Return the limits that the process keeps to."""
-    return _kept

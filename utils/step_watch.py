@@ -6,7 +6,6 @@ import time
 from collections import deque
 
 from utils import gpu_memory
-from utils.limits import kept
 from utils.runtime import device
 from utils.stage_log import StageLog
 
@@ -67,8 +66,8 @@ SLOW_GPU = (
 class StepWatch:
     """Watches time and memory of a stage's steps; raises each alarm once, and caps the process anew."""
 
-    def __init__(self, log: StageLog) -> None:
-        self.log = log
+    def __init__(self, log: StageLog, memory_budget_bytes: int | None = None) -> None:
+        self.log, self.memory_budget_bytes = log, memory_budget_bytes
         self.slow_steps, self.throughput = SlowSteps(), Throughput()
         self._raised = {alarm["name"] for alarm in log.read_info().get("alarms") or []}
         self._began = time.monotonic()
@@ -93,9 +92,9 @@ class StepWatch:
                 f" Rows may have become longer. Otherwise {SLOW_CPU if device() == 'cpu' else SLOW_GPU}",
             )
         if self._first:  # the CUDA context holds the kernels of a whole step now
-            gpu_memory.keep_within(kept().limits.memory_budget_bytes)
+            gpu_memory.keep_within(self.memory_budget_bytes)
             self._first = False
-        beyond = gpu_memory.beyond(kept().limits.memory_budget_bytes)
+        beyond = gpu_memory.beyond(self.memory_budget_bytes)
         if beyond:
             self.alarm(step, "memory_beyond_card", beyond)
         self.begin()

@@ -84,6 +84,6 @@ def test_grpo_samples_whole_groups_at_once_whatever_the_micro_batch(
 
     config = configure("grpo", per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
     options = arguments.resolve(config, GRPOExtraConfig(num_generations=4), Path("never-written"))
-    made = arguments.config_class("grpo")(**options)
+    made = GRPO.args_class()(**options)
     assert (made.generation_batch_size, made.steps_per_generation) == (16, passes)
     assert made.generation_batch_size % made.num_generations == 0

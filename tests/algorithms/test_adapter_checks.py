@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from algorithms import KINDS, TrainingConfig, adapter_checks, check
+from algorithms import TrainingConfig, adapter_checks, check
+from tests.train_stage import KINDS
 
 
 def config(**fields: Any) -> TrainingConfig:

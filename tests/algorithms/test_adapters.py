@@ -1,6 +1,5 @@
 """LoRA and QLoRA in the four stages: what is trained, what is left, what the reference is, and what is refused."""
 
-import importlib
 import json
 import math
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
-from algorithms.config import KINDS
+from tests.train_stage import KINDS, train
 from utils.errors import Refused, StageFailed
 from utils.files import weights_sha256
 
@@ -39,8 +38,7 @@ def lora(configure: Configure) -> Configure:
 
 def run(kind: str, config: TrainingConfig, stage_dir: Path) -> Path:
     stage_dir.mkdir(exist_ok=True)
-    train = importlib.import_module(f"algorithms.{kind}").train
-    return Path(train(config, stage_dir, EXTRA) if kind == "grpo" else train(config, stage_dir))
+    return train(kind, config, stage_dir, EXTRA)
 
 
 def metrics(stage_dir: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Alarms in real, short trainings: each ailment raises its own, sabotage is seen, and healthy stages raise none."""
 
-import importlib
 import json
 import random
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 from algorithms import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import HOPELESS
 from tests.algorithms.conftest import WORDS
+from tests.train_stage import train
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
 
@@ -67,7 +67,7 @@ def answering(model_dir: Path, answers: dict[str, Path], tmp_path_factory: pytes
         per_device_train_batch_size=32, learning_rate=1e-2, bf16=False, gradient_checkpointing=False,
         trainer_args={"save_strategy": "no"},
     )  # fmt: skip
-    importlib.import_module("algorithms.sft").train(config, directory)
+    train("sft", config, directory)
     assert not StageLog(directory).read_info().get("alarms")  # the first healthy one
     return directory
 
@@ -85,8 +85,7 @@ def stage(
         }  # fmt: skip
         args = {"save_strategy": "no"} | fields.pop("trainer_args", {})
         config = configure(kind, trainer_args=args, **(usual | fields))
-        given = (config, stage_dir, extra) if kind == "grpo" else (config, stage_dir)
-        importlib.import_module(f"algorithms.{kind}").train(*given)
+        train(kind, config, stage_dir, extra)
         return StageLog(stage_dir).read_info().get("alarms", [])
 
     return train

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from algorithms import TrainingConfig, sft
+from algorithms import TrainingConfig
+from tests.train_stage import train
 
 Configure = Callable[..., TrainingConfig]
 
@@ -17,7 +18,7 @@ def first_step(config: TrainingConfig, directory: Path) -> tuple[dict[str, Any],
     from safetensors.torch import load_file
 
     directory.mkdir()
-    sft.train(config, directory)
+    train("sft", config, directory)
     logged = json.loads((directory / "training_metrics.jsonl").read_text())
     return logged, load_file(directory / "model.safetensors")
 

@@ -9,7 +9,7 @@ import pytest
 from algorithms import TrainingConfig
 from chain import forecast
 from chain.forecast import Models
-from chain.stages import Stage
+from kinds import Stage, named
 from pipeline import Refused, run_pipeline
 
 Configure = Callable[..., TrainingConfig]
@@ -21,8 +21,8 @@ def test_a_run_within_a_budget_takes_smaller_passes_and_records_the_forecast(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = configure("sft", max_length=4096, per_device_train_batch_size=8)
-    models = Models([Stage("sft", config)], {})
-    stages = list(forecast.micro_batches(Stage("sft", config)))
+    models = Models([Stage("sft", named("sft"), config)], {})
+    stages = list(forecast.micro_batches(Stage("sft", named("sft"), config)))
     peaks = [forecast.forecast(stage, models).peak_bytes for stage in stages]
     run = run_pipeline({"sft": config}, memory_budget=peaks[1])
     info = json.loads((run / "sft/stage_info.json").read_text())

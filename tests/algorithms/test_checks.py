@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from algorithms import KINDS, GRPOExtraConfig, StageOutput, TrainingConfig, check, checks
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, check, checks
+from tests.train_stage import KINDS
 from utils.values import describe, matches
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, arguments
-from algorithms.config import KINDS
 from algorithms.rewards import exact_match
+from tests.train_stage import KINDS
 
 TO_THE_TRAINER: dict[str, tuple[str, Any]] = {
     "learning_rate": ("sft", 3e-4),
@@ -70,7 +70,7 @@ def test_every_field_is_tested_for_what_it_does() -> None:
 def test_field_reaches_the_trl_config(name: str, tmp_path: Path) -> None:
     kind, value = TO_THE_TRAINER[name]
     extra = GRPOExtraConfig() if kind == "grpo" else None
-    cls = arguments.config_class(kind)
+    cls = named(kind).args_class()
     built = cls(**arguments.resolve(config(**{name: value}), extra, tmp_path))
     plain = cls(**arguments.resolve(config(), extra, tmp_path))
     for key, expected in (value if name == "trainer_args" else {name: value}).items():
@@ -140,18 +140,18 @@ def test_autocast_is_trls_default_except_on_a_device_without_bf16(
 
 
 def test_trls_default_is_autocast() -> None:
-    assert arguments.config_class("sft")(output_dir="o", use_cpu=True).bf16 is True
+    assert SFT.args_class()(output_dir="o", use_cpu=True).bf16 is True
 
 
 def test_grpo_extra_reaches_the_trl_config(tmp_path: Path) -> None:
     extra = GRPOExtraConfig(num_generations=2, max_completion_length=33, reward_weights=[2, 1])
-    built = arguments.config_class("grpo")(**arguments.resolve(config(), extra, tmp_path))
+    built = GRPO.args_class()(**arguments.resolve(config(), extra, tmp_path))
     assert (built.num_generations, built.max_completion_length, built.reward_weights) == (2, 33, [2.0, 1.0])
 
 
 def test_trainer_fields_are_named_as_in_trl() -> None:
     names = {field.name for field in fields(TrainingConfig)} - arguments.NOT_FOR_THE_TRAINER
-    known = {field.name for kind in KINDS for field in fields(arguments.config_class(kind))}
+    known = {field.name for kind in KINDS for field in fields(named(kind).args_class())}
     assert names <= known
     assert arguments.OURS.keys() <= known
 

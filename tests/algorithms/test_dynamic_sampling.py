@@ -35,7 +35,7 @@ EXTRA = GRPOExtraConfig(
 
 def run(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig = EXTRA) -> Path:
     stage_dir.mkdir(exist_ok=True)
-    return Path(grpo.train(config, stage_dir, extra))
+    return Path(train("grpo", config, stage_dir, extra))
 
 
 def metrics(stage_dir: Path) -> list[dict[str, Any]]:
@@ -160,10 +160,10 @@ def test_sampled_in_parts_after_memory_ran_out_the_same_completions_are_trained_
 def test_a_reward_models_scores_are_no_spread_where_a_function_judges(configure: Configure, tmp_path: Path) -> None:
     import torch
 
-    from algorithms import reward
+    from tests.train_stage import train
 
     (tmp_path / "judge").mkdir()
-    judge = reward.train(configure("reward", max_steps=2), tmp_path / "judge")
+    judge = train("reward", configure("reward", max_steps=2), tmp_path / "judge")
     config = configure("grpo")
     data = training.rows(config, "grpo")
     cases: list[tuple[list[Any], list[float], list[bool]]] = [

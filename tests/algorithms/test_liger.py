@@ -101,7 +101,7 @@ def test_trl_is_never_told_of_liger(configure: Configure, tmp_path: Path) -> Non
     for kind in ("sft", "reward", "dpo"):
         options = arguments.resolve(configure(kind, use_liger_kernel=True), None, tmp_path)
         assert "use_liger_kernel" not in options
-        assert arguments.config_class(kind)(**options).use_liger_kernel is False
+        assert named(kind).args_class()(**options).use_liger_kernel is False
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from algorithms import TrainingConfig, arguments
-from algorithms.config import KINDS
 from tests.algorithms.test_stages import run
+from tests.train_stage import KINDS
 from utils.files import weights_sha256
 
 Configure = Callable[..., TrainingConfig]

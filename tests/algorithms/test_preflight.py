@@ -120,10 +120,10 @@ def test_a_hopeless_stage_fails_again_when_it_is_run_again(configure: Configure,
 def test_where_only_a_reward_model_tells_completions_apart_there_is_an_alarm(
     configure: Configure, tmp_path: Path
 ) -> None:
-    from algorithms import reward
+    from tests.train_stage import train
 
     (tmp_path / "judge").mkdir()
-    judge = reward.train(configure("reward", max_steps=2), tmp_path / "judge")
+    judge = train("reward", configure("reward", max_steps=2), tmp_path / "judge")
     run(configure("grpo"), tmp_path / "grpo", replace(EXTRA, reward_func=[constant(0.0), str(judge)]))
     assert "step 0: rewards_without_spread: the rewards that are functions never differed" in events(tmp_path / "grpo")
     found = StageLog(tmp_path / "grpo").read_info()["preflight"]

@@ -1,7 +1,6 @@
 """Memory runs out in a stage's step: the training goes on in smaller micro-batches, and is the same training."""
 
 import gc
-import importlib
 import json
 import shutil
 import weakref
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig, loading, recovery, training
-from algorithms.config import KINDS
+from tests.train_stage import KINDS, train
 from utils.errors import StageFailed
 from utils.files import weights_sha256
 from utils.out_of_memory import Batch
@@ -79,8 +78,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> Forwards:
 def run(kind: str, config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig = EXTRA) -> Path:
     gc.collect()  # of a run before, whose trainer is a cycle of references
     stage_dir.mkdir(exist_ok=True)
-    train = importlib.import_module(f"algorithms.{kind}").train
-    return Path(train(config, stage_dir, extra) if kind == "grpo" else train(config, stage_dir))
+    return train(kind, config, stage_dir, extra)
 
 
 def info(stage_dir: Path) -> dict[str, Any]:

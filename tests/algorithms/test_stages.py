@@ -1,6 +1,5 @@
 """The four stages, run on a tiny model: what they learn, what they leave behind, and when they fail."""
 
-import importlib
 import json
 import math
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
-from algorithms.config import KINDS
+from tests.train_stage import KINDS, train
 from utils.errors import Refused, StageFailed
 from utils.files import weights_sha256
 
@@ -28,8 +27,7 @@ EXTRA = GRPOExtraConfig(reward_func=lengths, num_generations=4, max_completion_l
 
 def run(kind: str, config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig = EXTRA) -> Path:
     stage_dir.mkdir(exist_ok=True)
-    train = importlib.import_module(f"algorithms.{kind}").train
-    return Path(train(config, stage_dir, extra) if kind == "grpo" else train(config, stage_dir))
+    return train(kind, config, stage_dir, extra)
 
 
 def metrics(stage_dir: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A stage that is stopped, by Ctrl-C, SIGTERM or the limit of time; and what it tells of its time while it trains."""
 
-import importlib
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 
 import run_all
 from algorithms import GRPOExtraConfig, TrainingConfig, loading
-from algorithms.config import KINDS
+from tests.train_stage import KINDS, train
 from utils.energy import Counter, Meter
 from utils.errors import Interrupted
 from utils.files import weights_sha256
@@ -37,8 +36,7 @@ EXTRA = GRPOExtraConfig(reward_func=lengths, num_generations=4, max_completion_l
 
 def run(kind: str, config: TrainingConfig, stage_dir: Path) -> Path:
     stage_dir.mkdir(exist_ok=True)
-    train = importlib.import_module(f"algorithms.{kind}").train
-    return Path(train(config, stage_dir, EXTRA) if kind == "grpo" else train(config, stage_dir))
+    return train(kind, config, stage_dir, EXTRA)
 
 
 def checkpoints(stage_dir: Path) -> list[str]:

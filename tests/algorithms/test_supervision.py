@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from algorithms import TrainingConfig, dpo, reward, sft
+from algorithms import TrainingConfig, dpo, reward
+from tests.train_stage import train
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
 
@@ -44,7 +45,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., lis
         monkeypatch.setattr(training, "fit", collect)
         data = tmp_path / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        sft.train(replace(config, dataset_name=str(data), eval_fraction=0.3), tmp_path)
+        train("sft", replace(config, dataset_name=str(data), eval_fraction=0.3), tmp_path)
         return sorted(set(found))
 
     return texts
@@ -99,7 +100,7 @@ def test_qwens_template_is_marked_by_trl_for_the_labels_and_saved_as_it_was(
     # TRL's twin of this template counts the line breaks around an answer as the assistant's too.
     config = configure("sft", model_name=str(tmp_path / "qwen"))
     (tmp_path / "trained").mkdir()
-    sft.train(replace(config, max_steps=1), tmp_path / "trained")
+    train("sft", replace(config, max_steps=1), tmp_path / "trained")
     assert AutoTokenizer.from_pretrained(tmp_path / "trained").chat_template == before
     assert learnt(ask(10), config) == ["\nred<|im_end|>\n\nblue<|im_end|>\n"]
 
@@ -131,7 +132,7 @@ def test_examples_cut_off_before_their_end_fail_the_stage(configure: Configure, 
     whole = tokenizer.apply_chat_template([*TURNS[:1], {"role": "assistant", "content": "red"}])["input_ids"]
     config = configure("sft", max_length=len(whole) - 2)  # without the EOS and the line break after it
     with pytest.raises(StageFailed, match=r"98 of 98 examples do not supervise the EOS.*max_length = \d+"):
-        sft.train(config, stage_dir)
+        train("sft", config, stage_dir)
 
 
 def test_a_last_answer_cut_off_is_counted_though_an_earlier_one_ends(
@@ -146,9 +147,11 @@ def test_a_last_answer_cut_off_is_counted_though_an_earlier_one_ends(
     whole = tokenizer.apply_chat_template(ask(1)[0]["messages"])["input_ids"]
     last = len(tokenizer("<|im_end|>\n")["input_ids"])
     with pytest.raises(StageFailed, match=r"(\d+) of \1 examples do not supervise the EOS"):
-        sft.train(replace(config, max_length=len(whole) - last), stage_dir)
+        train("sft", replace(config, max_length=len(whole) - last), stage_dir)
     user_turn = tokenizer.apply_chat_template(ask(1)[0]["messages"][:3])["input_ids"]
-    sft.train(replace(config, max_length=len(user_turn) - 2, max_steps=1), stage_dir)  # the question is cut: no matter
+    train(
+        "sft", replace(config, max_length=len(user_turn) - 2, max_steps=1), stage_dir
+    )  # the question is cut: no matter
     assert not json.loads((stage_dir / "stage_info.json").read_text()).get("alarms")
 
 
@@ -189,7 +192,7 @@ def test_marks_that_leave_out_the_answers_fail_the_stage(
 ) -> None:
     model = with_template(base_dir, tmp_path / "model", MARKED.replace("ANSWER", answer))
     with pytest.raises((StageFailed, RuntimeError), match=reason):
-        sft.train(configure("sft", model_name=model), stage_dir)
+        train("sft", configure("sft", model_name=model), stage_dir)
 
 
 def test_answers_far_shorter_than_their_prompts_raise_an_alarm(
@@ -199,7 +202,7 @@ def test_answers_far_shorter_than_their_prompts_raise_an_alarm(
     rows = [[{"role": "user", "content": f"{n} " + "red " * 240}, TURNS[1]] for n in range(10)]
     data.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
     config = configure("sft", dataset_name=str(data), eval_fraction=0.3, max_steps=1)
-    sft.train(config, stage_dir)
+    train("sft", config, stage_dir)
     (alarm,) = json.loads((stage_dir / "stage_info.json").read_text())["alarms"]
     assert (alarm["step"], alarm["name"]) == (0, "few_supervised_tokens")
     assert "of the answer" not in alarm["message"]
@@ -207,18 +210,18 @@ def test_answers_far_shorter_than_their_prompts_raise_an_alarm(
 
 
 def test_packed_examples_are_inspected_one_by_one(configure: Configure, stage_dir: Path) -> None:
-    sft.train(configure("sft", packing=True, max_length=64, max_steps=1, attn_implementation="eager"), stage_dir)
+    train("sft", configure("sft", packing=True, max_length=64, max_steps=1, attn_implementation="eager"), stage_dir)
     info = json.loads((stage_dir / "stage_info.json").read_text())
     assert not info.get("alarms")
 
 
 def test_no_row_left_fails_the_stage(configure: Configure, stage_dir: Path) -> None:
     with pytest.raises(StageFailed, match="no training row is left"):
-        sft.train(configure("sft", max_length=3), stage_dir)
+        train("sft", configure("sft", max_length=3), stage_dir)
 
 
 def test_the_log_shows_an_example_with_what_is_learnt_marked(configure: Configure, stage_dir: Path) -> None:
-    sft.train(configure("sft", max_steps=1), stage_dir)
+    train("sft", configure("sft", max_steps=1), stage_dir)
     assert "<|im_start|>assistant\n    ⟦red red<|im_end|>⟧" in (stage_dir / "training.log").read_text(encoding="utf-8")
 
 
@@ -273,13 +276,13 @@ def test_examples_of_which_max_length_leaves_nothing_to_learn_are_counted_and_sa
 
     number = sum("red red" in row["messages"][0]["content"] for row in load_for(config, "sft").train)
     assert number > 1
-    sft.train(config, stage_dir)
+    train("sft", config, stage_dir)
     assert lost(stage_dir) == {"max_length = 64 leaves nothing of an example to learn": number}
     assert StageLog(stage_dir).read_info().get("alarms", []) == []
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(f"{number} of the examples to train on teach nothing: max_length = 64 leaves nothing") == 1
     assert "lost_to_max_length" not in load_for(config, "sft").info  # which other stages share
-    sft.train(replace(config, max_length=256), tmp_path)
+    train("sft", replace(config, max_length=256), tmp_path)
     assert lost(tmp_path) is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import gpu_memory_inputs as inputs
 from benchmarks.gpu_memory import savings
-from recipes import load
+from chain.recipe import load
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_memory.py"
 

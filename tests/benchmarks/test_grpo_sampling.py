@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the embedded recipe's shapes, cut short: what it knows does not matter here."""
     import pretrain
-    import recipes
-    from algorithms import reward, sft
+    from chain import recipe as recipes
+    from tests.train_stage import train
 
     configs: dict[str, Any] = recipes.load("scratch_tiny").configs
     run = tmp_path_factory.mktemp("run")
@@ -27,8 +27,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("pretrain", "sft", "reward"):
         (run / kind).mkdir()
     pretrain.train(replace(configs["pretrain"], **few, max_samples=2000), run / "pretrain")
-    sft.train(replace(configs["sft"], **few, model_name=str(run / "pretrain")), run / "sft")
-    reward.train(replace(configs["reward"], **few, max_samples=64, model_name=str(run / "sft")), run / "reward")
+    train("sft", replace(configs["sft"], **few, model_name=str(run / "pretrain")), run / "sft")
+    train("reward", replace(configs["reward"], **few, max_samples=64, model_name=str(run / "sft")), run / "reward")
     stages = [{"name": kind, "output_dir": kind} for kind in ("pretrain", "sft", "reward")]
     (run / "run_info.json").write_text(json.dumps({"stages": stages}))
     return run

@@ -5,7 +5,7 @@ import pytest
 from algorithms import TrainingConfig
 from algorithms.memory import CONTEXT_BYTES
 from chain.fitting import available_bytes, fit_all, missed
-from chain.stages import Stage
+from kinds import Stage, named
 
 GIB = 2**30
 
@@ -37,7 +37,12 @@ def test_the_micro_batch_keeps_to_what_is_left(card: None, monkeypatch: pytest.M
     monkeypatch.setattr("chain.forecast.fit", lambda stage, models, budget: budgets.append(budget))
     monkeypatch.setattr("chain.forecast.refusal_of", lambda *_: "it does not fit")
     with pytest.raises(ValueError, match="it does not fit"):
-        fit_all([Stage("sft", TrainingConfig(model_name="m", output_dir="o", dataset_name="d"))], {}, 6 * GIB, {})
+        fit_all(
+            [Stage("sft", named("sft"), TrainingConfig(model_name="m", output_dir="o", dataset_name="d"))],
+            {},
+            6 * GIB,
+            {},
+        )
     assert budgets == [4 * GIB + CONTEXT_BYTES]
 
 
@@ -46,7 +51,12 @@ def test_without_a_gpu_the_budget_is_what_was_given_and_without_one_nothing_is_c
 ) -> None:
     monkeypatch.setattr("chain.fitting.card_bytes", lambda: None)
     assert (available_bytes(6 * GIB), available_bytes(None)) == (6 * GIB, None)
-    assert fit_all([Stage("sft", TrainingConfig(model_name="m", output_dir="o", dataset_name="d"))], {}, None, {}) == {}
+    assert (
+        fit_all(
+            [Stage("sft", named("sft"), TrainingConfig(model_name="m", output_dir="o", dataset_name="d"))], {}, None, {}
+        )
+        == {}
+    )
 
 
 def test_a_forecast_that_is_more_than_a_tenth_off_is_said() -> None:

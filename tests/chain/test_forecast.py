@@ -13,9 +13,9 @@ from algorithms.memory import COMPONENTS
 from chain import forecast
 from chain.fitting import fit_all
 from chain.forecast import Models
-from chain.stages import Stage
+from chain.recipe import load
+from kinds import Stage, named
 from pretrain import PretrainConfig
-from recipes import load
 from utils.errors import Refused
 
 GIB = 2**30
@@ -33,7 +33,7 @@ def stage(kind: str, extra: GRPOExtraConfig | None = None, **fields: Any) -> Sta
         "model_name": "Qwen/Qwen2.5-0.5B", "output_dir": kind, "dataset_name": "made:prompts", "dtype": "bfloat16",
         "optim": "adamw_torch_fused", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
     }  # fmt: skip
-    return Stage(kind, TrainingConfig(**given | fields), extra)
+    return Stage(kind, named(kind), TrainingConfig(**given | fields), extra)
 
 
 def models(*stages: Stage) -> Models:
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_with_what_would_make_it(monkeypatch: pytes
 
     values = change.replace("--set ", "").split()
     configs, _ = with_values({"sft": sft.config}, None, values)
-    assert forecast.fit(Stage("sft", configs["sft"]), models(), 6 * GIB) is not None
+    assert forecast.fit(Stage("sft", named("sft"), configs["sft"]), models(), 6 * GIB) is not None
 
 
 def test_advice_leaves_out_what_the_recipe_has_already() -> None:
@@ -302,7 +302,8 @@ def test_an_unknown_optimizer_is_said_and_stops_nothing(monkeypatch: pytest.Monk
 def test_every_stage_of_the_shipped_recipe_is_forecast_without_weights(kind: str) -> None:
     recipe = load("qwen2.5_0.5b")
     every = [
-        Stage(name, config, recipe.grpo_extra if name == "grpo" else None) for name, config in recipe.configs.items()
+        Stage(name, named(name), config, recipe.grpo_extra if name == "grpo" else None)
+        for name, config in recipe.configs.items()
     ]
     one = next(one for one in every if one.kind == kind)
     assert 2 * GIB < forecast.forecast(one, models(*every)).peak_bytes < 16 * GIB
@@ -311,7 +312,7 @@ def test_every_stage_of_the_shipped_recipe_is_forecast_without_weights(kind: str
 
 def test_pretraining_takes_a_smaller_micro_batch_and_what_makes_it_fit_is_told() -> None:
     config = PretrainConfig(output_dir="o", dataset_name="d", vocab_size=32_768, max_length=1024)
-    base = Stage("pretrain", config)
+    base = Stage("pretrain", named("pretrain"), config)
     known = Models([base], {})
     whole = forecast.forecast(base, known)
     fitting = forecast.fit(base, known, whole.peak_bytes // 2)

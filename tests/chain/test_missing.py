@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import recipes
 import run_all
+from chain import recipe as recipes
 from chain.preflight import missing
 from chain.stages import stages_of
 from tests import hub_repositories, loopback_hub

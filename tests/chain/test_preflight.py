@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from algorithms import KINDS, GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain.preflight import fetch
 from chain.stages import stages_of
 from run_all import main
+from tests.train_stage import KINDS
 from utils.errors import Refused
 
 QUESTION, ANSWER = {"role": "user", "content": "say red"}, {"role": "assistant", "content": "red"}

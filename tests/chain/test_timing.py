@@ -10,8 +10,8 @@ import pytest
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain import timing
 from chain.forecast import Models
-from chain.stages import Stage
 from chain.timing import Pace
+from kinds import Stage, named
 from pretrain import PretrainConfig
 from utils import four_bits
 
@@ -36,13 +36,17 @@ def stage(kind: str, **fields: Any) -> Stage:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
         }
-        return Stage("pretrain", PretrainConfig(output_dir="base", dataset_name="made:documents", **shape, **fields))
+        return Stage(
+            "pretrain",
+            named("pretrain"),
+            PretrainConfig(output_dir="base", dataset_name="made:documents", **shape, **fields),
+        )
     given: dict[str, Any] = {
         "model_name": "some/model", "output_dir": kind, "dataset_name": "made:prompts",
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
     }  # fmt: skip
     given |= {} if kind == "grpo" else {"max_length": 24}
-    return Stage(kind, TrainingConfig(**given | fields), GROUPS if kind == "grpo" else None)
+    return Stage(kind, named(kind), TrainingConfig(**given | fields), GROUPS if kind == "grpo" else None)
 
 
 def work(one: Stage, steps: int = 10, rows: int = 80) -> timing.Work:

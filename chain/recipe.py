@@ -6,16 +6,18 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
+from pretrain.config import PretrainConfig
 from utils.errors import Refused, did_you_mean, without_number
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ROOT / "recipes"
+CONFIGS = (TrainingConfig, PretrainConfig, GRPOExtraConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +27,16 @@ class Recipe:
     name: str
     """The name of a recipe that comes with sixgig, or the path of a file; either loads it again."""
     configs: dict[str, Any]
-    """The stages by kind, in the order of the run, as the file has them: not checked yet."""
-    grpo_extra: GRPOExtraConfig | None = None
-    """What GRPO needs besides."""
+    """The stages by label, in the order of the run, as the file has them: not checked yet."""
+    grpo_extra: Any = None
+    """Rewards and sampling of the stages that sample."""
     sizes: Mapping[str, Mapping[str, Any]]
     """What the file records, as SIZES, of the models and data that it names: for a plan without a network."""
 
 
 def shipped() -> dict[str, str]:
     """Return the recipes that come with sixgig: name → first line of the file's docstring. Runs none of them."""
-    return {path.stem: _purpose(path) for path in sorted(HERE.glob("*.py")) if path.name != "__init__.py"}
+    return {path.stem: _purpose(path) for path in sorted(RECIPES.glob("*.py"))}
 
 
 def _purpose(path: Path) -> str:
@@ -58,9 +60,9 @@ def load(name_or_file: str) -> Recipe:
     configs = getattr(module, "configs", None)
     if not isinstance(configs, Mapping) or not configs:
         given = "none" if configs is None else repr(configs)
-        raise Refused(f"{path} has no stages: it must define `configs`, a dict of stages by kind; given: {given}")
+        raise Refused(f"{path} has no stages: it must define `configs`, a dict of stages by label; given: {given}")
     extra = getattr(module, "grpo_extra", None)
-    if not isinstance(extra, GRPOExtraConfig | None):
+    if not isinstance(extra, GRPOExtraConfig | Mapping | None):
         raise Refused(f"{path}: grpo_extra must be a GRPOExtraConfig; given: {extra!r}")
     sizes = getattr(module, "SIZES", {})
     if not isinstance(sizes, Mapping) or not all(isinstance(one, Mapping) for one in sizes.values()):
@@ -70,12 +72,12 @@ def load(name_or_file: str) -> Recipe:
 
 def _locate(name_or_file: str) -> tuple[Path, str]:
     """Return the recipe's file, and the name that finds it again from any directory."""
-    given, named = Path(name_or_file).expanduser(), HERE / f"{name_or_file.removesuffix('.py')}.py"
+    given, named = Path(name_or_file).expanduser(), RECIPES / f"{name_or_file.removesuffix('.py')}.py"
     if given.is_file():
         path = given.resolve()
     elif name_or_file and given.is_dir():
         raise Refused(f"{name_or_file} is a directory: give the file of a recipe in it")
-    elif named.is_file() and named.parent == HERE and named.stem != "__init__":
+    elif named.is_file() and named.parent == RECIPES:
         path = named
     else:
         names = shipped()
@@ -88,7 +90,14 @@ def _locate(name_or_file: str) -> tuple[Path, str]:
 
 def name_of(path: Path) -> str:
     """Return what finds a recipe's file again from any directory: the name of a shipped one, or the path."""
-    return path.stem if path.parent == HERE else str(path)
+    return path.stem if path.parent == RECIPES else str(path)
+
+
+def of_script(configs: Any) -> str | None:
+    """Return the script that is being run, as `--recipe` takes it; None if that would not find these `configs`."""
+    script = vars(sys.modules["__main__"])
+    defines_them = "__file__" in script and "configs" in script and script["configs"] is configs
+    return name_of(Path(script["__file__"]).resolve()) if defines_them else None
 
 
 def _run(path: Path) -> types.ModuleType:
@@ -103,50 +112,30 @@ def _run(path: Path) -> types.ModuleType:
         sys.path.append(str(path.parent))  # last, so that no file of the user's takes the place of one of ours
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # loading leaves nothing beside the file
     try:
-        with _taking_any_name(path) as problems:
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except Refused:
         raise
     except (Exception, SystemExit) as error:  # whatever it raises, it is the recipe's fault
-        raise _unloadable(path, [*problems, f"{_fault(error, path)}{_hidden(error, path)}"]) from error
+        problems = list(_unknown_fields(path)) if isinstance(error, TypeError) else []
+        problems = problems or [f"{_fault(error, path)}{_hidden(error, path)}"]
+        told = problems[0] if len(problems) == 1 else "\n".join(["", *(f"- {problem}" for problem in problems)])
+        raise Refused(f"the recipe {path} cannot be loaded: {told}") from error
     finally:
         sys.dont_write_bytecode = writes_bytecode
-    if problems:
-        raise _unloadable(path, problems)
     return module
 
 
-def _unloadable(path: Path, problems: list[str]) -> Refused:
-    told = problems[0] if len(problems) == 1 else "\n".join(["", *(f"- {problem}" for problem in problems)])
-    return Refused(f"the recipe {path} cannot be loaded: {told}")
-
-
-@contextmanager
-def _taking_any_name(path: Path) -> Iterator[list[str]]:
-    """Let the configurations in a recipe be given any name, and tell all that are none of their fields at once."""
-    from pretrain import PretrainConfig
-
-    wrong: list[str] = []
-
-    def taking(cls: type, init: Callable[..., None]) -> Callable[..., None]:
-        names = [field.name for field in fields(cls)]
-
-        def lenient(self: Any, *values: Any, **given: Any) -> None:
-            stack = traceback.extract_stack()
-            line = next((frame.lineno for frame in reversed(stack) if frame.filename == str(path)), None)
-            unknown = [name for name in given if name not in names]
-            wrong.extend(
-                f"line {line}: {cls.__name__} has no field {name!r}{did_you_mean(name, names)}" for name in unknown
-            )
-            init(self, *values, **{name: value for name, value in given.items() if name in names})
-
-        return lenient
-
-    with ExitStack() as stack:
-        for cls in (TrainingConfig, PretrainConfig, GRPOExtraConfig):
-            stack.callback(setattr, cls, "__init__", cls.__init__)
-            setattr(cls, "__init__", taking(cls, cls.__init__))  # noqa: B010  mypy refuses an assignment
-        yield wrong
+def _unknown_fields(path: Path) -> Iterator[str]:
+    """Yield every name that the recipe's text gives to a configuration that has no such field."""
+    known = {cls.__name__: [field.name for field in fields(cls)] for cls in CONFIGS}
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = str(getattr(node.func, "id", getattr(node.func, "attr", None)))
+        for keyword in node.keywords if called in known else ():
+            if keyword.arg is not None and keyword.arg not in known[called]:
+                near = did_you_mean(keyword.arg, known[called])
+                yield f"line {keyword.value.lineno}: {called} has no field {keyword.arg!r}{near}"
 
 
 def _fault(error: BaseException, path: Path) -> str:
@@ -161,9 +150,8 @@ def _fault(error: BaseException, path: Path) -> str:
 
 def _hidden(error: BaseException, path: Path) -> str:
     """Name what lies beside a recipe and cannot be imported, since a module of ours has its name."""
-    if not isinstance(error, ImportError | AttributeError) or path.parent in (HERE, HERE.parent):
+    if not isinstance(error, ImportError | AttributeError) or path.parent in (RECIPES, ROOT):
         return ""
-    root = HERE.parent
-    ours = {found.stem for found in (*root.glob("*.py"), *(init.parent for init in root.glob("*/__init__.py")))}
+    ours = {found.stem for found in (*ROOT.glob("*.py"), *(init.parent for init in ROOT.glob("*/__init__.py")))}
     hidden = ", ".join(sorted(entry.name for entry in path.parent.iterdir() if entry.stem in ours))
     return f". sixgig's own modules hide {hidden} beside the recipe: rename what it imports" if hidden else ""
