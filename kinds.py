@@ -46,6 +46,8 @@ class Kind(ABC):
     """Its model answers through the chat template; a base continues text."""
     gives_template: ClassVar[bool] = False
     """It gives a model without a chat template the project's, and teaches it."""
+    least_rows: ClassVar[int] = 1
+    """The fewest rows that one pass may have."""
     samples: ClassVar[bool] = False
     """It samples what it trains on and takes rewards: a `GRPOExtraConfig` belongs to it."""
 
@@ -211,7 +213,9 @@ KINDS: dict[str, str | Kind] = {
     "sft": "algorithms.sft:SFT",
     "reward": "algorithms.reward:REWARD",
     "dpo": "algorithms.dpo:DPO",
+    "kto": "algorithms.kto:KTO",
     "grpo": "algorithms.grpo:GRPO",
+    "rloo": "algorithms.rloo:RLOO",
 }
 """Each kind by its name, or where it stands: it is imported when it is first asked for."""
 

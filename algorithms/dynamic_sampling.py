@@ -7,44 +7,21 @@ this needs of TRL's private methods is listed in a test.
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
-Row = dict[str, Any]
+from algorithms.group_sampling import Group, GroupSampling, Row, Sampled
 
 
-class Sampled(NamedTuple):
-    """A completion, before the trainer computes with it."""
-
-    row: Row
-    """The training row of its prompt."""
-    ids: list[int]
-    logprobs: list[float] | None
-    """What vLLM sampled it with; None from transformers."""
-    rewards: torch.Tensor
-    """One for each reward function, NaN where it returned None."""
-    extra: dict[str, Any]
-    """What the reward functions logged beside it."""
-
-
-Group = list[Sampled]
-
-
-class DynamicSamplingTrainer(GRPOTrainer):
+class DynamicSamplingTrainer(GroupSampling, GRPOTrainer):
     """A GRPOTrainer that logs the share of informative groups, and can replace the others.
 
-    Spread is that of the rewards that are functions, summed with their weights: a reward model's scores differ between
-    any two texts. Where all rewards are models, it is theirs. With `dynamic_sampling=0` it trains as TRL's does.
+    With `dynamic_sampling=0` it trains as TRL's does.
     """
-
-    num_generations: int
-    _metrics: dict[str, Any]
 
     def __init__(self, *args: Any, dynamic_sampling: int = 0, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -54,61 +31,9 @@ class DynamicSamplingTrainer(GRPOTrainer):
         self._held: list[Sampled] | None = None
         self._replay: Iterator[Sampled] = iter(())
 
-    def sample(self, rows: list[Row]) -> list[Sampled]:
-        """Sample and reward a completion for each row, in the trainer's own way; its metrics stay as they are.
-
-        Rows of one prompt stand together, `num_generations` of them. Of several processes, each gets its own rows.
-        """
-        prompts = [row["prompt"] for row in rows]
-        with self._metrics_aside():
-            _, ids, _, completions, logprobs, *_ = self._generate(prompts)
-            rewards = self._calculate_rewards(rows, prompts, completions, ids)
-        first = self.accelerator.process_index * len(rows)
-        logged = {name: values for name, values in self._pending_extra_logs.items() if len(values) == len(rows)}
-        self._pending_extra_logs.clear()
-        return [
-            Sampled(
-                row,
-                ids[i],
-                None if logprobs is None else logprobs[i],
-                rewards[first + i],
-                {name: values[i] for name, values in logged.items()},
-            )
-            for i, row in enumerate(rows)
-        ]
-
-    @contextmanager
-    def apart(self, num_generations: int) -> Iterator[None]:
-        """Sample groups of `num_generations`, and then have no trace of it: what follows is drawn as without it."""
-        was, tokens, training = self.num_generations, self.state.num_input_tokens_seen, self.model.training
-        device = self.args.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.args.seed + self.accelerator.process_index)
-            self.num_generations = num_generations
-            self.model.train()  # as it is when completions to train on are sampled
-            try:
-                yield
-            finally:
-                self.model.train(training)
-                self.num_generations, self.state.num_input_tokens_seen = was, tokens
-                self._pending_metrics.clear()
-
-    def judged(self, rewards: torch.Tensor, *, models: bool = False) -> torch.Tensor:
-        """Return each completion's weighted sum of the rewards that spread is looked for in; NaN where it has none.
-
-        `rewards` are (B, F); `models`: the reward models among them count too.
-        """
-        functions = [not isinstance(reward, torch.nn.Module) for reward in self.reward_funcs]
-        weighted = rewards * self.reward_weights.to(rewards.device)
-        if any(functions) and not models:
-            weighted = weighted[:, torch.tensor(functions, device=rewards.device)]
-        return weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), math.nan)
-
-    def informative(self, rewards: torch.Tensor) -> list[bool]:
-        """Return for each group of `num_generations` whether its rewards, (B, F), differ."""
-        groups = self.judged(rewards).view(-1, self.num_generations)
-        highest, lowest = groups.nan_to_num(nan=-math.inf).amax(1), groups.nan_to_num(nan=math.inf).amin(1)
-        return (highest > lowest).tolist()
+    def _completions(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
+        _, ids, _, completions, logprobs, *_ = self._generate(prompts)
+        return ids, completions, logprobs
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         if not self.dynamic_sampling or not self.model.training:
@@ -171,23 +96,9 @@ class DynamicSamplingTrainer(GRPOTrainer):
         again = [next(self._replay) for _ in prompt_ids]  # a part of them, where memory ran out before
         return [one.ids for one in again], None if again[0].logprobs is None else [one.logprobs for one in again]
 
-    def _calculate_rewards(self, inputs: list[Row], *rest: Any) -> torch.Tensor:
+    def _rewards(self, inputs: list[Row], *rest: Any) -> torch.Tensor:
         if self._held is None:
-            rewards: torch.Tensor = super()._calculate_rewards(inputs, *rest)
-        else:
-            rewards = torch.stack([one.rewards for one in self._held])
-            for name in {name for one in self._held for name in one.extra}:
-                self._pending_extra_logs[name].extend(one.extra.get(name) for one in self._held)
-        if self.model.training:
-            informative = self.informative(rewards)
-            self._metrics["train"]["informative_groups"].append(sum(informative) / len(informative))
-        return rewards
-
-    @contextmanager
-    def _metrics_aside(self) -> Iterator[None]:
-        """Let what is sampled meanwhile be in no metric: TRL logs each generation as if it were trained on."""
-        logged, self._metrics = self._metrics, {mode: defaultdict(list) for mode in self._metrics}
-        try:
-            yield
-        finally:
-            self._metrics = logged
+            return super()._rewards(inputs, *rest)
+        for name in {name for one in self._held for name in one.extra}:
+            self._pending_extra_logs[name].extend(one.extra.get(name) for one in self._held)
+        return torch.stack([one.rewards for one in self._held])

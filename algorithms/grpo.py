@@ -1,6 +1,5 @@
 """Group relative policy optimisation: sample answers, reward them, prefer the better of a group (Shao et al., 2024)."""
 
-from importlib.util import find_spec
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
@@ -24,17 +23,12 @@ class GroupRelativePolicyOptimisation(SamplingKind):
         return DynamicSamplingTrainer(**parts, dynamic_sampling=stage.extra.dynamic_sampling)
 
     def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
-        """Return what is wrong with groups, dynamic sampling and vLLM."""
+        """Return what is wrong with groups and dynamic sampling."""
         found = super().problems_together(config, extra)
         if extra and extra.dynamic_sampling and processes.count() > 1:
             found.append(
                 f"dynamic_sampling = {extra.dynamic_sampling}: is for one process, and there are {processes.count()}:"
                 " which groups are replaced would have to be agreed on between them. Leave it out"
-            )
-        if config.trainer_args.get("use_vllm") and find_spec("vllm") is None:
-            found.append(
-                "trainer_args: use_vllm = True needs vLLM, which is not installed: pip install 'trl[vllm]' (Linux, an"
-                " NVIDIA GPU), or leave use_vllm out, and transformers generates"
             )
         return found
 

@@ -169,17 +169,19 @@ def sample_in_parts(trainer: Any, told: Callable[[int, int], None]) -> None:
         return
     sample, most = trainer._generate_single_turn, 0
 
-    def sampled(prompt_ids: list[Any], images: Any, fields: Any, *rest: Any, **named: Any) -> tuple[Any, Any]:
+    def sampled(prompt_ids: list[Any], images: Any, fields: Any, *rest: Any, **named: Any) -> Any:
         nonlocal most
         if images or fields or trainer.use_vllm or trainer.use_transformers_continuous_batching:
-            return tuple(sample(prompt_ids, images, fields, *rest, **named))
+            return sample(prompt_ids, images, fields, *rest, **named)
         checkpoints = trainer.model.is_gradient_checkpointing
         while True:
             rows = min(most or len(prompt_ids), len(prompt_ids))
             try:
                 starts = range(0, len(prompt_ids), rows)
                 parts = [sample(prompt_ids[at : at + rows], images, fields, *rest, **named) for at in starts]
-                return [ids for part, _ in parts for ids in part], None
+                if isinstance(parts[0], tuple):  # GRPO's come with log-probabilities, which only vLLM gives
+                    return [ids for part, _ in parts for ids in part], None
+                return [ids for part in parts for ids in part]
             except RuntimeError as error:
                 if rows == 1 or not is_out_of_memory(error):
                     raise

@@ -21,7 +21,7 @@ from utils.errors import StageFailed
 from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
-    from algorithms.dynamic_sampling import DynamicSamplingTrainer, Sampled
+    from algorithms.group_sampling import Sampled
 
 BINS, BAR = 8, 30
 """Bars of the histogram of mean rewards, and the characters of the longest."""
@@ -35,7 +35,7 @@ NO_REWARD = (
 class Preflight(TrainerCallback):
     """Runs the preflight before a trainer's first step; a resumed one has had it, and its record stays."""
 
-    def __init__(self, trainer: "DynamicSamplingTrainer", prompts: int, log: StageLog) -> None:
+    def __init__(self, trainer: Any, prompts: int, log: StageLog) -> None:
         self.trainer, self.prompts, self.log = trainer, prompts, log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -52,7 +52,7 @@ class Preflight(TrainerCallback):
         judge(found, self.log)
 
 
-def run(trainer: "DynamicSamplingTrainer", prompts: int) -> dict[str, Any]:
+def run(trainer: Any, prompts: int) -> dict[str, Any]:
     """Return what samples of that many training prompts tell, as stage_info.json keeps it; the same in every process.
 
     The trainer, and what it draws afterwards, is as it would be without.
@@ -72,7 +72,7 @@ def run(trainer: "DynamicSamplingTrainer", prompts: int) -> dict[str, Any]:
     return summary(trainer, done, size) | {"duration_s": round(time.monotonic() - began, 1)}
 
 
-def summary(trainer: "DynamicSamplingTrainer", done: "list[Sampled]", size: int) -> dict[str, Any]:
+def summary(trainer: Any, done: "list[Sampled]", size: int) -> dict[str, Any]:
     """Return what stage_info.json keeps of a preflight's completions, `size` of each prompt."""
     import torch
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,25 +97,31 @@ class SamplingKind(TrlKind):
         )
 
     def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
-        """Return what is wrong with a generation batch; it must hold whole groups.
+        """Return what is wrong with vLLM, and with a generation batch, which must hold whole groups.
 
         Batches that `trainer_args` shapes otherwise are TRL's to judge.
         """
-        options = self.defaults() | arguments.given(config, extra)
+        found = []
+        if config.trainer_args.get("use_vllm") and find_spec("vllm") is None:
+            found.append(
+                "trainer_args: use_vllm = True needs vLLM, which is not installed: pip install 'trl[vllm]' (Linux, an"
+                " NVIDIA GPU), or leave use_vllm out, and transformers generates"
+            )
         given = arguments.given(config, extra)
         if "generation_batch_size" in given or "steps_per_generation" in given:
-            return []
+            return found
+        options = self.defaults() | given
         rows, passes = int(options["per_device_train_batch_size"]), int(options["gradient_accumulation_steps"])
         groups, several = options["num_generations"], processes.count()
-        if (rows * passes * several) % groups == 0:
-            return []
-        above = -(-rows * passes * several // groups) * groups
-        by, these = (" × processes", f" × {several}") if several > 1 else ("", "")
-        return [
-            f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
-            f"{rows * passes * several} completions "
-            f"a step: must be a multiple of num_generations = {groups}, such as {above}"
-        ]
+        if (rows * passes * several) % groups:
+            above = -(-rows * passes * several // groups) * groups
+            by, these = (" × processes", f" × {several}") if several > 1 else ("", "")
+            found.append(
+                f"per_device_train_batch_size × gradient_accumulation_steps{by} = {rows} × {passes}{these} = "
+                f"{rows * passes * several} completions "
+                f"a step: must be a multiple of num_generations = {groups}, such as {above}"
+            )
+        return found
 
     def micro_batch(self, config: TrainingConfig) -> MicroBatch:
         """Return how a step, and a generation, is made up."""

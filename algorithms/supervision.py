@@ -219,10 +219,10 @@ def _judge_supervised(examples: list[list[int]], stage_dir: Path) -> None:
 
 
 def inspect_pairs(trainer: Any, data: StageData, stage_dir: Path) -> StageData:
-    """Check that pairs fit into `max_length`, beyond which TRL cuts answers off (DPO) or drops the pair (reward).
+    """Check that answers fit into `max_length`, beyond which TRL cuts them off (DPO, KTO) or drops the pair (reward).
 
-    It drops a pair of DPO's, too, whose prompt alone fills `max_length`. Returns the stage's data with the number of
-    those dropped on its record.
+    It drops a row of DPO's and KTO's, too, whose prompt alone fills `max_length`. Returns the stage's data with the
+    number of those dropped on its record.
 
     Raises:
         StageFailed: most do not.
@@ -232,10 +232,11 @@ def inspect_pairs(trainer: Any, data: StageData, stage_dir: Path) -> StageData:
         return data
     dropped, looked_at, cut = len(rows) - len(kept), _looked_at(kept), 0
     for row in looked_at:
-        answers = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        cut += len(row.get("prompt_ids") or []) + answers > limit
+        answer = max(len(row[ids]) for ids in ("chosen_ids", "rejected_ids", "completion_ids") if row.get(ids))
+        cut += len(row.get("prompt_ids") or []) + answer > limit
     long = dropped + _of_all(cut, len(looked_at), len(kept))
-    _judge(long / len(rows), f"{long} of {len(rows)} pairs are longer than max_length = {limit}", stage_dir)
+    named = "pairs" if "chosen" in rows.column_names else "answers"
+    _judge(long / len(rows), f"{long} of {len(rows)} {named} are longer than max_length = {limit}", stage_dir)
     is_cut = "prompt_ids" in kept.column_names
     reason = "the prompt alone fills" if is_cut else "an answer with its prompt is longer than"
     return _recorded(data, dropped, f"{reason} max_length = {limit}")

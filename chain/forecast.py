@@ -225,7 +225,8 @@ def micro_batches(stage: Stage) -> Iterator[Stage]:
     """
     rows = trainer_args(stage).per_device_train_batch_size
     yield stage
-    yield from (with_micro_batch(stage, fewer) for fewer in range(rows - 1, 0, -1) if rows % fewer == 0)
+    smaller = range(rows - 1, stage.kind.least_rows - 1, -1)
+    yield from (with_micro_batch(stage, fewer) for fewer in smaller if rows % fewer == 0)
 
 
 def fit(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Stage, Forecast] | None:
@@ -275,6 +276,8 @@ def _by_pass(args: Any) -> Iterator[str]:
     for loss in (losses,) if isinstance(losses, str) else losses:
         if loss in ("sft", "bnpo"):
             yield f"the loss {loss!r} is a mean over the tokens of a pass, so that passes weigh alike"
+        elif loss == "kto":
+            yield "the loss estimates a divergence from the rows of a pass, of which there are fewer"
         elif loss in ("aot", "aot_unpaired"):
             yield f"the loss {loss!r} sorts the pairs of a pass, so that fewer are compared"
     if getattr(args, "entropy_coef", 0) or getattr(args, "use_adaptive_entropy", False):

@@ -27,7 +27,7 @@ def train_within_memory(stage: Stage, stage_dir: Path, clock: Clock) -> Path:
         try:
             return kind.train(replace(stage, config=config), stage_dir, clock)
         except RuntimeError as error:
-            batch = _reduced(batch, error, log, kind.advice(config))
+            batch = _reduced(batch, error, log, kind.advice(config), kind.least_rows)
         # Not before: as long as the error lives, its traceback holds the tensors of the attempt that failed.
         free_memory()
 
@@ -43,13 +43,13 @@ def _taken_up(batch: MicroBatch, log: StageLog) -> MicroBatch:
     return replace(batch, per_device_train_batch_size=rows, gradient_accumulation_steps=step_rows // rows)
 
 
-def _reduced(batch: MicroBatch, error: RuntimeError, log: StageLog, advice: str) -> MicroBatch:
+def _reduced(batch: MicroBatch, error: RuntimeError, log: StageLog, advice: str, least_rows: int) -> MicroBatch:
     """Return the batch to go on with after an error, and say and record so; raise what cannot be helped.
 
-    `advice` is what would make a stage fit that does not with one row at a time.
+    `advice` is what would make a stage fit that does not with `least_rows` at a time.
 
     Raises:
-        StageFailed: memory ran out with one row at a time.
+        StageFailed: memory ran out with no more than that.
     """
     if not is_out_of_memory(error) or count() > 1:
         raise error  # of several processes, the others wait within the step that this one has left
@@ -57,9 +57,10 @@ def _reduced(batch: MicroBatch, error: RuntimeError, log: StageLog, advice: str)
     where = f"out of memory in step {step}" if step else "out of memory before the first step"
     rows, passes = batch.per_device_train_batch_size, batch.gradient_accumulation_steps
     smaller = batch.smaller()
-    if smaller is None:
+    if smaller is None or smaller.per_device_train_batch_size < least_rows:
+        number = "one row" if rows == 1 else f"{rows} rows"
         raise StageFailed(
-            f"{where}, with one row at a time (per_device_train_batch_size=1). What would make it fit: {advice}."
+            f"{where}, with {number} at a time (per_device_train_batch_size={rows}). What would make it fit: {advice}."
             f" The error was: {error}"
         )
     after = (smaller.per_device_train_batch_size, smaller.gradient_accumulation_steps)

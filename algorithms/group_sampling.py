@@ -1,0 +1,120 @@
+"""Groups of sampled completions, as TRL's trainers make them: sampled apart from training, and judged by spread."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+Row = dict[str, Any]
+
+
+class Sampled(NamedTuple):
+    """A completion, before the trainer computes with it."""
+
+    row: Row
+    """The training row of its prompt."""
+    ids: list[int]
+    logprobs: list[float] | None
+    """What vLLM sampled it with; None from transformers."""
+    rewards: torch.Tensor
+    """One for each reward function, NaN where it returned None."""
+    extra: dict[str, Any]
+    """What the reward functions logged beside it."""
+
+
+Group = list[Sampled]
+
+
+class GroupSampling:
+    """What is added to a trainer of TRL that samples groups: it logs the share of informative ones.
+
+    Spread is that of the rewards that are functions, summed with their weights: a reward model's scores differ between
+    any two texts. Where all rewards are models, it is theirs.
+    """
+
+    num_generations: int
+    _metrics: dict[str, Any]
+
+    def _completions(self: Any, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
+        """Return ids of a completion of each prompt, the completions as rewards get them, and vLLM's logprobs."""
+        raise NotImplementedError
+
+    def _rewards(self, inputs: list[Row], *rest: Any) -> torch.Tensor:
+        """Return the rewards of completions, (B, F)."""
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, *rest)  # type: ignore[misc]
+        return rewards
+
+    def _calculate_rewards(self: Any, inputs: list[Row], *rest: Any) -> torch.Tensor:
+        rewards: torch.Tensor = self._rewards(inputs, *rest)
+        if self.model.training:
+            informative = self.informative(rewards)
+            self._metrics["train"]["informative_groups"].append(sum(informative) / len(informative))
+        return rewards
+
+    def sample(self: Any, rows: list[Row]) -> list[Sampled]:
+        """Sample and reward a completion for each row, in the trainer's own way; its metrics stay as they are.
+
+        Rows of one prompt stand together, `num_generations` of them. Of several processes, each gets its own rows.
+        """
+        prompts = [row["prompt"] for row in rows]
+        with self._metrics_aside():
+            ids, completions, logprobs = self._completions(prompts)
+            rewards = self._calculate_rewards(rows, prompts, completions, ids)
+        first = self.accelerator.process_index * len(rows)
+        logged = {name: values for name, values in self._pending_extra_logs.items() if len(values) == len(rows)}
+        self._pending_extra_logs.clear()
+        return [
+            Sampled(
+                row,
+                ids[i],
+                None if logprobs is None else logprobs[i],
+                rewards[first + i],
+                {name: values[i] for name, values in logged.items()},
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    @contextmanager
+    def apart(self: Any, num_generations: int) -> Iterator[None]:
+        """Sample groups of `num_generations`, and then have no trace of it: what follows is drawn as without it."""
+        was, tokens, training = self.num_generations, self.state.num_input_tokens_seen, self.model.training
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            self.num_generations = num_generations
+            self.model.train()  # as it is when completions to train on are sampled
+            try:
+                yield
+            finally:
+                self.model.train(training)
+                self.num_generations, self.state.num_input_tokens_seen = was, tokens
+                self._pending_metrics.clear()
+
+    def judged(self: Any, rewards: torch.Tensor, *, models: bool = False) -> torch.Tensor:
+        """Return each completion's weighted sum of the rewards that spread is looked for in; NaN where it has none.
+
+        `rewards` are (B, F); `models`: the reward models among them count too.
+        """
+        functions = [not isinstance(reward, torch.nn.Module) for reward in self.reward_funcs]
+        weighted = rewards * self.reward_weights.to(rewards.device)
+        if any(functions) and not models:
+            weighted = weighted[:, torch.tensor(functions, device=rewards.device)]
+        return weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), math.nan)
+
+    def informative(self: Any, rewards: torch.Tensor) -> list[bool]:
+        """Return for each group of `num_generations` whether its rewards, (B, F), differ."""
+        groups = self.judged(rewards).view(-1, self.num_generations)
+        highest, lowest = groups.nan_to_num(nan=-math.inf).amax(1), groups.nan_to_num(nan=math.inf).amin(1)
+        return (highest > lowest).tolist()
+
+    @contextmanager
+    def _metrics_aside(self) -> Iterator[None]:
+        """Let what is sampled meanwhile be in no metric: TRL logs each generation as if it were trained on."""
+        logged, self._metrics = self._metrics, {mode: defaultdict(list) for mode in self._metrics}
+        try:
+            yield
+        finally:
+            self._metrics = logged

@@ -1,0 +1,76 @@
+"""Kahneman-Tversky optimisation: learn from thumbs up and down on single answers (Ethayarajh et al., 2024)."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from algorithms import arguments
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+from algorithms.trl_kind import FORGETTING, TrlKind
+from kinds import Stage, Work
+
+if TYPE_CHECKING:
+    from data.sources import StageData
+
+
+class KahnemanTverskyOptimisation(TrlKind):
+    """Trains on `prompt`, `completion` and `label`: True for an answer that is wanted, False for one that is not.
+
+    The reference is the stage's own input, as in DPO. The loss weighs an answer's gain over the reference against a KL
+    divergence that is estimated from the other rows of its pass: a pass has two rows at least, and rows go in an order
+    that is fixed before training. They are shuffled once by `config.seed`, since a file may list all wanted answers
+    first.
+    """
+
+    name = "kto"
+    trl_config = "KTOConfig"
+    layout = "labelled"
+    has_reference = True
+    least_rows = 2
+    bar = {"loss": "loss", "rewards/margins": "margin", "kl": "kl"}
+    tasks = ("skills", "documents", "sampled_skills", "demonstrations", "thumbs", "answers")
+    figures = {
+        "thumbs auc": "thumbs ranked right",
+        "thumbs up_logp": "logp of thumbs up",
+        "thumbs down_logp": "logp of thumbs down",
+        "reward_model prefers_after": "reward model prefers",
+        "skills strict": "exact match",
+        "sampled_skills strict": "pass@1",
+        "sampled_skills pass@4": "pass@4",
+        "answers stop_rate": "stop rate",
+        **FORGETTING,
+    }
+    headlines = ("skills strict", "reward_model prefers_after", "thumbs auc")
+
+    def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
+        """Return TRL's trainer.
+
+        Raises:
+            StageFailed: most answers do not end within `max_length`.
+        """
+        from trl import KTOTrainer
+
+        from algorithms import supervision
+
+        data = replace(data, train=data.train.shuffle(seed=stage.config.seed))
+        trainer = KTOTrainer(**self.parts(stage, stage_dir, data))
+        return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
+
+    def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
+        """Return that a pass of one row has no other to estimate the divergence from."""
+        options = self.defaults() | arguments.given(config)
+        if options["loss_type"] != "kto" or options["per_device_train_batch_size"] >= self.least_rows:
+            return []
+        return [
+            "per_device_train_batch_size = 1: must be 2 or more, since the loss estimates a divergence from the other"
+            " rows of a pass; gradient_accumulation_steps makes the step larger"
+        ]
+
+    def work(self, config: TrainingConfig, args: Any, extra: GRPOExtraConfig | None = None) -> Work:
+        """Return what a step computes: beside the reference, the policy and it read the rotated answers of a pass."""
+        work = super().work(config, args, extra)
+        rotated = 0 if args.loss_type != "kto" else 1 if work.reference_ahead else 2
+        return replace(work, reference_passes=work.reference_passes + rotated)
+
+
+KTO = KahnemanTverskyOptimisation()
