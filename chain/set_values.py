@@ -6,10 +6,10 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_origin, get_type_hints
 
 from algorithms.config import GRPOExtraConfig, StageOutput
-from utils import outside_json
+from utils import strict_json
 from utils.errors import Refused, did_you_mean
-from utils.outside_json import KeyTwice
 from utils.secrets import HIDDEN, SECRET_NAME
+from utils.strict_json import KeyTwice
 from utils.values import UNREAD, parse
 
 Configs = Mapping[str, Any]
@@ -94,7 +94,7 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
         raise ValueError(f"{option} is a field of the stage: leave out `{field}.`")
     if option:
         try:
-            value = outside_json.read(text)
+            value = strict_json.read(text)
         except KeyTwice:
             raise
         except ValueError:
