@@ -7,10 +7,10 @@ from typing import Any, get_origin, get_type_hints
 
 from chain.stages import Extra, extra_of, kind_of
 from kinds import StageOutput
-from utils import outside_json
+from utils import strict_json
 from utils.errors import Refused, did_you_mean
-from utils.outside_json import KeyTwice
 from utils.secrets import HIDDEN, SECRET_NAME
+from utils.strict_json import KeyTwice
 from utils.values import UNREAD, parse
 
 Configs = Mapping[str, Any]
@@ -97,7 +97,7 @@ def _changed(config: Any, field: str, text: str, known: list[str]) -> Any:
         raise ValueError(f"{option} is a field of the stage: leave out `{field}.`")
     if option:
         try:
-            value = outside_json.read(text)
+            value = strict_json.read(text)
         except KeyTwice:
             raise
         except ValueError:

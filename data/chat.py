@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from utils import outside_json
+from utils import strict_json
 from utils.console import warn
 from utils.errors import Refused
 
@@ -155,7 +155,7 @@ def render(
     `encode`.
     """
     if isinstance(tools, str):
-        tools = outside_json.read(tools)
+        tools = strict_json.read(tools)
     text = tokenizer.apply_chat_template(
         list(messages), tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False
     )

@@ -1,21 +1,42 @@
-"""Each layout's conversion: one row of it to the columns of its stage."""
+"""The groups of layouts that kinds of stages train on, and each layout's conversion of a row to its group's columns."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from data.messages import Malformed, Message, assistant_turn, conversation, tool_schemas, user_turn
 
 Row = dict[str, Any]
-Layout = tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Row]]
-"""The columns that make it, and the conversion, which raises `Malformed` for a row that is not of it."""
+Convert = Callable[[Mapping[str, Any]], Row]
+"""Raises `Malformed` for a row that is not of its layout."""
+Layout = tuple[tuple[str, ...], Convert]
+"""The columns that make it, and the conversion."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The layouts of one form of training rows, the one to be preferred first."""
+
+    layouts: tuple[Layout, ...]
+    keeps_columns: bool = False
+    """Every other column stays for the reward functions, but `UNSEEN`."""
+    labels: Literal["ignored", "refused", "trained on"] = "ignored"
+    """What becomes of a column `label` beside single answers, which says whether each is good."""
+
+
+UNSEEN = {
+    "chosen", "rejected", "completion", "completions", "completion_ids", "prompts", "messages", "conversations",
+    "tools", "image", "images", "trainer_state", "log_extra", "log_metric",
+}  # fmt: skip
+"""Columns that reward functions are not given: GRPO's trainer uses the names itself, or they hold answers."""
 
 
 def _text(row: Mapping[str, Any]) -> Row:
     return {"text": _string(row, "text")}
 
 
-def _messages(column: str) -> Callable[[Mapping[str, Any]], Row]:
+def _messages(column: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         return {"messages": [*_system(row), *conversation(row[column])], **_tools(row)}
 
@@ -27,85 +48,107 @@ def _prompt_completion(row: Mapping[str, Any]) -> Row:
     if isinstance(prompt, str) and isinstance(completion, str):
         _refuse_system(row)
         return {"prompt": prompt, "completion": completion}
-    return {"prompt": _prompt(row, prompt), "completion": _answered(completion), **_tools(row)}
+    return {"prompt": _question(row, "prompt"), "completion": _answered(completion), **_tools(row)}
 
 
-def _instruction(answer: str, *asking: str) -> Callable[[Mapping[str, Any]], Row]:
+def _instruction(answer: str, *asking: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         return {"prompt": _question(row, *asking), "completion": assistant_turn(_string(row, answer))}
 
     return convert
 
 
-def _pair(*asking: str) -> Callable[[Mapping[str, Any]], Row]:
+def _pair(*asking: str) -> Convert:
     """Return the conversion of a pair whose prompt stands in one of the columns `asking`, or in both sides."""
 
     def convert(row: Mapping[str, Any]) -> Row:
         chosen, rejected = row["chosen"], row["rejected"]
         margin = {"margin": _number(row, "margin")} if "margin" in row else {}
-        plain = isinstance(chosen, str) and isinstance(rejected, str)
-        if plain and not asking:
+        plain_prompt = not asking or (asking == ("prompt",) and isinstance(row["prompt"], str))
+        if plain_prompt and isinstance(chosen, str) and isinstance(rejected, str):
             _refuse_system(row)
-            return {**_shared_text(chosen, rejected), **margin}
-        if plain and asking == ("prompt",) and isinstance(row["prompt"], str):
-            _refuse_system(row)
-            return {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, **margin}
-        sides = _answered(chosen), _answered(rejected)
-        if not asking or all(side[0]["role"] in ("system", "user") for side in sides):
-            return {**_shared_turns(row, *sides), **_tools(row), **margin}
-        prompt = _prompt(row, row["prompt"]) if asking == ("prompt",) else _question(row, *asking)
-        return {"prompt": prompt, "chosen": sides[0], "rejected": sides[1], **_tools(row), **margin}
+            sides = {"chosen": chosen, "rejected": rejected}
+            return {**({"prompt": row["prompt"], **sides} if asking else _shared_text(**sides)), **margin}
+        answers = {"chosen": _answered(chosen), "rejected": _answered(rejected)}
+        if not asking or all(answer[0]["role"] in ("system", "user") for answer in answers.values()):
+            return {**_shared_turns(row, **answers), **_tools(row), **margin}
+        return {"prompt": _question(row, *asking), **answers, **_tools(row), **margin}
 
     return convert
 
 
-def _pair_sharegpt(row: Mapping[str, Any]) -> Row:
-    return _pair("prompt")({**row, "prompt": conversation(row["conversations"])})
-
-
-def _only_prompt(*asking: str) -> Callable[[Mapping[str, Any]], Row]:
+def _only_prompt(*asking: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         if tool_schemas(row.get("tools")):
             raise Malformed(
                 "GRPO shows no tools of a row to the model: describe them in its system turn", "tools in GRPO"
             )
-        if asking == ("prompt",):
-            return {"prompt": _prompt(row, row["prompt"])}
         if asking[0] in ("messages", "conversations"):
             return {"prompt": _before_answer([*_system(row), *conversation(row[asking[0]])])}
-        return {"prompt": _question(row, *asking), **_solution(row)}
+        return {"prompt": _question(row, *asking), **({} if asking == ("prompt",) else _solution(row))}
 
     return convert
 
 
-LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    "pretrain": ((("text",), _text),),
-    "sft": (
-        (("messages",), _messages("messages")),
-        (("conversations",), _messages("conversations")),
-        (("prompt", "completion"), _prompt_completion),
-        (("instruction", "output"), _instruction("output", "instruction", "input")),
-        (("question", "answer"), _instruction("answer", "question")),
-        (("problem", "solution"), _instruction("solution", "problem")),
-        (("text",), _text),
+def _labelled(conversion: Convert) -> Convert:
+    """Return the conversion of an answer with its label; of a conversation the last turn is the answer."""
+
+    def convert(row: Mapping[str, Any]) -> Row:
+        converted = conversion(row)
+        if messages := converted.pop("messages", None):
+            cut = len(messages) - (messages[-1]["role"] == "assistant")
+            converted = {"prompt": messages[:cut], "completion": messages[cut:], **converted}
+        return {**converted, "label": _label(row)}
+
+    return convert
+
+
+CONVERSATIONS: tuple[Layout, ...] = (
+    (("messages",), _messages("messages")),
+    (("conversations",), _messages("conversations")),
+)
+PAIRS: tuple[Layout, ...] = (
+    (("conversations", "chosen", "rejected"), _pair("conversations")),
+    (("prompt", "chosen", "rejected"), _pair("prompt")),
+    (("instruction", "chosen", "rejected"), _pair("instruction", "input")),
+    (("question", "chosen", "rejected"), _pair("question")),
+    (("chosen", "rejected"), _pair()),
+)
+LAYOUTS: dict[str, Group] = {
+    "documents": Group(((("text",), _text),)),
+    "conversations": Group(
+        (
+            *CONVERSATIONS,
+            (("prompt", "completion"), _prompt_completion),
+            (("instruction", "output"), _instruction("output", "instruction", "input")),
+            (("question", "answer"), _instruction("answer", "question")),
+            (("problem", "solution"), _instruction("solution", "problem")),
+            (("text",), _text),
+        ),
+        labels="refused",
     ),
-    "dpo": (
-        (("conversations", "chosen", "rejected"), _pair_sharegpt),
-        (("prompt", "chosen", "rejected"), _pair("prompt")),
-        (("instruction", "chosen", "rejected"), _pair("instruction", "input")),
-        (("question", "chosen", "rejected"), _pair("question")),
-        (("chosen", "rejected"), _pair()),
+    "pairs": Group(PAIRS, labels="refused"),
+    "prompts": Group(
+        (
+            (("prompt",), _only_prompt("prompt")),
+            (("question",), _only_prompt("question")),
+            (("problem",), _only_prompt("problem")),
+            (("instruction",), _only_prompt("instruction", "input")),
+            (("messages",), _only_prompt("messages")),
+            (("conversations",), _only_prompt("conversations")),
+        ),
+        keeps_columns=True,
     ),
-    "grpo": (
-        (("prompt",), _only_prompt("prompt")),
-        (("question",), _only_prompt("question")),
-        (("problem",), _only_prompt("problem")),
-        (("instruction",), _only_prompt("instruction", "input")),
-        (("messages",), _only_prompt("messages")),
-        (("conversations",), _only_prompt("conversations")),
+    "labelled": Group(
+        (
+            (("prompt", "completion", "label"), _labelled(_prompt_completion)),
+            *(((*columns, "label"), _labelled(convert)) for columns, convert in CONVERSATIONS),
+            *PAIRS,
+        ),
+        labels="trained on",
     ),
 }
-LAYOUTS["reward"] = LAYOUTS["dpo"]
+"""The groups by what `kinds.Kind.layout` calls them."""
 
 
 def _solution(row: Mapping[str, Any]) -> Row:
@@ -116,6 +159,13 @@ def _solution(row: Mapping[str, Any]) -> Row:
     if "solution" in row or "answer" not in row:
         return {}
     return {"solution": str(row["answer"]).rpartition("####")[2].strip()}
+
+
+def _label(row: Mapping[str, Any]) -> bool:
+    label = {"true": True, "1": True, "false": False, "0": False}.get(str(row["label"]).strip().lower())
+    if label is None:
+        raise Malformed(f"label must be true or false (or 1 or 0), not {row['label']!r:.80}")
+    return label
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:
@@ -138,21 +188,17 @@ def _string(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _prompt(row: Mapping[str, Any], value: object) -> list[Message]:
-    """Return what asks, text or turns, after the row's system turn; nothing if it is empty."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return []
-    return [*_system(row), *(user_turn(value) if isinstance(value, str) else conversation(value))]
+def _question(row: Mapping[str, Any], *columns: str) -> list[Message]:
+    """Return what asks, turns or the texts one below the other, after the system turn; nothing if it is empty."""
+    turns = row[columns[0]]
+    if not isinstance(turns, list | Mapping):
+        texts = [_string(row, column) for column in columns if column in row]
+        turns = user_turn("\n\n".join(text for text in texts if text.strip())) if any(map(str.strip, texts)) else None
+    return [*_system(row), *conversation(turns)] if turns is not None else []
 
 
 def _answered(value: object) -> list[Message]:
     return assistant_turn(value or "") if isinstance(value, str) or value is None else conversation(value)
-
-
-def _question(row: Mapping[str, Any], *columns: str) -> list[Message]:
-    """Return the columns that ask, one below the other, as one user turn after the system turn."""
-    parts = [_string(row, column) for column in columns if column in row]
-    return _prompt(row, "\n\n".join(part for part in parts if part.strip()))
 
 
 def _system(row: Mapping[str, Any]) -> list[Message]:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, field
 
-from utils.console import warn
 from utils.errors import Refused
 
 MAY_TEACH_NOTHING = 0.1
@@ -66,29 +65,27 @@ class Faults:
         """Rows of them that could not be read from their file."""
         return self.count - len(self.numbers)
 
-    def judge(self, rows: int) -> None:
-        """Tell which of a source's `rows` are left out.
+    def judge(self, rows: int) -> str:
+        """Return what is to be told of those of a source's `rows` that are left out; "" if none is.
 
         Raises:
             Refused: they are all, or more than is allowed; names every reason.
         """
         if not self.count:
-            return
+            return ""
         read_as = f" (read as {self.read_as})" if self.read_as else ""
-        said = f"{self.name}: {self.count} of {rows} rows cannot be used{read_as}:{self._reasons()}"
+        message = f"{self.name}: {self.count} of {rows} rows cannot be used{read_as}:{self._reasons()}"
         if self.count == rows:
-            raise Refused(f"{said}\nNo row is left: mend them, or choose other data.")
+            raise Refused(f"{message}\nNo row is left: mend them, or choose other data.")
         limit = MAY_TEACH_NOTHING if self.allowed is None else self.allowed
         if self.allowed is None and self.unreadable:
-            allowed = "Malformed rows are left out only where the recipe says so"
+            rule = "Malformed rows are left out only where the recipe says so"
         elif self.count > limit * rows:
-            allowed = f"At most {100 * limit:g} % may be left out"
+            rule = f"At most {100 * limit:g} % may be left out"
         else:
-            allowed = ""
-        if allowed:
-            needed = math.ceil(1000 * self.count / rows) / 1000
-            raise Refused(f"{said}\n{allowed}: mend them, or set max_dropped_fraction={needed:g} to leave them out.")
-        warn(f"{said}\nThey are left out.")
+            return f"{message}\nThey are left out."
+        needed = math.ceil(1000 * self.count / rows) / 1000
+        raise Refused(f"{message}\n{rule}: mend them, or set max_dropped_fraction={needed:g} to leave them out.")
 
     def _reasons(self) -> str:
         lines = []

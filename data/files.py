@@ -18,10 +18,10 @@ from datasets import Dataset, Features, Json, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 
 from data.faults import Faults
-from utils import outside_json
+from utils import strict_json
 from utils.errors import Refused
 from utils.hub import DATA_SUFFIXES
-from utils.outside_json import Reader, parts
+from utils.strict_json import Reader, parts
 from utils.values import shown
 
 Row = dict[str, Any]
@@ -304,7 +304,7 @@ def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
         except ValueError as error:
             if number == 1 and line.strip() in ("[", "{"):
                 raise Refused(f"{file} is one JSON text of many lines, which is named .json, as a list.") from None
-            broken(where, "not valid JSON", f"not valid JSON ({outside_json.reason(error)}): {line[:60]!r}")
+            broken(where, "not valid JSON", f"not valid JSON ({strict_json.reason(error)}): {line[:60]!r}")
             continue
         if number == 1 and isinstance(row, list):
             raise Refused(
@@ -330,7 +330,7 @@ def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
     except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         hint = " A file with one JSON object a line is named .jsonl." if str(error).startswith("Extra data") else ""
-        raise Refused(f"{file}{line}: not valid JSON ({outside_json.reason(error)}).{hint}") from None
+        raise Refused(f"{file}{line}: not valid JSON ({strict_json.reason(error)}).{hint}") from None
     check = bool(MAYBE_UNSTORABLE.search(text))
     if not isinstance(rows, list):
         raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")

@@ -1,22 +1,26 @@
-"""The layouts that data come in, and their conversion to the columns that a stage's TRL trainer takes.
+"""The groups of layouts that data come in, and their conversion to the columns that a stage's TRL trainer takes.
 
-    pretrain      text
-    sft           messages | conversations -> messages
-                  prompt, completion | instruction, output | question, answer | problem, solution -> prompt, completion
-                  text
-    reward, dpo   conversations, chosen, rejected | prompt, chosen, rejected | instruction, chosen, rejected
-                  | question, chosen, rejected | chosen, rejected -> prompt, chosen, rejected
-    grpo          prompt | question | problem | instruction | messages | conversations
-                  -> prompt as messages, and every other column for the reward functions
+    documents      text
+    conversations  messages | conversations -> messages
+                   prompt, completion | instruction, output | question, answer | problem, solution
+                   -> prompt, completion
+                   text
+    pairs          conversations, chosen, rejected | prompt, chosen, rejected | instruction, chosen, rejected
+                   | question, chosen, rejected | chosen, rejected -> prompt, chosen, rejected
+    prompts        prompt | question | problem | instruction | messages | conversations
+                   -> prompt as messages, and every other column for the reward functions
+    labelled       prompt, completion, label | messages, label | conversations, label -> prompt, completion, label
+                   and all of pairs, of which `unpaired` makes two rows each
 
-The first whose columns are there is taken. Turns are `role, content` (OpenAI) or `from, value` (ShareGPT, with
-`function_call` and `observation`). `instruction` takes an `input` below it, `system` becomes the system turn, `tools`
-stay beside the conversation. Plain strings in TRL's own `prompt, completion` and `prompt, chosen, rejected` stay plain
-text, as in TRL, and have no system turn; a plain GRPO prompt becomes one user turn. `chosen, rejected` without a prompt
-share one: their common turns, or the common text up to its last space.
+`kinds.Kind.layout` names the group of a kind of stage. The first layout whose columns are there is taken. Turns are
+`role, content` (OpenAI) or `from, value` (ShareGPT, with `function_call` and `observation`). `instruction` takes an
+`input` below it, `system` becomes the system turn, `tools` stay beside the conversation. Plain strings in TRL's own
+`prompt, completion` and `prompt, chosen, rejected` stay plain text, as in TRL, and have no system turn; a plain prompt
+of the group `prompts` becomes one user turn. `chosen, rejected` without a prompt share one: their common turns, or the
+common text up to its last space. `label` is true or false, for a good and a bad answer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -24,130 +28,144 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 
-from data.converters import LAYOUTS, Layout, Row
+import kinds
+from data.converters import LAYOUTS, UNSEEN, Group, Layout, Row
 from data.faults import Faults
 from data.messages import Malformed, out_of_order, says_nothing, without_padding
+from utils.console import warn
 from utils.errors import Refused
 
 OUT_OF_ORDER = "turns are out of order"
-SHAPES: dict[type, str] = {str: "plain text", list: "messages"}
-UNSEEN = {
-    "chosen", "rejected", "completion", "completions", "completion_ids", "prompts", "messages", "conversations",
-    "tools", "image", "images", "trainer_state", "log_extra", "log_metric",
-}  # fmt: skip
-"""Columns that GRPO's reward functions are not given: the trainer uses the names itself, or they hold answers."""
+FORMS: dict[type, str] = {str: "plain text", list: "messages"}
 
 
-def to_layout(rows: Dataset, stage: str, *, name: str = "the data", faults: Faults | None = None) -> Dataset:
-    """Return `rows` with the columns of `stage`; rows that cannot be used are left out, and counted in `faults`.
+def group_of(kind: str) -> Group:
+    """Return the layouts that the kind of that name trains on."""
+    return LAYOUTS[kinds.named(kind).layout]
+
+
+def to_layout(rows: Dataset, kind: str, *, name: str = "the data", faults: Faults | None = None) -> Dataset:
+    """Return `rows` with the columns of `kind`; rows that cannot be used are left out, and counted in `faults`.
 
     Those are the rows that are not what their columns or the first sound row say, and those that can teach nothing: an
     empty text, prompt or completion (null, or without the column), a chosen answer equal to the rejected one, turns out
-    of order. Without `faults` they are judged here, with what is allowed by default. `name` is for messages.
+    of order. Without `faults` they are judged here, with what is allowed by default. `name` is for messages. A row
+    stays one row: pairs for the group `labelled` are still pairs, see `unpaired`.
 
     Raises:
-        Refused: the columns are no layout of the stage, no row can be used, or more cannot than is allowed.
+        Refused: the columns are no layout of the kind, no row can be used, or more cannot than is allowed.
     """
-    assert stage in LAYOUTS, stage
-    columns, convert = find_layout(rows.column_names, stage, name)
+    columns, convert = find_layout(rows.column_names, kind, name)
     nested = {column for column, feature in rows.features.items() if not isinstance(feature, Value)}
     padded = {column for column in nested if "Json(" not in str(rows.features[column])}
-    mine = faults is None
-    faults = Faults(name) if faults is None else faults
-    faults.read_as = f"{', '.join(columns)}, for {stage}"
+    judged_here, faults = faults is None, faults or Faults(name)
+    faults.read_as = f"{', '.join(columns)}, for {kind}"
+    forms: dict[str, type] = {}
 
     def converted(row: Row) -> Row:
-        """Return a row in the layout; raise Malformed for one that cannot be used."""
-        made = convert({column: without_padding(value) if column in padded else value for column, value in row.items()})
-        if why := flaw(made):
-            raise Malformed(_example(made, why), why, readable=True)
-        return made
-
-    def as_the_first(row: Row) -> Row:
-        made = converted(row)
-        for column, kind in kinds.items():
-            if type(made[column]) is not kind:
+        """Return a row in the layout, of the first row's form; raise Malformed for one that cannot be used."""
+        result = convert({key: without_padding(value) if key in padded else value for key, value in row.items()})
+        if why := flaw(result):
+            raise Malformed(_example(result, why), why, readable=True)
+        for column, form in forms.items():
+            if type(result[column]) is not form:
                 raise Malformed(
-                    f"{column} is {SHAPES[type(made[column])]}, while the first rows have {SHAPES[kind]}: use one form "
+                    f"{column} is {FORMS[type(result[column])]}, while the first rows have {FORMS[form]}: use one form "
                     "in all rows",
                     "another form than the first",
                 )
-        return made
+        return result
 
-    def count_faults(look: Callable[[Row], Row]) -> None:
+    def count_faults() -> None:
         for number, row in enumerate(rows, 1):
             try:
-                look(row)
+                converted(row)
             except Malformed as error:
                 faults.add(error.reason, f"row {number}", str(error), readable=error.readable, number=number)
 
-    first = next(_usable(rows, converted), None)
+    first = next(filter(None, (_or_none(converted, row) for row in rows)), None)
     if first is None:
-        count_faults(converted)
+        count_faults()
         faults.judge(faults.broken + len(rows))
         raise AssertionError(f"{name}: no usable row, and no fault among {len(rows)}")
-    kinds = {column: type(value) for column, value in first.items() if column not in ("tools", "margin")}
-    kept = {column: rows.features[column] for column in _kept(rows.column_names, stage) if column not in first}
-    features = Features({**{column: _feature(column, value) for column, value in first.items()}, **kept})
+    forms |= {column: type(value) for column, value in first.items() if type(value) in FORMS and column != "tools"}
+    kept = set(rows.column_names) - UNSEEN - set(first) if group_of(kind).keeps_columns else set()
+    features = Features({column: _feature(column, value) for column, value in first.items()})
+    features |= {column: feature for column, feature in rows.features.items() if column in kept}
 
     def batch(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {column: [] for column in features}
-        for place in range(len(values[columns[0]])):
-            try:
-                row = as_the_first({column: column_values[place] for column, column_values in values.items()})
-            except Malformed:
-                continue
-            for column in out:
-                out[column].append(row[column] if column in first else values[column][place])
+        for row in (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)):
+            if (result := _or_none(converted, row)) is not None:
+                for column in out:
+                    out[column].append(result[column] if column in first else row[column])
         return out
 
     useful = rows.map(
-        batch,
-        batched=True,
-        remove_columns=rows.column_names,
-        features=features,
-        new_fingerprint=_cache_key(rows, stage),
+        batch, batched=True, remove_columns=rows.column_names, features=features, new_fingerprint=_cache_key(rows, kind)
     )
     if len(useful) < len(rows):  # a second look, since the first may have been an earlier run's, whose rows are cached
-        count_faults(as_the_first)
-    if mine:
-        faults.judge(len(rows))
+        count_faults()
+    if judged_here and (message := faults.judge(len(rows))):
+        warn(message)
     return useful
 
 
-def _usable(rows: Dataset, converted: Callable[[Row], Row]) -> Iterator[Row]:
-    for row in rows:
-        try:
-            yield converted(row)
-        except Malformed:
-            continue
+def _or_none(converted: Callable[[Row], Row], row: Row) -> Row | None:
+    try:
+        return converted(row)
+    except Malformed:
+        return None
 
 
-def find_layout(columns: list[str], stage: str, name: str = "the data") -> Layout:
-    """Return the first layout of `stage` whose columns are there.
+def unpaired(rows: Dataset) -> Dataset:
+    """Return pairs as two rows each, with a label: the chosen answer's true, the rejected one's false.
+
+    As `trl.data_utils.unpair_preference_dataset` does, but the two stay together. Rows without pairs stay as they are.
+    """
+    if "chosen" not in rows.column_names:
+        return rows
+    beside = [column for column in ("prompt", "tools") if column in rows.column_names]
+    features = {column: rows.features[column] for column in beside}
+
+    def both(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pairs = list(zip(batch["chosen"], batch["rejected"], strict=True))
+        return {
+            **{column: [value for value in batch[column] for _ in range(2)] for column in beside},
+            "completion": [answer for pair in pairs for answer in pair],
+            "label": [True, False] * len(pairs),
+        }
+
+    features |= {"completion": rows.features["chosen"], "label": Value("bool")}
+    return rows.map(both, batched=True, remove_columns=rows.column_names, features=Features(features))
+
+
+def find_layout(columns: list[str], kind: str, name: str = "the data") -> Layout:
+    """Return the first layout of `kind` whose columns are there.
 
     Raises:
         Refused: none is; says what was found and what is accepted.
     """
-    accepted = LAYOUTS[stage]
-    found = set(columns)
-    if "label" in found and stage in ("sft", "reward", "dpo") and not {"chosen", "rejected"} <= found:
+    group = group_of(kind)
+    there = set(columns)
+    if "label" in there and group.labels == "refused" and not {"chosen", "rejected"} <= there:
         raise Refused(
             f"{name} has a label for each completion (unpaired preferences, columns {', '.join(columns)}), which "
-            f"{stage} cannot use: reward and dpo need chosen and rejected answers to one prompt; for sft keep the good "
-            "rows and remove `label`."
+            f"{kind} cannot use: kto can. reward and dpo need chosen and rejected answers to one prompt; for sft keep "
+            "the good rows and remove `label`."
         )
-    # A conversation beside its two next answers ends with the question: not what sft trains on.
-    unanswered = {"conversations"} if stage == "sft" and {"chosen", "rejected"} <= found else set()
-    for needed, convert in accepted:
-        if found - unanswered >= set(needed):
+    # A conversation beside its two next answers ends with the question: it holds no answer to train on.
+    unanswered = {"conversations"} if {"chosen", "rejected"} <= there else set()
+    for needed, convert in group.layouts:
+        if there - (set() if "chosen" in needed or group.keeps_columns else unanswered) >= set(needed):
             return needed, convert
-    names = {column for needed, _ in accepted for column in needed} - found
+    names = {column for needed, _ in group.layouts for column in needed} - there
     near = {column: get_close_matches(column, names, n=1, cutoff=0.8) for column in columns}
     meant = "".join(f" ({column!r} may be meant as {match[0]!r})" for column, match in near.items() if match)
     raise Refused(
-        f"{name} has columns {', '.join(columns) or '–'}{meant}. For {stage} it needs one of: "
-        f"{' | '.join(', '.join(needed) for needed, _ in accepted)}. Rename its columns, or choose another data set."
+        f"{name} has columns {', '.join(columns) or '–'}{meant}. For {kind} it needs one of: "
+        f"{' | '.join(', '.join(needed) for needed, _ in group.layouts)}. Rename its columns, or choose another data "
+        "set."
     )
 
 
@@ -183,22 +201,18 @@ def _example(row: Mapping[str, Any], why: str) -> str:
     return f"{str(next(row[column] for column in ('messages', 'prompt', 'text') if column in row))!r:.80}"
 
 
-def _kept(columns: list[str], stage: str) -> list[str]:
-    return [column for column in columns if column not in UNSEEN] if stage == "grpo" else []
-
-
 def _feature(column: str, value: object) -> Any:
-    if column == "margin":
-        return Value("float32")
+    if isinstance(value, bool | float):
+        return Value("bool" if column == "label" else "float32")
     # Json keeps each message and schema as it is: a struct would give every message the keys of all others.
     return Value("string") if isinstance(value, str) else List(Json())
 
 
-def _cache_key(rows: Dataset, stage: str) -> str:
+def _cache_key(rows: Dataset, kind: str) -> str:
     """Return the key under which datasets caches the converted rows, and what trainers make of them.
 
     Its own takes longer to compute than most conversions do, and would not change with the functions called here.
     """
     sources = (Path(__file__).with_name(name) for name in ("layouts.py", "converters.py", "messages.py"))
     code = b"".join(source.read_bytes() for source in sources)
-    return sha256(f"{rows._fingerprint} {stage} ".encode() + code).hexdigest()[:32]
+    return sha256(f"{rows._fingerprint} {kinds.named(kind).layout} ".encode() + code).hexdigest()[:32]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from utils import outside_json
-from utils.outside_json import KeyTwice
+from utils import strict_json
+from utils.strict_json import KeyTwice
 from utils.values import shown
 
 Message = dict[str, Any]
@@ -170,8 +170,8 @@ def _tool_calls(value: object) -> list[dict[str, Any]]:
 
 def _parsed(text: str, what: str, reason: str) -> Any:
     try:
-        return outside_json.read(text)
+        return strict_json.read(text)
     except KeyTwice as error:
         raise Malformed(f"in {what}, {error}", reason) from None
     except ValueError as error:
-        raise Malformed(f"{what} should be JSON, not {shown(text)} ({outside_json.reason(error)})", reason) from None
+        raise Malformed(f"{what} should be JSON, not {shown(text)} ({strict_json.reason(error)})", reason) from None

@@ -3,18 +3,20 @@
 import json
 import math
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 
 from data.faults import Faults
 from data.files import from_rows, held_out_split, read_path
-from data.layouts import to_layout
+from data.layouts import group_of, to_layout, unpaired
 from data.splits import key_of, normalised, position, two_sides
+from kinds import Config
 from utils import hub
 from utils.console import console, warn
 from utils.errors import Refused, did_you_mean
@@ -33,32 +35,7 @@ class StageData:
     whose problem is in the published eval split."""
 
 
-class DataConfig(Protocol):
-    """What of a stage's configuration decides its rows."""
-
-    @property
-    def dataset_name(self) -> str: ...
-    @property
-    def dataset_split(self) -> str: ...
-    @property
-    def dataset_config_name(self) -> str | None: ...
-    @property
-    def dataset_revision(self) -> str | None: ...
-    @property
-    def eval_split(self) -> str | None: ...
-    @property
-    def eval_fraction(self) -> float: ...
-    @property
-    def eval_samples(self) -> int: ...
-    @property
-    def max_samples(self) -> int | None: ...
-    @property
-    def max_dropped_fraction(self) -> float | None: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def load_for(config: DataConfig, stage: str) -> StageData:
+def load_for(config: Config, kind: str) -> StageData:
     """Load the data of a stage as its configuration says; see `load`.
 
     Checks, training and evaluation of a stage share what was loaded first: do not change it. A local file that has
@@ -66,7 +43,7 @@ def load_for(config: DataConfig, stage: str) -> StageData:
     """
     return _loaded(
         config.dataset_name,
-        stage,
+        kind,
         files_now(config.dataset_name),
         split=config.dataset_split,
         config_name=config.dataset_config_name,
@@ -80,12 +57,13 @@ def load_for(config: DataConfig, stage: str) -> StageData:
     )
 
 
+DataConfig = Config
 Files = tuple[tuple[str, int, int], ...]
 
 
 @lru_cache(maxsize=5)  # a recipe has five stages at most
-def _loaded(dataset_name: str, stage: str, _files: Files, **options: Any) -> StageData:
-    return load(dataset_name, stage, **options)
+def _loaded(dataset_name: str, kind: str, _files: Files, **options: Any) -> StageData:
+    return load(dataset_name, kind, **options)
 
 
 def files_now(dataset_name: str) -> Files:
@@ -101,7 +79,7 @@ def files_now(dataset_name: str) -> Files:
 
 def load(
     dataset_name: str,
-    stage: str,
+    kind: str,
     *,
     split: str = "train",
     config_name: str | None = None,
@@ -113,16 +91,16 @@ def load(
     max_dropped_fraction: float | None = None,
     seed: int = 42,
 ) -> StageData:
-    """Load `dataset_name` for `stage`, at most `max_samples` rows to train on and `eval_samples` held-out ones.
+    """Load `dataset_name` for a stage of `kind`, at most `max_samples` rows to train on and `eval_samples` held out.
 
     The held-out side is `eval_split` if that is named, the generator's own for made data, the `validation` or else the
     `test` files of a folder, else the share `eval_fraction` of problems by their hash (see data/splits.py); held-out
     rows beyond `eval_samples` are not used at all. Rows are taken in the source's order. `seed` is for made data. Rows
-    that cannot be read, teach nothing or repeat others are left out while their share of the source is allowed (see
+    that cannot be read, teach nothing or repeat others are left out while their share of what was read is allowed (see
     data/faults.py); made data may repeat itself.
 
     Raises:
-        Refused: the data cannot be had, cannot be read, do not suit the stage, leave one side empty, or have more
+        Refused: the data cannot be had, cannot be read, do not suit the kind, leave one side empty, or have more
             faults than are allowed; with those of both sides.
     """
     if not 0 < eval_fraction < 1 or eval_samples < 1 or (max_samples is not None and max_samples < 1):
@@ -131,65 +109,96 @@ def load(
             "between 0 and 1, the numbers of rows are at least 1 (max_samples may be None)."
         )
     if eval_split is None and (eval_split := held_out_split(user_path(dataset_name), split)):
-        console().print(f"{stage}: {dataset_name} holds out its own split {eval_split!r}", markup=False)
+        console().print(f"{kind}: {dataset_name} holds out its own split {eval_split!r}", markup=False)
     made = dataset_name.startswith("made:")
-    faults = [Faults(name, max_dropped_fraction) for name in (dataset_name, f"{dataset_name}, split {eval_split!r}")]
+    faults = [Faults(dataset_name, max_dropped_fraction)]
+    if made or eval_split is not None:
+        faults.append(Faults(f"{dataset_name}, split {eval_split!r}", max_dropped_fraction))
     if made:
         sources = [_made(dataset_name, "train", max_samples, seed), _made(dataset_name, "eval", eval_samples, seed)]
     else:
-        splits = [split] if eval_split is None else [split, eval_split]
+        names = [split] if eval_split is None else [split, eval_split]
         sources = [
-            _read(dataset_name, each, config_name, revision, found) for each, found in zip(splits, faults, strict=False)
+            _read(dataset_name, name, config_name, revision, each) for name, each in zip(names, faults, strict=True)
         ]
+    whole = len(sources[0])
+    counts = [whole]
     if max_samples is not None and not faults[0].broken:  # whose share is of the whole source
         # Enough of a long source for both sides, so that a few rows of it do not cost the conversion of all.
         both_sides = max(max_samples / (1 - eval_fraction), eval_samples / eval_fraction)
-        sources[0] = _first(sources[0], 100 + int(1.2 * (both_sides if len(sources) == 1 else max_samples)))
-    names = [found.name for found in faults]
-    converted = [
-        to_layout(rows, stage, name=name, faults=found)
-        for rows, name, found in zip(sources, names, faults, strict=False)
-    ]
-    if not made:
-        converted[0] = _without_repeats(converted[0], faults[0])
-    _judge(faults, sources)
-    if len(converted) == 2:
-        train, held = _held_apart(*converted)
-    else:
-        train, held = _held_by_hash(converted[0], eval_fraction, dataset_name)
-    left_out = sum((Counter(found.counts) for found in faults), Counter())
-    if not made:
-        if shared := sum(map(len, converted)) - len(train) - len(held):
-            warn(f"{dataset_name}: {shared} rows to train on ask what held-out rows ask, and are left out")
-            left_out["ask what held-out rows ask"] = shared
-        every = len(held)
-        held = _once(held, dataset_name)
-        if every > len(held):
-            left_out["repeat another held-out row"] = every - len(held)
-    train, held = _first(train, max_samples or len(train)), _first(held, eval_samples)
+        enough = 100 + int(1.2 * (both_sides if len(sources) == 1 else max_samples))
+        counts = [enough, whole] if enough < whole else [whole]
+    for count in counts:
+        try:
+            sides = _sides([_first(sources[0], count), *sources[1:]], kind, deepcopy(faults), eval_fraction, made)
+        except Refused:
+            if count == whole:
+                raise
+        else:
+            if len(sides.train) >= (max_samples or whole) and (len(sources) > 1 or len(sides.eval) >= eval_samples):
+                break
+    for message in sides.messages:
+        warn(message)
+    train, held = _first(sides.train, max_samples or len(sides.train)), _first(sides.eval, eval_samples)
     if len(train) == 0:
         raise Refused(f"{dataset_name} leaves no row to train on: all its problems are held out. Hold out others.")
+    if "label" in train.column_names and group_of(kind).labels == "trained on" and len(set(train["label"])) == 1:
+        other = "down" if train[0]["label"] else "up"
+        raise Refused(
+            f"{dataset_name}: all {len(train)} rows to train on have the label {str(train[0]['label']).lower()}, and "
+            f"{kind} needs both: add answers with thumbs {other}, or, of answers that are all good, train sft without "
+            "the labels."
+        )
     info = {
         "name": dataset_name,
         "fingerprint": fingerprint(train, held),
         "train_rows": len(train),
         "eval_rows": len(held),
-        "dropped": left_out.total(),
-        "faults": dict(left_out),
+        "dropped": sides.left_out.total(),
+        "faults": dict(sides.left_out),
     }
     return StageData(train, held, info)
 
 
-def _judge(faults: list[Faults], sources: list[Dataset]) -> None:
-    """Raise Refused, for all sources together, if one has more faults than are allowed."""
-    problems = []
-    for found, rows in zip(faults, sources, strict=False):
+class _Sides(NamedTuple):
+    train: Dataset
+    eval: Dataset
+    left_out: Counter[str]
+    messages: list[str]
+    """What is to be told of the rows that are left out."""
+
+
+def _sides(sources: list[Dataset], kind: str, faults: list[Faults], fraction: float, made: bool) -> _Sides:
+    """Return both sides of what the sources hold.
+
+    Raises:
+        Refused: a source has more faults than are allowed, told for all sources together, or one side is empty.
+    """
+    name = faults[0].name
+    converted = [to_layout(rows, kind, name=each.name, faults=each) for rows, each in zip(sources, faults, strict=True)]
+    if not made:
+        converted[0] = _without_repeats(converted[0], faults[0])
+    messages, problems = [], []
+    for each, rows in zip(faults, sources, strict=True):
         try:
-            found.judge(len(rows) + found.broken)
+            messages.append(each.judge(len(rows) + each.broken))
         except Refused as error:
             problems.append(str(error))
     if problems:
         raise Refused("\n".join(problems))
+    train, held = _held_apart(*converted) if len(converted) == 2 else _held_by_hash(converted[0], fraction, name)
+    left_out = sum((Counter(each.counts) for each in faults), Counter())
+    if shared := 0 if made else sum(map(len, converted)) - len(train) - len(held):
+        messages.append(f"{name}: {shared} rows to train on ask what held-out rows ask, and are left out")
+        left_out["ask what held-out rows ask"] = shared
+    if group_of(kind).labels == "trained on":
+        train, held = unpaired(train), unpaired(held)
+    every = len(held)
+    held = held if made else _once(held)
+    if repeated := every - len(held):
+        messages.append(f"{name}: {repeated} of {every} held-out rows repeat another one and are left out")
+        left_out["repeat another held-out row"] = repeated
+    return _Sides(train, held, left_out, [message for message in messages if message])
 
 
 def _without_repeats(rows: Dataset, faults: Faults) -> Dataset:
@@ -220,7 +229,7 @@ def fingerprint(*parts: Dataset) -> str:
     return digest.hexdigest()
 
 
-ASKED = ("prompt", "messages", "text", "completion", "chosen", "rejected", "tools")
+ASKED = ("prompt", "messages", "text", "completion", "label", "chosen", "rejected", "tools")
 """Columns that make an example what it is; other columns, such as a number, do not make it another one."""
 
 
@@ -237,14 +246,11 @@ def _keys(rows: Dataset) -> list[str]:
     return [normalised(key_of(row)) for row in rows.select_columns(columns)]
 
 
-def _once(held: Dataset, name: str) -> Dataset:
+def _once(held: Dataset) -> Dataset:
     """Return each row once: measured twice, an example would pass for two, and the interval would be too narrow."""
     first: dict[str, int] = {}
-    asked = held.select_columns([column for column in ASKED if column in held.column_names])
-    for index, row in enumerate(asked):
+    for index, row in enumerate(held.select_columns([column for column in ASKED if column in held.column_names])):
         first.setdefault(_content(row), index)
-    if repeated := len(held) - len(first):
-        warn(f"{name}: {repeated} of {len(held)} held-out rows repeat another one and are left out")
     return held.select(list(first.values()))
 
 

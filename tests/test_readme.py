@@ -418,12 +418,13 @@ def test_the_examples_of_the_skills_are_what_is_taught() -> None:
 
 def test_the_table_of_layouts_is_that_of_the_code() -> None:
     from data.converters import LAYOUTS
+    from kinds import KINDS, named
 
     shown = {}
     for stages, layouts in table(section("Data")):
         for stage in stages.split(", "):
             shown[stage] = [layout.strip("`") for layout in layouts.split("; ")]
-    assert shown == {stage: [", ".join(columns) for columns, _ in accepted] for stage, accepted in LAYOUTS.items()}
+    assert shown == {kind: [", ".join(columns) for columns, _ in LAYOUTS[named(kind).layout].layouts] for kind in KINDS}
 
 
 def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:

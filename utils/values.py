@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from utils import outside_json
+from utils import strict_json
 from utils.errors import did_you_mean
-from utils.outside_json import KeyTwice
+from utils.strict_json import KeyTwice
 
 Reader = Callable[[str, tuple[Any, ...]], Any]
 """Takes the text and the types allowed; returns the value, or UNREAD."""
@@ -72,7 +72,7 @@ def _read_number(text: str, allowed: tuple[Any, ...]) -> Any:
 
 def _read_json(text: str, allowed: tuple[Any, ...]) -> Any:
     try:
-        value = outside_json.read(text)
+        value = strict_json.read(text)
     except ValueError as error:
         if isinstance(error, KeyTwice) and str not in allowed:
             raise

@@ -5,18 +5,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.chat import CHAT_TEMPLATE, TURN_END
-from data.converters import LAYOUTS
+from data.converters import CONVERSATIONS
 from data.messages import Malformed, says_nothing, without_padding
 from utils.errors import Refused, did_you_mean
 
 Row = Mapping[str, Any]
 
 RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
-CONVERSATIONS = {
-    columns[0]: convert for columns, convert in LAYOUTS["sft"] if columns in {("messages",), ("conversations",)}
-}
+CONVERT = {column: convert for (column,), convert in CONVERSATIONS}
 """How a row becomes messages and tools, by the column that holds its conversation."""
-COLUMNS = ("text", *CONVERSATIONS)
+COLUMNS = ("text", *CONVERT)
 
 
 def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row], str]]:
@@ -37,7 +35,7 @@ def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row
         )
     if found == "text":
         return ["text"], _text
-    convert = CONVERSATIONS[found]
+    convert = CONVERT[found]
     used = [column for column in (found, "system", "tools") if column in columns]
 
     def conversation(row: Row) -> str:

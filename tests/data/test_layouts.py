@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, Features, Json
 
 from data.files import from_rows, read_path
-from data.layouts import to_layout
+from data.layouts import to_layout, unpaired
 from data.messages import out_of_order
 from utils.errors import Refused
 
@@ -105,13 +105,67 @@ def test_grpo_layouts_keep_the_columns_that_rewards_read(row: Row, expected: Row
     assert convert("grpo", row) == [expected]
 
 
+UP, DOWN = {"label": True}, {"label": False}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "2 + 2 =", "completion": " 4", **UP}, [{"prompt": "2 + 2 =", "completion": " 4", **UP}]),
+        ({"prompt": USER, "completion": FIVE, **DOWN, "id": 3}, [{"prompt": USER, "completion": FIVE, **DOWN}]),
+        ({"messages": USER + FOUR, "system": "Add.", **UP}, [{"prompt": SYSTEM + USER, "completion": FOUR, **UP}]),
+        (
+            {"messages": USER + FIVE + USER + FOUR, "label": 1, "tools": '[{"name": "add"}]'},
+            [
+                {
+                    "prompt": USER + FIVE + USER,
+                    "completion": FOUR,
+                    "tools": [{"type": "function", "function": ADD}],
+                    **UP,
+                }
+            ],
+        ),
+        (
+            {"conversations": [*SHAREGPT, GPT | {"value": "5"}], "label": "False"},
+            [{"prompt": USER, "completion": FIVE, **DOWN}],
+        ),
+        (PAIR, [{"prompt": USER, "completion": FOUR, **UP}, {"prompt": USER, "completion": FIVE, **DOWN}]),
+        (
+            {"conversations": SHAREGPT, "chosen": FOUR, "rejected": FIVE, "label": 7},
+            [{"prompt": USER, "completion": FOUR, **UP}, {"prompt": USER, "completion": FIVE, **DOWN}],
+        ),
+        (
+            {"chosen": "a cat", "rejected": "a car", "margin": 1.0},
+            [{"prompt": "a", "completion": " cat", **UP}, {"prompt": "a", "completion": " car", **DOWN}],
+        ),
+    ],
+)
+def test_labelled_layouts(row: Row, expected: list[Row], thumbs: str) -> None:
+    assert list(unpaired(to_layout(from_rows([row], "rows"), thumbs))) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "completion": "b", "label": 2}, "row 1: label must be true or false .*, not 2"),
+        ({"prompt": "a", "completion": "b", "label": "good"}, "row 1: label must be true or false .*, not 'good'"),
+        ({"prompt": "a", "completion": "b", "label": None}, "row 1: label must be true or false .*, not None"),
+        ({"messages": USER + FOUR + USER, **UP}, "1 × the completion is empty, row 1"),
+        ({"messages": USER + FOUR}, r"For thumbs it needs one of: prompt, completion, label \| messages, label \| con"),
+    ],
+)
+def test_rows_without_a_label_or_its_answer_are_refused(row: Row, message: str, thumbs: str) -> None:
+    with pytest.raises(Refused, match=message):
+        convert(thumbs, row)
+
+
 @pytest.mark.parametrize(
     ("stage", "row", "message"),
     [
         ("pretrain", {"messages": USER}, "has columns messages. For pretrain it needs one of: text"),
         ("sft", {"mesages": USER}, r"\('mesages' may be meant as 'messages'\)"),
         ("sft", {"conversations": SHAREGPT, "chosen": "4", "rejected": "5"}, "needs one of"),
-        ("sft", {"messages": USER + FOUR, "label": True}, "unpaired.*which sft cannot use"),
+        ("sft", {"messages": USER + FOUR, "label": True}, "unpaired.*which sft cannot use: kto can"),
         ("dpo", {"prompt": "2 + 2?", "completion": "4", "label": True}, "unpaired.*chosen and rejected"),
         ("dpo", {"prompt": "2 + 2?"}, "needs one of: conversations, chosen, rejected"),
         ("grpo", {"prompt": USER, "tools": '[{"name": "add"}]'}, "row 1: GRPO shows no tools"),
@@ -285,6 +339,32 @@ def test_columns_of_a_published_file_reach_the_rewards_unchanged(shared: Path) -
     rows = to_layout(read_path(shared / "fixtures/data/reasoning/tinyzero_countdown_500.parquet", "train"), "grpo")
     assert rows[0]["reward_model"]["ground_truth"] == {"numbers": [44, 19, 35], "target": 98}
     assert rows[0]["nums"] == [44, 19, 35]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("path", "count", "good"),
+    [
+        ("preference/lf_kto_en_100.json", 100, 54),
+        ("preference/lf_dpo_en_100.json", 200, 100),
+        ("sft/trl_zen/conversational_unpaired_preference_train.jsonl", 17, 11),
+        ("sft/trl_zen/standard_unpaired_preference_train.jsonl", 17, 10),
+        ("sft/trl_zen/standard_implicit_prompt_preference_train.jsonl", 34, 17),
+    ],
+)
+def test_published_answers_have_their_label(shared: Path, thumbs: str, path: str, count: int, good: int) -> None:
+    rows = unpaired(to_layout(read_path(shared / "fixtures/data" / path, "train"), thumbs))
+    assert (len(rows), sum(rows["label"])) == (count, good)
+    assert rows.column_names == ["prompt", "completion", "label"]
+
+
+@pytest.mark.shared
+def test_pairs_become_the_rows_that_trl_makes_of_them(shared: Path, thumbs: str) -> None:
+    from trl.data_utils import unpair_preference_dataset
+
+    source = read_path(shared / "fixtures/data/sft/trl_zen/conversational_preference_train.jsonl", "train")
+    ours = [json.dumps(row, sort_keys=True) for row in unpaired(to_layout(source, thumbs))]
+    assert sorted(ours) == sorted(json.dumps(row, sort_keys=True) for row in unpair_preference_dataset(source))
 
 
 @pytest.mark.shared

@@ -70,6 +70,68 @@ def test_max_samples_takes_the_first_training_rows_and_keeps_the_held_out_side(w
     assert list(few.eval) == list(whole.eval)
 
 
+@pytest.mark.parametrize("max_dropped_fraction", [None, 1.0])
+def test_max_samples_comes_whole_where_the_source_has_it(
+    write_rows: WriteRows, max_dropped_fraction: float | None
+) -> None:
+    path = write_rows(3000)
+    whole = load(path, "sft", eval_samples=20)
+    lines = Path(path).read_text().splitlines()
+    count = 90 if max_dropped_fraction is None else 1000
+    unusable = [json.dumps({"question": f"What is {n}?", "answer": ""}) for n in range(count)]
+    Path(path).write_text("\n".join([*lines[:400], *unusable, *lines[400:]]))  # most of the first rows
+    few = load(path, "sft", eval_samples=20, max_samples=420, max_dropped_fraction=max_dropped_fraction)
+    assert list(few.train) == list(whole.train.select(range(420)))
+    assert list(few.eval) == list(whole.eval)
+
+
+def test_faults_that_the_first_rows_have_are_a_share_of_the_whole_source(write_rows: WriteRows) -> None:
+    path = write_rows(3000)
+    unusable = [json.dumps({"question": f"What is {n}?", "answer": ""}) for n in range(200)]
+    Path(path).write_text("\n".join([*unusable, Path(path).read_text()]))
+    data = load(path, "sft", eval_samples=20, max_samples=30)
+    assert (data.info["train_rows"], data.info["eval_rows"], data.info["dropped"]) == (30, 20, 200)
+
+
+def write_labelled(path: Path, labels: Callable[[int], list[bool]]) -> str:
+    rows = [
+        {"prompt": f"What is {n}?", "completion": f"{n}", "label": label} for n in range(100) for label in labels(n)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def test_an_answer_with_both_labels_is_no_repeat_and_stays_on_one_side(tmp_path: Path, thumbs: str) -> None:
+    path = write_labelled(tmp_path / "rows.jsonl", lambda n: [True, False])
+    data = load(path, thumbs, eval_fraction=0.5)
+    assert data.info["faults"] == {}
+    assert len(data.train) + len(data.eval) == 200
+    assert not keys(data.train) & keys(data.eval)
+    for side in (data.train, data.eval):
+        assert side["label"].count(True) == side["label"].count(False) == len(side) / 2
+
+
+def test_pairs_are_loaded_as_labelled_answers_each_held_out_once(tmp_path: Path, thumbs: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*PAIRS, PAIRS[0], {**PAIRS[0], "rejected": "d"}])))
+    pairs, data = load(str(path), "dpo", eval_fraction=0.3), load(str(path), thumbs, eval_fraction=0.3)
+    assert pairs.info["faults"] == {"a repeated row": 1}
+    assert data.info["faults"] == {"a repeated row": 1, "repeat another held-out row": 1}  # "b" to "a 0"
+    assert [row["prompt"] for row in data.train if row["label"]] == pairs.train["prompt"][:]
+    assert len(data.eval) == 2 * len(pairs.eval) - 1
+    assert len(load(str(path), thumbs, eval_fraction=0.3, max_samples=11).train) == 11
+
+
+@pytest.mark.parametrize(("label", "lacking"), [(True, "down"), (False, "up")])
+def test_rows_with_one_label_only_are_refused(tmp_path: Path, thumbs: str, label: bool, lacking: str) -> None:
+    path = write_labelled(tmp_path / "rows.jsonl", lambda n: [label])
+    told = (
+        f"have the label {str(label).lower()}, and thumbs needs both: add answers with thumbs {lacking}, .* train sft"
+    )
+    with pytest.raises(Refused, match=told):
+        load(path, thumbs, eval_fraction=0.5)
+
+
 def test_a_row_with_an_empty_question_is_left_out(write_rows: WriteRows) -> None:
     path = write_rows(50)
     with Path(path).open("a") as file:

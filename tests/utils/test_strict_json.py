@@ -3,26 +3,26 @@ import time
 
 import pytest
 
-from utils import outside_json
-from utils.outside_json import KeyTwice, Reader, parts
+from utils import strict_json
+from utils.strict_json import KeyTwice, Reader, parts
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "c": 2, "a": 3}}]', '{"a": [], "a": {"x": 1}}'])
 def test_a_key_that_stands_twice_is_refused_wherever_it_stands(text: str) -> None:
     with pytest.raises(KeyTwice, match="the key 'a' stands twice in one object"):
-        outside_json.read(text)
+        strict_json.read(text)
 
 
 def test_one_key_in_several_objects_stands_once_in_each() -> None:
-    assert outside_json.read('[{"a": {"a": 1}}, {"a": 2}]') == [{"a": {"a": 1}}, {"a": 2}]
+    assert strict_json.read('[{"a": {"a": 1}}, {"a": 2}]') == [{"a": {"a": 1}}, {"a": 2}]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "{", "", '{"a": }'])
 def test_what_cannot_be_read_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r".") as said:
-        outside_json.read(text)
+        strict_json.read(text)
     assert not isinstance(said.value, KeyTwice)
-    assert outside_json.reason(said.value)
+    assert strict_json.reason(said.value)
 
 
 def test_of_a_list_the_items_with_a_key_twice_are_told_from_the_others() -> None:
@@ -35,7 +35,7 @@ def test_of_a_list_the_items_with_a_key_twice_are_told_from_the_others() -> None
 def test_brackets_that_the_decoder_has_room_for_are_walked_through() -> None:
     deep = '{"a": 1, "a": 2, "deep": ' + "[" * 900 + "]" * 900 + "}"
     with pytest.raises(KeyTwice):
-        outside_json.read(deep)
+        strict_json.read(deep)
     assert sum(1 for _ in parts(json.loads(deep))) == 1 + 2 + 1 + 900
 
 
