@@ -88,17 +88,30 @@ def is_between_generations(trainer: Any) -> bool:
 
 
 def see_gradients(trainer: Any, is_left_out: Callable[[float], bool]) -> None:
-    """Show the norm of each step's gradient, before it is clipped, to a function that may have the step left out."""
+    """Show the norm of each step's gradient, before it is clipped, to a function that may have the step left out.
+
+    A step that is left out is in no mean of the loss.
+    """
+    from transformers import TrainerCallback
+
     measure = trainer._get_grad_norm
+    loss_before: Any = None
+
+    class BeforeStep(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            nonlocal loss_before
+            loss_before = trainer._tr_loss.clone()
 
     def measured(model: Any, grad_norm: Any = None) -> Any:
         norm = measure(model, grad_norm)
         if is_left_out(float(norm)):
             model.zero_grad(set_to_none=True)  # an optimizer passes over what has no gradient
-            trainer._tr_loss.zero_()  # the sum since the last logged line, which one NaN would spoil for good
+            trainer._tr_loss.copy_(loss_before)  # the sum since the last logged line, which one NaN would spoil
+            trainer._globalstep_last_logged += 1  # the steps since then, by which it is divided
         return norm
 
     trainer._get_grad_norm = measured
+    trainer.add_callback(BeforeStep())
 
 
 def rows_of_step(trainer: Any) -> list[int]:

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import kinds
 from chain.preflight import Fetched
 from chain.stages import Extra, reference, reward_name, stages_of
 from kinds import Stage, StageOutput
+from utils.code_hashes import code_hashes
 from utils.errors import Refused
 from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.processes import count, is_first
 from utils.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
-from utils.runtime import code, git_commit, hardware, now, versions
+from utils.runtime import git_commit, hardware, now, versions
 from utils.secrets import hidden
 from utils.stage_log import StageLog
 
@@ -168,7 +169,8 @@ def changes_of_run(info: RunInfo, force: bool) -> list[str]:
         for name in COMPARED
         if was.get(name) != now_has.get(name)
     ]
-    before, here = record.get("code") or code(), code()
+    here = _code(kinds.recorded(entry) for entry in record["stages"])
+    before = record.get("code") or here
     files = sorted(file for file in before.keys() | here.keys() if before.get(file) != here.get(file))
     if files:
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
@@ -245,7 +247,7 @@ def open_record(
         if changes or of_run:
             asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines(), *of_run]
         if of_run:
-            asked |= made_with()
+            asked |= made_with(stages)
         info.set(**asked, status="running", finished_at=None)
         return
     seeds = {stage.config.seed for stage in stages}
@@ -264,11 +266,17 @@ def open_record(
             for stage in stages
         ],
         **asked,
-        **made_with(),
+        **made_with(stages),
         hardware=hardware(),
     )
 
 
-def made_with() -> dict[str, Any]:
+def made_with(stages: Iterable[Stage]) -> dict[str, Any]:
     """Return what of this process decides a result beside the recipe and its data."""
-    return {"versions": versions(), "git_commit": git_commit(), "code": code(), "processes": count()}
+    code = _code(stage.kind for stage in stages)
+    return {"versions": versions(), "git_commit": git_commit(), "code": code, "processes": count()}
+
+
+def _code(used: Iterable[kinds.Kind]) -> dict[str, str]:
+    """Return the hash of each file that decides what stages of these kinds train and measure."""
+    return code_hashes({type(kind).__module__ for kind in used} | {"evaluation"})

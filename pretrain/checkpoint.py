@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from pretrain.optim import placed_like
 from utils.errors import Refused
 from utils.files import write_json
+from utils.out_of_memory import is_out_of_memory
 from utils.sealed import partial, seal, sealed, writing
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, opt
 
     Raises:
         Refused: the checkpoint is of a model of another shape, or of another version.
+        OutOfMemoryError: there is no memory for it.
     """
     try:
         position = Position(
@@ -120,10 +122,12 @@ def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, opt
         if accelerator.scaler is not None and "scaler" in training:
             accelerator.scaler.load_state_dict(training["scaler"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().split("\n")[0]
         raise Refused(
-            f"{directory} cannot be gone on from: {reason}. Is it of this recipe and version? Elsewhere, by another "
-            "output directory, the run starts anew."
+            f"Cannot resume from {directory}: {reason}. Is it of this recipe and version? To start over, choose "
+            "another output directory."
         ) from error
     return position
 

@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ from pretrain.record import Record, recording
 from utils.agreement import by_first, peer_has_ended
 from utils.console import warn
 from utils.errors import Interrupted, Refused, StageFailed
-from utils.gradients import MOST_SKIPPED, Gradients
+from utils.gradients import Gradients
 from utils.limits import Clock
 from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
@@ -112,8 +112,6 @@ class Run:
     model: Any
     optimizer: Any
     position: Position
-    skipped: int = 0
-    """Steps in a row that fp16's loss scale was too large for."""
     gradients: Gradients = field(default_factory=Gradients)
 
     def resume(self) -> None:
@@ -141,7 +139,6 @@ class Run:
                 evaluated = last or self.position.step % self.config.eval_steps == 0
                 if evaluated:
                     metrics |= self.evaluate(self.tokens.validation)
-                self._refuse_broken(metrics)
                 reason = self.record.out_of_time() or (self._stopped() if asked() else None)
                 stop = self._any(reason is not None)
                 best = self.position.best_loss
@@ -177,6 +174,8 @@ class Run:
                 self.accelerator.backward(nll * self.accelerator.num_processes)  # gradients of processes are averaged
             total += nll.detach()
         grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
+        (loss,) = self._sums(float(total))
+        self._refuse_broken(loss, grad_norm)
         factor = learning_rate_factor(
             step,
             max_steps=config.max_steps,
@@ -187,28 +186,14 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._count_skipped()
-        self.position = replace(self.position, step=step + 1, tokens=self.position.tokens + int(seen))
-        (loss,) = self._sums(float(total))
+        recent = [*self.position.recent, loss][-RECENT:]
+        self.position = replace(self.position, step=step + 1, tokens=self.position.tokens + int(seen), recent=recent)
         return {
             "loss": loss,
-            **({} if self.skipped else {"grad_norm": grad_norm}),  # of a step that was not made it is infinite
+            **({"grad_norm": grad_norm} if math.isfinite(grad_norm) else {}),  # fp16 left the step out
             "learning_rate": config.learning_rate * factor,
             "num_tokens": self.position.tokens,
         }
-
-    def _count_skipped(self) -> None:
-        """Count the steps in a row that fp16's loss scale, which is lowered then, was too large for.
-
-        Raises:
-            StageFailed: there have been too many: no scale fits, and nothing is learnt.
-        """
-        self.skipped = self.skipped + 1 if self.optimizer.step_was_skipped else 0
-        if self.skipped == MOST_SKIPPED:
-            raise StageFailed(
-                f"{MOST_SKIPPED} steps in a row had gradients beyond fp16, whatever the loss scale: nothing is learnt. "
-                "Use mixed_precision='bf16' or 'no', or lower the learning rates."
-            )
 
     @torch.no_grad()
     def evaluate(self, parts: Sequence[HeldOut]) -> dict[str, float]:
@@ -223,6 +208,8 @@ class Run:
             totals += torch.stack([nll, right, known.sum()]).cpu().double()  # MPS has no float64
         self.model.train()
         all_nll, all_right, all_count = self._sums(*totals.tolist())
+        if not math.isfinite(all_nll):
+            self._fail(f"the held-out loss is {all_nll}", self.position.step)
         return {
             "eval_loss": all_nll / all_count,
             "eval_accuracy": all_right / all_count,
@@ -261,26 +248,27 @@ class Run:
         )
         self.record.checkpoint(path.name)
 
-    def _refuse_broken(self, metrics: Mapping[str, float]) -> None:
-        """Raise StageFailed where a value is not finite, the loss has jumped, or the gradient exploded or died."""
-        broken = [f"the {name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-        if not broken and (wrong := self.gradients.look(metrics.get("grad_norm", 1.0))):
-            broken = [wrong]
-        loss = metrics["loss"]
-        recent = self.position.recent
-        if not broken and len(recent) == RECENT:
+    def _refuse_broken(self, loss: float, grad_norm: float) -> None:
+        """Raise StageFailed, before the step is made, where loss or gradient is not finite, or jumps, or explodes."""
+        recent, wrong = self.position.recent, None
+        if not math.isfinite(loss):
+            wrong = f"the loss is {loss}"
+        elif len(recent) == RECENT:
             mean, spread = statistics.fmean(recent), statistics.stdev(recent)
             if loss > mean + max(JUMP_NATS, JUMP_DEVIATIONS * spread):
-                broken = [f"the loss jumped from {mean:.3f} to {loss:.3f}"]
-        self.position = replace(self.position, recent=[*recent, loss][-RECENT:])
-        if broken:
-            step, kept = self.position.step, sealed(self.stage_dir)
-            documents = self.tokens.documents(step - 1, self.position.rows_per_step)
-            raise StageFailed(
-                f"step {step}: {'; '.join(broken)}. The step's documents: {'; '.join(documents)}.\n"
-                f"Last good checkpoint: {kept[-1] if kept else 'none yet'}. If the documents are in order, lower "
-                "muon_learning_rate and learning_rate."
-            )
+                wrong = f"the loss jumped from {mean:.3f} to {loss:.3f}"
+        wrong = wrong or self.gradients.look(grad_norm, scaled=self.accelerator.scaler is not None)
+        if wrong:
+            self._fail(wrong, self.position.step + 1)
+
+    def _fail(self, wrong: str, step: int) -> NoReturn:
+        checkpoints = sealed(self.stage_dir)
+        documents = self.tokens.documents(step - 1, self.position.rows_per_step)
+        raise StageFailed(
+            f"step {step}: {wrong}. The step's documents: {'; '.join(documents)}.\n"
+            f"Last good checkpoint: {checkpoints[-1] if checkpoints else 'none yet'}. If the documents are in order, "
+            "lower muon_learning_rate and learning_rate, or use mixed_precision='bf16' or 'no' in place of fp16."
+        )
 
     def _epoch(self) -> float:
         return self.position.step * self.position.rows_per_step / len(self.tokens.train)

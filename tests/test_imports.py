@@ -1,8 +1,10 @@
 """The arrows between the parts, and what importing them costs."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,27 @@ def test_imports_follow_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0].removesuffix(".py")
     command_line = {"cache_config"} if path.name == "__main__.py" else set()
     assert _imported(path) <= MAY_IMPORT[part] | command_line
+
+
+def test_what_is_imported_is_pinned_or_required_by_what_is() -> None:
+    def named(requirement: str) -> str:
+        return re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-")
+
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    allowed = {named(line) for line in lines if "==" in line} | {"lm-eval", "nvidia-ml-py"}  # used if they are there
+    for package in list(allowed):
+        try:
+            allowed |= {named(requirement) for requirement in metadata.requires(package) or []}
+        except metadata.PackageNotFoundError:
+            continue
+    packages = metadata.packages_distributions()
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for top in {module.partition(".")[0] for module in modules} & packages.keys():
+                of = {named(package) for package in packages[top]}
+                assert of & (allowed | {"sixgig"}), f"{path}: {top} is not in requirements.txt"
 
 
 def _loaded(code: str) -> set[str]:

@@ -24,7 +24,6 @@ from kinds import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
 from utils import secrets
-from utils.energy import Counter, Meter
 from utils.files import weights_sha256
 from utils.locks import lock
 from utils.stage_log import StageLog
@@ -164,13 +163,12 @@ def test_each_stage_records_the_energy_that_was_counted_meanwhile(
 
         return instead
 
-    meter = Meter([Counter("CPU package", lambda: used_j, 100.0)])
-    monkeypatch.setattr("utils.energy.machine_meter", lambda: meter)
+    monkeypatch.setattr("utils.energy.gpu_joules", lambda: used_j)
     stages.instead = {"sft": use(3.0), "dpo": use(98.0)}
     run = run_pipeline(_configs())
     infos = [_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo")]
     assert [info["energy_j"] for info in infos] == [3.0, 98.0]
-    assert infos[0]["energy_from"] == ["CPU package"]
+    assert infos[0]["energy_from"] == ["GPU"]
     assert " and 0.03 Wh: 2 of 2 stages passed" in (run / "report.html").read_text(encoding="utf-8")
 
 

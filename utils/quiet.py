@@ -18,7 +18,7 @@ from utils.text import entry
 
 LIBRARIES = (
     "transformers", "datasets", "trl", "accelerate", "peft", "huggingface_hub", "torch", "torchao", "bitsandbytes",
-    "liger_kernel", "httpx", "fsspec", "tensorboard", "absl", "wandb", "neptune", "py.warnings",
+    "liger_kernel", "httpx2", "fsspec", "tensorboard", "absl", "wandb", "neptune", "py.warnings",
 )  # fmt: skip
 
 NOISE_CATEGORIES = (

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import hashlib
 import os
 import platform
 import subprocess
@@ -17,12 +16,6 @@ PACKAGES = (
     "torch", "trl", "transformers", "datasets", "accelerate", "peft", "liger-kernel", "triton", "bitsandbytes",
     "torchao", "tokenizers", "rich",
 )  # fmt: skip
-
-
-SHAPING = ("algorithms", "data", "evaluation", "pretrain")
-"""Our packages whose code decides a result; the others run and record it."""
-SHOWING = ("evaluation/commands", "evaluation/report")
-"""What in them only shows results."""
 
 
 def now() -> str:
@@ -41,21 +34,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def code() -> dict[str, str]:
-    """Return a short hash of each file of ours that shapes what a stage trains and measures, by its path."""
-    root = Path(__file__).resolve().parent.parent
-    files = {
-        path.relative_to(root).as_posix(): path
-        for package in SHAPING
-        for path in sorted((root / package).rglob("*.py"))
-    }
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for name, path in files.items()
-        if not name.startswith(SHOWING)
-    }
 
 
 def git_commit() -> str | None:

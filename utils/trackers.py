@@ -1,9 +1,11 @@
 """Experiment trackers: TensorBoard always, others only when asked for, and none of them can stop training."""
 
 import copy
+import logging
 import netrc
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -59,20 +61,32 @@ def _installed(name: str) -> bool:
 
 
 def _ours() -> list[Any]:
-    """Return the requested trackers that are not transformers' own."""
+    """Return Neptune if it is asked for: transformers' callback asks the server for an id first, and fails offline."""
     if "neptune" not in requested() or not is_first() or not _installed("neptune"):
         return []
-    from utils.neptune_run import neptune_run
+    from transformers.integrations import NeptuneCallback
 
-    return [_shielded(neptune_run())]
+    class Neptune(NeptuneCallback):
+        def _initialize_run(self, **options: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the package is deprecated
+                import neptune
+            for logger in map(logging.getLogger, ("neptune", "neptune_no_prefix")):  # it prints past ours
+                logger.handlers = [one for one in logger.handlers if not type(one).__module__.startswith("neptune")]
+            self._stop_run_if_exists()
+            self._run = neptune.init_run(**options | self._init_run_kwargs)
+            self._run["sys/group_tags"].add([self._init_run_kwargs["name"].rpartition("-")[0]])
+
+    nothing = {f"capture_{what}": False for what in ("stdout", "stderr", "hardware_metrics", "traceback")}
+    name = os.environ["NEPTUNE_CUSTOM_RUN_ID"]  # a stage that is resumed goes on with its run
+    return [_shielded(Neptune(name=name, git_ref=False, source_files=[], **nothing))]
 
 
 def shield(trainer: Any) -> None:
     """Make a Hugging Face trainer's trackers harmless: one that raises or hangs is told once, and then left alone."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    handler = trainer.callback_handler
-    trackers = tuple(INTEGRATION_TO_CALLBACK.values())
+    handler, trackers = trainer.callback_handler, tuple(INTEGRATION_TO_CALLBACK.values())
     handler.callbacks = [_shielded(item) if isinstance(item, trackers) else item for item in handler.callbacks]
     handler.callbacks += _ours()
 
@@ -123,7 +137,7 @@ def recording(
 
     class Arguments(TrainingArguments):
         # The original would set up devices and processes anew, under the run that has set them up.
-        _setup_devices = model.device
+        _setup_devices, _n_gpu = model.device, 1
 
         def to_dict(self) -> dict[str, Any]:
             return dict(hidden(jsonable(config)))

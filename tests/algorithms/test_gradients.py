@@ -92,3 +92,20 @@ def test_one_more_than_is_allowed_fails_the_stage(
     with pytest.raises(StageFailed, match="the gradient is nan"):
         run("reward", configure("reward", **twice, max_skipped_steps=1), stage_dir)
     assert [one["name"] for one in alarms(stage_dir)] == ["skipped_step", "gradient"]
+
+
+def test_a_step_that_is_left_out_is_in_no_mean_of_the_loss(
+    broken: dict[str, Any], configure: Configure, tmp_path: Path
+) -> None:
+    """Without learning, the mean of the steps that were made is that of their losses, logged one by one."""
+    fields = {**broken, "learning_rate": 1e-12, "max_skipped_steps": 1, "dtype": "float32"}
+    losses: dict[int, dict[int, float]] = {}
+    for every in (1, 5):
+        with pytest.raises(StageFailed, match="training changed fewer"):
+            run("reward", configure("reward", **fields, logging_steps=every), tmp_path / str(every))
+        losses[every] = {line["step"]: line["loss"] for line in metrics(tmp_path / str(every)) if "loss" in line}
+    (alarm,) = alarms(tmp_path / "5")
+    assert sorted({*range(1, 21)} - losses[1].keys()) == [alarm["step"]]
+    for step, mean in losses[5].items():
+        made = [losses[1][one] for one in range(step - 4, step + 1) if one != alarm["step"]]
+        assert mean == pytest.approx(sum(made) / len(made), rel=1e-3)

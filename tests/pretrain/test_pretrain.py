@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import PretrainConfig, loop, train, untrained
+from pretrain import PretrainConfig, checkpoint, loop, train, untrained
 from pretrain.config import range_problems
+from pretrain.optim import MuonAndAdamW
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
 from utils.limits import Limits, keep
@@ -158,7 +159,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(tmp_path: Path)
 
 
 def test_a_diverging_run_fails_in_that_step_and_saves_no_such_weights(tmp_path: Path) -> None:
-    said = r"step 2: the loss is nan; .* The step's documents: .*\nLast good checkpoint: none yet"
+    said = r"step 2: the loss is nan\. The step's documents: .*\nLast good checkpoint: none yet"
     with pytest.raises(StageFailed, match=said):
         train(replace(SMALL, learning_rate=1e30, max_steps=12, logging_steps=100, save_steps=2), tmp_path)
     assert sealed(tmp_path) == []
@@ -171,7 +172,7 @@ def test_a_checkpoint_is_a_model_and_is_refused_for_another_shape(trained: Path,
     assert AutoModelForCausalLM.from_pretrained(saved).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(saved).chat_template
     shutil.copytree(saved, tmp_path / "checkpoint-20")
-    with pytest.raises(Refused, match=r"checkpoint-20 cannot be gone on from: .* has shape \[512, 32\], the model's"):
+    with pytest.raises(Refused, match=r"Cannot resume from .*checkpoint-20: .* has shape \[512, 32\], the model's"):
         train(replace(SMALL, hidden_size=64), tmp_path)
 
 
@@ -190,12 +191,19 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_it_taken(
     assert weights_sha256(tmp_path) == weights_sha256(trained)
 
 
-def test_the_best_weights_are_not_taken_if_they_are_damaged(trained: Path, tmp_path: Path) -> None:
-    """Sixteen rows seen a hundred times: the best evaluation is not the last."""
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainConfig, Path]:
+    """Sixteen rows seen a hundred times: held-out loss falls and then rises, so the best evaluation is not the last."""
     config = replace(SMALL, max_samples=30, max_steps=240, muon_learning_rate=0.05, eval_steps=20, decay_fraction=0.0)
-    train(config, tmp_path / "whole")
-    best = StageLog(tmp_path / "whole").read_info()["best"]["step"]
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    return config, train(config, tmp_path_factory.mktemp("overfitted"))
+
+
+def test_the_best_weights_are_not_taken_if_they_are_damaged(
+    overfitted: tuple[PretrainConfig, Path], tmp_path: Path
+) -> None:
+    config, whole = overfitted
+    best = StageLog(whole).read_info()["best"]["step"]
+    shutil.copytree(whole, tmp_path / "again")
     (tmp_path / f"again/checkpoint-{best}/model.safetensors").write_bytes(b"half")
     with pytest.raises(StageFailed, match=rf"checkpoint-{best} is damaged, and its weights are the result"):
         train(config, tmp_path / "again")
@@ -211,15 +219,13 @@ def test_dropout_and_accumulation_resume_to_the_same_bytes(tmp_path: Path) -> No
     assert weights_sha256(tmp_path / "without") != weights_sha256(tmp_path / "whole")
 
 
-def test_the_result_has_the_weights_of_the_best_evaluation(tmp_path: Path) -> None:
-    """Sixteen rows seen a hundred times: held-out loss falls and then rises."""
-    config = replace(SMALL, max_samples=30, max_steps=240, muon_learning_rate=0.05, eval_steps=20, decay_fraction=0.0)
-    train(config, tmp_path)
-    held_out = {line["step"]: line["eval_loss"] for line in metrics(tmp_path) if "eval_loss" in line}
+def test_the_result_has_the_weights_of_the_best_evaluation(overfitted: tuple[PretrainConfig, Path]) -> None:
+    _, directory = overfitted
+    held_out = {line["step"]: line["eval_loss"] for line in metrics(directory) if "eval_loss" in line}
     best = min(held_out, key=held_out.__getitem__)
     assert best < 240
-    assert StageLog(tmp_path).read_info()["best"] == {"step": best, "eval_loss": held_out[best]}
-    assert weights_sha256(tmp_path) == weights_sha256(tmp_path / f"checkpoint-{best}")
+    assert StageLog(directory).read_info()["best"] == {"step": best, "eval_loss": held_out[best]}
+    assert weights_sha256(directory) == weights_sha256(directory / f"checkpoint-{best}")
 
 
 def test_a_stop_ends_the_step_and_saves_it(trained: Path, tmp_path: Path) -> None:
@@ -325,6 +331,31 @@ def test_out_of_memory_is_survived_and_the_training_is_the_same(trained: Path, t
     assert "RESUME | checkpoint-12" in (tmp_path / "training_events.log").read_text()  # of the evaluation before
 
 
+def test_a_checkpoint_that_memory_runs_out_for_is_not_said_to_be_wrong(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = checkpoint.load_file
+
+    def once(*given: Any) -> Any:
+        monkeypatch.setattr(checkpoint, "load_file", load)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(checkpoint, "load_file", once)
+    shutil.copytree(trained / "checkpoint-20", tmp_path / "checkpoint-20")
+    train(SMALL, tmp_path)
+    assert "out of memory before the first step" in (tmp_path / "training_events.log").read_text()
+
+
+def test_the_gradient_is_looked_at_before_the_step_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[None] = []
+    step = MuonAndAdamW.step
+    monkeypatch.setattr(MuonAndAdamW, "step", lambda self, *rest: made.append(step(self, *rest)))
+    monkeypatch.setattr("utils.gradients.Gradients.look", lambda *_, **__: "it exploded" if len(made) == 2 else None)
+    with pytest.raises(StageFailed, match=r"step 3: it exploded\. The step's documents"):
+        train(SMALL, tmp_path)
+    assert len(made) == 2
+
+
 def test_a_signal_in_the_last_step_is_not_lost(trained: Path, tmp_path: Path, steps: Steps) -> None:
     steps.actions[23] = lambda rows: os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Interrupted, match="stopped after step 24 of 24"):
@@ -357,8 +388,8 @@ def test_text_learnt_by_heart_raises_one_alarm_also_after_a_resume(tmp_path: Pat
     assert alarm["name"] == "overfitting"
     assert "the held-out loss rose in 3 evaluations in a row" in alarm["message"]
     kept = 30 * ((alarm["step"] - 10) // 30)  # of the evaluations that rose one or two are before it
-    for checkpoint in sealed(tmp_path / "base"):
-        if int(checkpoint.name.partition("-")[2]) > kept:
-            shutil.rmtree(checkpoint)
+    for later in sealed(tmp_path / "base"):
+        if int(later.name.partition("-")[2]) > kept:
+            shutil.rmtree(later)
     train(replace(config, max_steps=150), tmp_path / "base")
     assert log.read_info()["alarms"] == [alarm]

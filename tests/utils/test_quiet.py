@@ -23,6 +23,7 @@ def test_noise_goes_to_the_log_and_real_warnings_to_the_user_too(
         logging.getLogger("trl").warning("all labels are masked [rows 1-3]")
         logging.getLogger("trl").warning("all labels are masked [rows 1-3]")
         logging.getLogger("datasets").error("disk is full")
+        logging.getLogger("httpx2").warning("this client is deprecated")
         logging.getLogger("liger_kernel.backends.registry").warning(
             "Backend impl 'liger_kernel.ops.backends._ascend.rope'"
         )
@@ -30,7 +31,7 @@ def test_noise_goes_to_the_log_and_real_warnings_to_the_user_too(
         warnings.warn("invalid escape sequence", SyntaxWarning, stacklevel=1)
         warnings.warn("loss scale is tiny", UserWarning, stacklevel=1)
     said = capsys.readouterr()
-    for text in ("deprecated", "old name", "_ascend.rope", "invalid escape"):
+    for text in ("deprecated", "this client", "old name", "_ascend.rope", "invalid escape"):
         assert text not in said.out + said.err
         assert text in log.read_text()
     assert said.out.count("warning: (trl) all labels are masked [rows 1-3]") == 1
