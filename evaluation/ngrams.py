@@ -1,14 +1,11 @@
-"""Runs of words that held-out items share with training text: found by hash, kept only where the words are the same."""
+"""Runs of words that held-out items share with training text."""
 
 import re
+import sys
 import unicodedata
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import islice
 
 from data.corpus.shards import cut
 
@@ -19,16 +16,14 @@ SHORTEST = 5
 """Words of a turn from which on it counts whole wherever it stands, where it is shorter than a run."""
 FIRST_ROWS = 20
 """Training rows that are named for each item; all are counted."""
-BATCH_WORDS = 400_000
 
 ONE_CHARACTER = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 """Scripts that are written without spaces: each character counts as a word."""
 WORD = re.compile(rf"[{ONE_CHARACTER}]|[^\W_{ONE_CHARACTER}]+")
 SPACES = str.maketrans({character: " " for character in map(chr, range(128)) if not character.isalnum()})
-END, UNKNOWN = "", 0
-"""What stands around each turn, which no word is; and the number of all words that no item has."""
 
 Turns = Sequence[str]
+Run = tuple[str, ...]
 
 
 def words(text: str) -> list[str]:
@@ -40,6 +35,11 @@ def words(text: str) -> list[str]:
     if text.isascii():
         return text.lower().translate(SPACES).split()
     return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def runs(found: Sequence[str], size: int) -> Iterator[Run]:
+    """Return every run of `size` words, in order."""
+    return zip(*(islice(found, start, None) for start in range(size)), strict=False)
 
 
 @dataclass(frozen=True)
@@ -64,179 +64,83 @@ class Index:
     """
 
     def __init__(self, items: Sequence[Turns], n: int = NGRAM) -> None:
-        self.items, self.numbers = len(items), {END: UNKNOWN + 1}
-        turns = np.array(list(self._runs(items, n)), np.int64).reshape(-1, 4)
-        counts = turns[:, 3]
-        self.item, first, self.length = (np.repeat(column, counts) for column in turns[:, :3].T)
-        self.start = first + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._longest = int(self.length.max(initial=1))
-        random = np.random.default_rng(0)
-        self._values = random.integers(0, 2**64, len(self.numbers) + 1, np.uint64)
-        base = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2**64
-        self._base, self._inverse = base, np.uint64(pow(int(base), -1, 2**64))
-        self._powers, self._inverses = (np.ones(1, np.uint64) for _ in range(2))
-        self.same = np.empty(len(self.item), np.int64)
-        self._by_length = {int(length): self._hashed(int(length)) for length in np.unique(self.length)}
-        self._bits = max(16, min(27, (32 * len(self.item)).bit_length()))
-        self._filter = np.zeros(2**self._bits, bool)
-        for hashes, _ in self._by_length.values():
-            self._filter[hashes >> np.uint64(64 - self._bits)] = True
-
-    def _runs(self, items: Sequence[Turns], n: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield of each turn item, start of its first run, length and number of its runs; number the words.
-
-        Starts are places in `words`. The runs of a turn start at one word after the other.
-        """
-        placed = [self.numbers[END]]
-        counted, ends = [False], [0]
+        self.items, self.n = items, n
+        self._items_of: dict[Run, list[int]] = {}
+        self._by_start: dict[Run, set[Run]] = {}
+        """Whole turns shorter than a run, by their first SHORTEST words."""
+        self._anchors: set[Run] = set()
+        """All that a run of n has of SHORTEST words: one of them stands in it at a multiple of `_stride`."""
+        self._stride = n - SHORTEST + 1
         for item, turns in enumerate(items):
-            split = [found for turn in turns if (found := words(turn))]
-            any_long = any(len(found) >= SHORTEST for found in split)
-            for found in split:
-                start, size = len(placed), len(found)
-                placed += [self.numbers.setdefault(word, len(self.numbers) + 1) for word in found]
-                placed.append(self.numbers[END])
-                searched = size >= SHORTEST or not any_long
-                counted += [*[searched] * size, False]
-                if not searched:
-                    continue
-                if size >= SHORTEST:
-                    length = min(size, n)
-                    yield item, start, length, size - length + 1
-                else:
-                    yield item, start - 1, size + 2, 1
-            ends.append(len(placed) - 1)  # the next item's words are behind the end that both share
-        self.ends = ends
-        self.words, self.counted = np.array(placed, np.int64), np.array(counted)
+            for turn in self._searched(turns):
+                for run in self._runs_of(turn):
+                    holders = self._items_of.setdefault(tuple(map(sys.intern, run)), [])
+                    if holders[-1:] != [item]:
+                        holders.append(item)
+                if len(turn) >= n:
+                    self._anchors.update(runs(turn, SHORTEST))
+                elif turn[0]:
+                    self._by_start.setdefault(tuple(turn[:SHORTEST]), set()).add(tuple(turn))
 
-    def _hashed(self, length: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Return the hash of each run of one length that is another than those before it, sorted, and which run it is.
+    def _searched(self, turns: Turns) -> list[list[str]]:
+        """Return the words of those turns of an item that are searched for: the short ones only if there are no other.
 
-        The others are noted in `same`, as are these: for each run, the first that has its words.
+        A turn of fewer than SHORTEST words stands between two empty words, as a whole training turn of its words does.
         """
-        runs = np.flatnonzero(self.length == length)
-        found = self._hashes(self.words, [length])[length][self.start[runs]]
-        hashes, first, which = np.unique(found, return_index=True, return_inverse=True)
-        self.same[runs] = runs[first][which]
-        places = np.arange(length)
-        one, other = (self.words[self.start[some][:, None] + places] for some in (runs, self.same[runs]))
-        assert np.array_equal(one, other), "two runs of words have one hash of 64 bits"
-        return hashes, runs[first]
+        found = [found for turn in turns if (found := words(turn))]
+        return [turn for turn in found if len(turn) >= SHORTEST] or [["", *turn, ""] for turn in found]
 
-    def _hashes(self, numbers: NDArray[np.int64], lengths: Iterable[int]) -> dict[int, NDArray[np.uint64]]:
-        """Return for each length the hash of every run of words: Σ value(word j) · base^j, modulo 2**64."""
-        if len(self._powers) <= len(numbers):
-            bases = [np.full(len(numbers) + 1, base) for base in (self._base, self._inverse)]
-            self._powers, self._inverses = (np.multiply.accumulate(np.r_[np.uint64(1), base]) for base in bases)
-        sums = np.zeros(len(numbers) + 1, np.uint64)
-        np.cumsum(self._values[numbers] * self._powers[: len(numbers)], out=sums[1:])
-        return {
-            length: (sums[length:] - sums[:-length]) * self._inverses[: len(sums) - length]
-            for length in lengths
-            if length <= len(numbers)
-        }
+    def _runs_of(self, turn: Sequence[str]) -> Iterator[Run]:
+        whole = turn[0] == "" or len(turn) < self.n
+        return iter([tuple(turn)]) if whole else runs(turn, self.n)
 
     def search(self, rows: Iterable[Turns]) -> list[Overlap]:
         """Return every item that shares a run of words with one of the training rows, in the items' order."""
-        search = _Search(self)
-        batch, starts, numbers = [END], list[int](), list[int]()
+        shared: set[Run] = set()
+        counts: dict[int, int] = {}
+        first: dict[int, list[int]] = {}
         for number, turns in enumerate(rows):
-            starts.append(len(batch) - 1)  # at the end of the turn before, which is the start of this one
-            numbers.append(number)
-            for turn in turns:
-                for piece in cut(turn):
-                    batch += words(piece)
-                    if len(batch) >= BATCH_WORDS:
-                        search.look(batch, starts, numbers)
-                        kept = max(0, len(batch) - self._longest)  # runs that go on behind what has been looked at
-                        here = bisect_right(starts, kept) - 1
-                        starts, numbers = [max(0, start - kept) for start in starts[here:]], numbers[here:]
-                        batch = batch[kept:]
-                batch.append(END)
-        search.look(batch, starts, numbers)
-        return search.overlaps()
+            here = {run for turn in turns for run in self._found_in(turn)}
+            shared |= here
+            for item in {item for run in here for item in self._items_of[run]}:
+                counts[item] = counts.get(item, 0) + 1
+                if counts[item] <= FIRST_ROWS:
+                    first.setdefault(item, []).append(number)
+        return [self._overlap(item, shared, counts[item], first[item]) for item in sorted(counts)]
 
-    def matches(self, batch: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return places in a batch of words, and for each the first of the items' runs that has the words there."""
-        numbers = np.fromiter(map(self.numbers.get, batch, repeat(UNKNOWN)), np.int64, len(batch))
-        every = [(np.empty(0, np.int64), np.empty(0, np.int64))]
-        for length, found in self._hashes(numbers, self._by_length).items():
-            places = np.flatnonzero(self._filter[found >> np.uint64(64 - self._bits)])
-            hashes, runs = self._by_length[length]
-            near = np.minimum(np.searchsorted(hashes, found[places]), len(hashes) - 1)
-            same = hashes[near] == found[places]
-            places, runs = places[same], runs[near[same]]
-            for offset in range(length):  # the words themselves: no collision of hashes is reported
-                same = numbers[places + offset] == self.words[self.start[runs] + offset]
-                places, runs = places[same], runs[same]
-            every.append((places, runs))
-        return np.concatenate([places for places, _ in every]), np.concatenate([runs for _, runs in every])
+    def _found_in(self, turn: str) -> Iterator[Run]:
+        """Yield the items' runs that a training turn has; a long one goes by in pieces."""
+        before: list[str] = []
+        pieces = cut(turn)
+        for piece in pieces:
+            found = before + words(piece)
+            anchors = zip(*(found[start :: self._stride] for start in range(SHORTEST)), strict=False)
+            if not self._anchors.isdisjoint(anchors):
+                yield from self._items_of.keys() & runs(found, self.n)
+            if self._by_start and self._by_start.keys() & runs(found, SHORTEST):
+                for place, start in enumerate(runs(found, SHORTEST)):
+                    for whole in self._by_start.get(start, ()):
+                        if tuple(found[place : place + len(whole)]) == whole:
+                            yield whole
+            before = found[-self.n + 1 :]
+        if len(pieces) == 1 and (short := ("", *found, "")) in self._items_of:
+            yield short
 
-
-class _Search:
-    """What has been found so far of one training set."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-        self.order = np.argsort(index.same, kind="stable")
-        """The runs, those of the same words together; `bounds` of a run and of the next are where its own lie."""
-        self.bounds = np.searchsorted(index.same[self.order], np.arange(len(index.same) + 1))
-        self.there = np.zeros(len(index.same), bool)
-        self.rows = np.zeros(index.items, np.int64)
-        self.last = np.full(index.items, -1)
-        self.first: list[list[int]] = [[] for _ in range(index.items)]
-
-    def look(self, batch: Sequence[str], starts: Sequence[int], numbers: Sequence[int]) -> None:
-        """Look at a batch of words, in which the training rows of these numbers begin at these places."""
-        places, runs = self.index.matches(batch)
-        if not len(places):
-            return
-        self.there[runs] = True
-        runs, rows = _pairs(runs, np.searchsorted(starts, places, "right") - 1, len(starts))
-        sizes = self.bounds[runs + 1] - self.bounds[runs]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        items = self.index.item[self.order[np.repeat(self.bounds[runs], sizes) + within]]
-        items, rows = _pairs(items, np.repeat(rows, sizes), len(starts))
-        self._count(items, np.asarray(numbers)[rows])
-
-    def _count(self, items: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Count for each item a row that has a run of it, unless that row's words before have been counted."""
-        new = self.last[items] != rows
-        items, rows = items[new], rows[new]
-        rank = np.arange(len(items)) - np.searchsorted(items, items)
-        for place in np.flatnonzero(self.rows[items] + rank < FIRST_ROWS).tolist():
-            self.first[items[place]].append(int(rows[place]))
-        self.rows += np.bincount(items, minlength=len(self.rows))
-        np.maximum.at(self.last, items, rows)
-
-    def overlaps(self) -> list[Overlap]:
-        """Return what each item that was found shares."""
-        index, there = self.index, self.there[self.index.same]
-        steps = np.zeros(len(index.words) + 1, np.int64)
-        np.add.at(steps, index.start[there], 1)
-        np.add.at(steps, (index.start + index.length)[there], -1)
-        covered = (np.cumsum(steps)[:-1] > 0) & index.counted
-        spelt = list(index.numbers)
-        found = []
-        for item in np.flatnonzero(self.rows).tolist():
-            begin, end = index.ends[item : item + 2]
-            mine = covered[begin:end]
-            start, stop = _longest(mine)
-            text = " ".join(spelt[number - 1] for number in index.words[begin + start : begin + stop].tolist())
-            share = float(mine.sum() / index.counted[begin:end].sum())
-            found.append(Overlap(item, share, int(self.rows[item]), self.first[item], text))
-        return found
-
-
-def _longest(covered: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return where the longest stretch of True starts and stops."""
-    edges = np.flatnonzero(np.diff(np.r_[False, covered, False].astype(np.int8)))
-    starts, stops = edges[::2], edges[1::2]
-    longest = int(np.argmax(stops - starts))
-    return int(starts[longest]), int(stops[longest])
-
-
-def _pairs(one: NDArray[np.int64], other: NDArray[np.int64], below: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each pair once, sorted; the second numbers are smaller than `below`."""
-    pairs = np.unique(one * below + other)
-    return pairs // below, pairs % below
+    def _overlap(self, item: int, shared: set[Run], rows: int, first: list[int]) -> Overlap:
+        stretches: list[list[str]] = [[]]
+        count = 0
+        for turn in self._searched(self.items[item]):
+            size = min(len(turn), self.n) if turn[0] else len(turn)
+            marks = [False] * len(turn)
+            for start, run in enumerate(self._runs_of(turn)):
+                if run in shared:
+                    marks[start : start + size] = [True] * size
+            for word, mark in zip(turn, marks, strict=True):
+                if word and mark:
+                    stretches[-1].append(word)
+                elif stretches[-1]:
+                    stretches.append([])
+            stretches.append([])
+            count += len(turn) - turn.count("")
+        covered = sum(map(len, stretches))
+        return Overlap(item, covered / count, rows, first, " ".join(max(stretches, key=len)))

@@ -14,7 +14,7 @@ PARTS = {"algorithms", "chain", "data", "evaluation", "pretrain", "recipes", "ut
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 
 MAY_IMPORT = {
-    "utils": {"utils"},
+    "utils": {"utils", "kinds"},
     "kinds": {"utils"},
     "data": {"data", "kinds", "utils"},
     "pretrain": {"pretrain", "data", "kinds", "utils"},

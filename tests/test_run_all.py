@@ -364,7 +364,7 @@ def test_plan_of_a_run_to_resume_holds_what_is_left_of_it(in_tmp: Path, capsys: 
 def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
     run, asked = create(Path("runs")), ["sft.weight_decay=1", "sft.seed=7"]
     record = {"recipe": str(in_tmp / "mine-0.5.py"), "values": asked, "from_run": "another", "configs": {}}
-    RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft", "output_dir": "sft"}])
+    RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft", "output_dir": "sft", "status": "pending"}])
     args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
     request = run_all.request(args, run_all.recipe_of(args.runs_dir, args.resume))
     assert (request.recipe, request.values) == (record["recipe"], (*asked, "sft.max_steps=3"))

@@ -1,16 +1,18 @@
 """The checkpoints there are: of runs, of other directories, of the Hub; found by name, and listed."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kinds
 from utils import hub
 from utils.command_line import command, relative, resume_command
 from utils.console import console
 from utils.errors import Refused, did_you_mean
-from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, read_json, user_path, weight_files
+from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, user_path, weight_files
 from utils.run_directory import RUN_ID, RunInfo, passed_on, status_now
-from utils.stage_log import StageLog
+from utils.stage_log import StageLog, read_object
 
 LISTED_RUNS = 10
 YET_TO_COME = ("running", "pending")
@@ -48,9 +50,9 @@ class Checkpoint:
 
     @property
     def scores(self) -> bool:
-        """Whether it is a reward model, which writes nothing."""
-        names = _json(self.path / "config.json").get("architectures") or []
-        scores = _json(self.path / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
+        """Whether it is a reward model, which writes nothing, by its files: its kind need not be known here."""
+        names = read_object(self.path / "config.json").get("architectures") or []
+        scores = read_object(self.path / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
         return scores or any(name.endswith("ForSequenceClassification") for name in names)
 
     @property
@@ -59,21 +61,14 @@ class Checkpoint:
 
         A base has the template for the stages to come: pretraining showed it documents, and no one asking.
         """
-        own = _json(self.path / "tokenizer_config.json").get("chat_template")
-        return bool(own or list(self.path.glob("chat_template.jin*"))) and self.stage.get("name") != "pretrain"
-
-
-def _json(file: Path) -> dict[str, Any]:
-    record = read_json(file) if file.exists() else {}
-    if not isinstance(record, dict):
-        raise Refused(f"{file} is no JSON object")
-    return record
+        own = read_object(self.path / "tokenizer_config.json").get("chat_template")
+        return bool(own or list(self.path.glob("chat_template.jin*"))) and kinds.recorded(self.stage).chats
 
 
 def find_checkpoint(given: str, runs_dir: Path, *, talks: bool = True) -> Checkpoint:
     """Return the checkpoint of that name: RUN_ID, RUN_ID/STAGE, `latest`, `latest/STAGE`, a directory or a Hub id.
 
-    A stage is named by its kind or its output_dir. A run alone, or its directory, means what its last stage passes on
+    A stage is named by its label or its output_dir. A run alone, or its directory, means what its last stage passes on
     that has passed and is no reward model; `latest` is the newest run that has what is asked for.
 
     `talks` refuses a reward model.
@@ -141,8 +136,9 @@ def _of_run(run_dir: Path, stage: str = "") -> Checkpoint:
         raise Refused(f"run {run_dir.name} has no stage {first!r}{did_you_mean(first, named) or '.'} It has: {has}")
     for entry in reversed(entries):
         path = passed_on(entry, run_dir)
-        if entry["status"] == "passed" and entry["name"] != "reward" and weight_files(path):
-            return _of_directory(path)
+        is_policy = entry["status"] == "passed" and not kinds.recorded(entry).scores and weight_files(path)
+        if is_policy and not (checkpoint := _of_directory(path)).scores:  # of a kind that is not known here too
+            return checkpoint
     raise Refused(f"run {run_dir.name} has no stage to talk to, that has passed and is no reward model. It has: {has}")
 
 
@@ -172,7 +168,7 @@ def _how_to_go_on(found: Checkpoint) -> str:
         return ""
     if found.run_dir is not None:
         return f"\nContinue with:\n  {resume_command(found.run_dir)}"
-    if found.stage.get("name") == "pretrain":
+    if kinds.recorded(found.stage).starts_from_nothing:
         return f"\nContinue with:\n  {command('-m', 'pretrain', '--resume', relative(found.stage_dir))}"
     return ""
 
@@ -191,16 +187,10 @@ def _from_hub(name: str, runs_dir: Path) -> Path:
             return hub.download_model(name, None)
     near = ["latest"]
     for run_dir in _runs(runs_dir):
-        near += [run_dir.name, *(f"{run_dir.name}/{entry['name']}" for entry in _entries(run_dir))]
+        near.append(run_dir.name)
+        with contextlib.suppress(Refused):  # a record that cannot be read must not hide the others
+            near += [f"{run_dir.name}/{entry['name']}" for entry in RunInfo(run_dir).read()["stages"]]
     raise Refused(f"{problem}{did_you_mean(name, near) or '.'}\n{catalogue(runs_dir)}")
-
-
-def _entries(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the stages of a run; none of one whose record cannot be read, which must not hide the others."""
-    try:
-        return list(RunInfo(run_dir).read()["stages"])
-    except Refused:
-        return []
 
 
 def _steps(stage_dir: Path) -> list[str]:
@@ -231,8 +221,8 @@ def _lines(run_dir: Path) -> list[str]:
     for entry in entries:
         try:
             lines.append(f"    {_line(run_dir, entry)}")
-        except (Refused, OSError, LookupError, TypeError, ValueError):
-            lines.append(f"    {entry.get('name', '?'):<8}  {entry.get('output_dir', '?'):<16}  cannot be read")
+        except (Refused, OSError, AttributeError, TypeError):
+            lines.append(f"    {entry['name']:<8}  {entry['output_dir']:<16}  cannot be read")
     return lines
 
 
@@ -240,7 +230,7 @@ def _line(run_dir: Path, entry: dict[str, Any]) -> str:
     stage = Checkpoint(entry["name"], run_dir / entry["output_dir"])
     now = status_now(run_dir, entry["status"])
     can = "chat" if stage.chats else "continues text"
-    if entry["name"] == "reward":
+    if kinds.recorded(entry).scores or stage.scores:
         can = "scores answers, cannot be talked to"
     elif not weight_files(stage.path):
         can = "has no model yet" if now in YET_TO_COME else "has no model"

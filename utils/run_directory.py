@@ -5,11 +5,12 @@ import os
 import re
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from utils.console import warn
 from utils.errors import Refused, did_you_mean, without_number
 from utils.files import read_json, write_json
 from utils.locks import is_live
@@ -58,6 +59,14 @@ def usable(runs_dir: Path | str) -> Path:
     return existing
 
 
+NAMES = {dict: "object", list: "list", str: "text"}
+FIELDS: dict[str, type] = {
+    "status": str, "recipe": str, "from_run": str, "configs": dict, "versions": dict, "hardware": dict, "code": dict,
+    "limits": dict, "data": dict, "values": list, "forced": list,
+}  # fmt: skip
+"""The types of what a record may hold, where it does."""
+
+
 class RunInfo:
     """run_info.json of a run: read, and rewritten atomically at each change, of several processes by the first."""
 
@@ -66,18 +75,15 @@ class RunInfo:
         self.file = run_dir / "run_info.json"
 
     def read(self) -> dict[str, Any]:
-        """Return the whole object.
+        """Return the whole object, whose fields have the types that everyone who reads it relies on.
 
         Raises:
             Refused: the file cannot be read, or is no run's record.
         """
         record = read_json(self.file)
-        if not isinstance(record, dict) or not {"status", "stages"} <= record.keys():
-            raise Refused(f"{self.file} is no record of a run: it has no status and stages")
-        for entry in record["stages"]:
-            if (name := entry.get("output_dir")) is not None and not STAGE_DIR.fullmatch(str(name)):
-                raise Refused(f"{self.file}: output_dir = {name!r} is no directory inside the run's")
-        return record
+        if problem := _problem(record):
+            raise Refused(f"{self.file} is no record of a run: {problem}")
+        return dict(record)
 
     def stage_dir(self, name: str) -> Path:
         """Return the directory of a stage."""
@@ -96,6 +102,26 @@ class RunInfo:
         self.set(stages=stages)
 
 
+def _problem(record: Any) -> str | None:
+    """Return why a value is no record of a run; None if it is one."""
+    if not isinstance(record, dict) or not {"status", "stages"} <= record.keys():
+        return "it has no status and stages"
+    for field, is_type in FIELDS.items():
+        if record.get(field) is not None and not isinstance(record[field], is_type):
+            return f"{field} is no {NAMES[is_type]}"
+    if not isinstance(record["stages"], list) or not all(isinstance(entry, dict) for entry in record["stages"]):
+        return "stages is no list of objects"
+    for entry in record["stages"]:
+        if not all(isinstance(entry.get(field), str) for field in ("name", "output_dir", "status")):
+            return "a stage lacks its name, output_dir or status"
+        if not all(isinstance(entry.get(field, ""), str | None) for field in ("kind", "passes_on")):
+            return "the kind of a stage, or what it passes on, is no text"
+        if not STAGE_DIR.fullmatch(entry["output_dir"]):
+            return f"output_dir = {entry['output_dir']!r} is no directory inside the run's"
+    configs = record.get("configs") or {}
+    return next((f"configs.{label} is no object" for label, one in configs.items() if not isinstance(one, dict)), None)
+
+
 def passed_on(entry: Mapping[str, Any], run_dir: Path) -> Path:
     """Return the directory of the model that a stage passes on, by its entry in run_info.json.
 
@@ -106,15 +132,15 @@ def passed_on(entry: Mapping[str, Any], run_dir: Path) -> Path:
 
 
 def refuse_unusable(info: RunInfo) -> None:
-    """Raise Refused if a run cannot be gone on with: it is live, may not be written, or has a link for a stage."""
+    """Raise Refused if a run cannot be resumed: it is live, may not be written, or has a link for a stage."""
     try:
         live = is_live(info.run_dir)
     except OSError as error:
-        raise Refused(f"{info.run_dir} cannot be gone on with: {without_number(error)}") from error
+        raise Refused(f"{info.run_dir} cannot be resumed: {without_number(error)}") from error
     if live:
         raise Refused(f"run {info.run_dir.name} is still running: wait for it, or stop it first")
     if not os.access(info.run_dir, os.W_OK | os.X_OK):
-        raise Refused(f"{info.run_dir} cannot be gone on with: it may not be written")
+        raise Refused(f"{info.run_dir} cannot be resumed: it may not be written")
     for entry in info.read()["stages"]:
         refuse_link(info.run_dir / entry["output_dir"])
 
@@ -139,35 +165,34 @@ def status_now(directory: Path, recorded: str) -> str:
 
 
 def find(runs_dir: Path, run_id: str) -> RunInfo:
-    """Return the run of that id; `latest` is the newest, of those named as `create` names them.
+    """Return the run of that id; `latest` is the newest with a sound record, of those named as `create` names them.
 
     Raises:
         Refused: there is no such run.
     """
-    own = _own(runs_dir) if run_id == "latest" else []
-    if own:
-        return own[-1]
+    newest = _newest(runs_dir, lambda record: True) if run_id == "latest" else None
+    if newest:
+        return newest
     names = sorted(path.parent.name for path in runs_dir.glob("*/run_info.json"))
     if run_id not in names:
         near = did_you_mean(run_id, names)
-        newest = f" Newest there: {', '.join(reversed(names[-3:]))}." if names else ""
-        where = f"{runs_dir.resolve()}{near or '.'}{newest}"
+        recent = f" Newest there: {', '.join(reversed(names[-3:]))}." if names else ""
+        where = f"{runs_dir.resolve()}{near or '.'}{recent}"
         raise Refused(f"no run {run_id!r} in {where} --runs-dir names the directory of runs.")
     return RunInfo((runs_dir / run_id).resolve())
 
 
 def find_unfinished(runs_dir: Path, run_id: str) -> RunInfo:
-    """Return the run of that id, to go on with; `latest` is the newest that has not passed.
+    """Return the run of that id, to resume; `latest` is the newest that has not passed.
 
     Raises:
         Refused: there is no such run.
     """
     if run_id != "latest":
         return find(runs_dir, run_id)
-    unfinished = [info for info in _own(runs_dir) if info.read()["status"] != "passed"]
-    if not unfinished:
-        raise Refused(f"no unfinished run in {runs_dir.resolve()}: there is nothing to resume")
-    return unfinished[-1]
+    if newest := _newest(runs_dir, lambda record: record["status"] != "passed"):
+        return newest
+    raise Refused(f"no unfinished run in {runs_dir.resolve()}: there is nothing to resume")
 
 
 def find_source(runs_dir: Path, run_id: str) -> RunInfo:
@@ -178,13 +203,21 @@ def find_source(runs_dir: Path, run_id: str) -> RunInfo:
     """
     if run_id != "latest":
         return find(runs_dir, run_id)
-    for info in reversed(_own(runs_dir)):
-        if any(stage["status"] == "passed" for stage in info.read().get("stages", [])):
-            return info
+    if newest := _newest(runs_dir, lambda record: any(entry["status"] == "passed" for entry in record["stages"])):
+        return newest
     raise Refused(f"no run in {runs_dir.resolve()} has a stage that has passed, from which another could start")
 
 
-def _own(runs_dir: Path) -> list[RunInfo]:
-    """Return the runs that are named as `create` names them, the newest last."""
-    runs = sorted(path.parent for path in runs_dir.glob("*/run_info.json"))
-    return [RunInfo(run.resolve()) for run in runs if RUN_ID.fullmatch(run.name)]
+def _newest(runs_dir: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> RunInfo | None:
+    """Return the newest run named as `create` names them whose record is wanted.
+
+    One without a sound record is passed over with a warning: it must not hide the others.
+    """
+    for file in sorted(runs_dir.glob("*/run_info.json"), reverse=True):
+        info = RunInfo(file.parent.resolve())
+        try:
+            if RUN_ID.fullmatch(file.parent.name) and is_wanted(info.read()):
+                return info
+        except Refused as refused:
+            warn(f"passed over: {refused}")
+    return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.console import warn
+from utils.errors import Refused
 from utils.files import jsonable, read_json, replace_text, write_json
 from utils.processes import first_only
 from utils.runtime import now
@@ -125,8 +126,24 @@ class StageLog:
         write_json(self.info_file, self.read_info() | fields)
 
     def read_info(self) -> dict[str, Any]:
-        """Return stage_info.json, or {} where there is none."""
-        return dict(read_json(self.info_file)) if self.info_file.exists() else {}
+        """Return stage_info.json, or {} where there is none.
+
+        Raises:
+            Refused: it cannot be read, or holds no JSON object.
+        """
+        return read_object(self.info_file)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, {} where there is none.
+
+    Raises:
+        Refused: it cannot be read, or holds no JSON object.
+    """
+    found = read_json(file) if file.exists() else {}
+    if not isinstance(found, dict):
+        raise Refused(f"{file} holds no JSON object")
+    return found
 
 
 def _step_of(line: str) -> int | None:

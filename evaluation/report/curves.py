@@ -5,15 +5,12 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
-from evaluation.report.facts import Facts, StageFacts, items, number
+from evaluation.report.facts import Facts, StageFacts, number
 from utils.text import one_line
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "eval_loss"),
@@ -26,21 +23,18 @@ PANELS: dict[str, tuple[str, ...]] = {
     "entropy": ("entropy",),
     "gradient norm": ("grad_norm",),
 }
-"""What is drawn of a stage, in order: a panel's title, and patterns of the metrics that share it."""
-MOST_PANELS = 6
-MOST_LINES = 5
+"""What is drawn of a stage, in order, where it was logged: a panel's title, and patterns of the metrics that share it.
+What a kind adds has a panel each."""
+MOST_PANELS, MOST_LINES = 6, 5
 MOST_BINS = 120
 """Longer curves are drawn by the lowest and highest of each bin, so that a spike stays to be seen."""
 FEW_POINTS = 30
 """Shorter curves show their points."""
-GREY, COLOURS = "#7d8793", ("#2f7ed8", "#e08a1e", "#2a9d6f", "#a35bd6", "#d1495b")
+GREY, ALARM, COLOURS = "#7d8793", "#d1495b", ("#2f7ed8", "#e08a1e", "#2a9d6f", "#a35bd6", "#d1495b")
 """Colours that can be told apart on white and on black."""
-ALARM = "#d1495b"
-SIZE_INCHES = (4.0, 2.2)
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and takes no room
     "text.parse_math": False,  # a name with a $ is a name
-    "path.simplify": True,
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -53,16 +47,17 @@ Line = tuple[str, list[tuple[int, float]]]
 
 def curves(stage: StageFacts) -> list[tuple[str, Markup]]:
     """Return a title and a picture for each panel that has something to show, its alarms marked and numbered."""
-    alarms = [step for one in items(stage.info.get("alarms")) if isinstance(step := one.get("step"), int)]
-    panels = [(title, lines) for title, patterns in PANELS.items() if (lines := _lines(stage.metrics, patterns))]
+    alarms = [alarm["step"] for alarm in stage.info["alarms"] if isinstance(alarm.get("step"), int)]
+    wanted = PANELS | {pattern: (pattern,) for pattern in stage.kind.curves}
+    panels = [(title, lines) for title, patterns in wanted.items() if (lines := _lines(stage.metrics, patterns))]
     return [(title, _draw(f"{stage.name}, {title}", lines, alarms)) for title, lines in panels[:MOST_PANELS]]
 
 
 def _lines(metrics: Sequence[Facts], patterns: Sequence[str]) -> list[Line]:
-    names = list(dict.fromkeys(name for line in metrics for name in line))
-    chosen = dict.fromkeys(name for pattern in patterns for name in names if fnmatchcase(name, pattern))
+    names = dict.fromkeys(name for line in metrics for name in line)
+    matching = dict.fromkeys(name for pattern in patterns for name in names if fnmatchcase(name, pattern))
     lines = []
-    for name in list(chosen)[:MOST_LINES]:
+    for name in list(matching)[:MOST_LINES]:
         points = [(line["step"], value) for line in metrics if (value := number(line.get(name))) is not None]
         if points:
             lines.append((one_line(name)[:40], thinned(points)))
@@ -89,27 +84,26 @@ def _draw(name: str, lines: Sequence[Line], alarms: Sequence[int]) -> Markup:
     from matplotlib.figure import Figure
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it keeps a list of fonts is no news
+    svg = StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        figure = Figure(figsize=(4.0, 2.2), layout="constrained")
         axes = figure.add_subplot()
         for (metric, points), colour in zip(lines, COLOURS, strict=False):
-            steps, values = zip(*points, strict=True)
             marker = "." if len(points) <= FEW_POINTS else ""
-            axes.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=4, label=metric)
-        _mark(axes, alarms)
+            axes.plot(
+                *zip(*points, strict=True), color=colour, linewidth=1.4, marker=marker, markersize=4, label=metric
+            )
+        for place, step in enumerate(alarms, start=1):
+            axes.axvline(step, color=ALARM, linewidth=1, linestyle="--")
+            axes.annotate(
+                str(place), (step, 1), xycoords=("data", "axes fraction"), color=ALARM, ha="center", va="bottom"
+            )
         axes.grid(color=GREY, alpha=0.2, linewidth=0.6)
         axes.locator_params(nbins=5, axis="both")
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8, handlelength=1.2)
-        written = StringIO()
-        figure.savefig(written, format="svg", transparent=True)
-    return _inline(written.getvalue(), name)
-
-
-def _mark(axes: "Axes", alarms: Sequence[int]) -> None:
-    for place, step in enumerate(alarms, start=1):
-        axes.axvline(step, color=ALARM, linewidth=1, linestyle="--")
-        axes.annotate(str(place), (step, 1), xycoords=("data", "axes fraction"), color=ALARM, ha="center", va="bottom")
+        figure.savefig(svg, format="svg", transparent=True)
+    return _inline(svg.getvalue(), name)
 
 
 def _inline(svg: str, name: str) -> Markup:
@@ -117,8 +111,6 @@ def _inline(svg: str, name: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # each picture of a page would have the same
     svg = re.sub(r"(?<=\d)\.(\d\d)\d+(?=[^<>]*>)", r".\1", svg)  # in tags alone: a number of the text stays
-    size = re.search(r'viewBox="[^"]*"', svg)
-    assert size, svg[:200]
-    opening = Markup('<svg {} role="img" aria-label="{}" ').format(Markup(size[0]), name)
-    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return opening + Markup(names) + Markup(svg[svg.index(">", svg.index("<svg")) :])
+    opening, _, drawing = svg.partition(">")
+    opening = re.sub(r' (?:width|height)="[^"]*"', "", opening.removeprefix("<svg"))
+    return Markup('<svg role="img" aria-label="{}"').format(name) + Markup(f"{opening}>{drawing}")

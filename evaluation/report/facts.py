@@ -4,19 +4,20 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import kinds
 from evaluation.samples import SAMPLES_FILE
 from utils.errors import Refused
-from utils.files import read_json
-from utils.run_directory import STAGE_DIR, status_now
+from utils.run_directory import RunInfo, status_now
 from utils.stage_log import StageLog
 
 Facts = dict[str, Any]
-MODELS_OUTPUT = 'StageOutput("{}")'
-"""How a record names the output of a stage."""
+OBJECTS = ("config", "input", "output", "data", "reward_models")
+LISTS = ("evaluation", "alarms", "gates")
+NUMBERS = ("duration_s", "steps", "tokens", "peak_memory_bytes", "disk_bytes", "energy_j")
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,24 @@ class StageFacts:
     """One stage: its entry in run_info.json and the files of its directory; empty where there is none."""
 
     name: str
+    """Its label."""
+    kind: kinds.Kind
     status: str
-    info: Facts = field(default_factory=dict)
-    results: list[Facts] = field(default_factory=list)
+    info: Facts = field(default_factory=lambda: sound({}))
+    """stage_info.json, each of `OBJECTS`, `LISTS` and `NUMBERS` there and of its type."""
     metrics: list[Facts] = field(default_factory=list)
     samples: list[Facts] = field(default_factory=list)
-    disk_bytes: int | None = None
+
+    @property
+    def results(self) -> list[Facts]:
+        """What was measured of it."""
+        return list(self.info["evaluation"])
 
     @property
     def input_ref(self) -> str | None:
         """What it started from, as the recipe names it; None for random weights."""
-        model = mapping(self.info.get("input")).get("ref") or mapping(self.info.get("config")).get("model_name")
+        model = self.info["input"].get("ref") or self.info["config"].get("model_name")
         return None if model is None else str(model)
-
-    @property
-    def is_policy(self) -> bool:
-        """Whether it writes answers; a reward model scores them."""
-        return self.name != "reward"
 
 
 @dataclass(frozen=True)
@@ -56,46 +58,56 @@ class RunFacts:
     @property
     def policies(self) -> list[StageFacts]:
         """The stages that write answers."""
-        return [stage for stage in self.stages if stage.is_policy]
+        return [stage for stage in self.stages if not stage.kind.scores]
 
 
 def read_run(run_dir: Path) -> RunFacts:
     """Return what the files of a run say."""
     problems: list[str] = []
-    record = mapping(_read(run_dir / "run_info.json", problems))
-    recorded = {str(entry["name"]): entry for entry in items(record.get("stages")) if "name" in entry}
-    found = {path.parent.name: path.parent for path in sorted(run_dir.glob(f"*/{StageLog.INFO}"))}
-    if not recorded:  # the run's own record is what was lost
-        recorded = {name: {"output_dir": name} for name in found}
-    planned = mapping(record.get("configs"))
-    stages = [_stage(run_dir, name, entry, mapping(planned.get(name)), problems) for name, entry in recorded.items()]
+    info = RunInfo(run_dir)
+    record: Facts = {}
+    if info.file.exists():
+        try:
+            record = info.read()
+        except Refused as refused:
+            problems.append(str(refused))
+    directories = (file.parent.name for file in sorted(run_dir.glob(f"*/{StageLog.INFO}")))
+    entries = record.get("stages") or [{"name": name, "output_dir": name} for name in directories]
+    stages = [_stage(run_dir / entry["output_dir"], entry, record, problems) for entry in entries]
     status = status_now(run_dir, str(record.get("status", "unknown")))
-    if status != "running":
-        stages = [_stopped(stage) for stage in stages]
+    if status != "running":  # what was killed could not record its end
+        stages = [replace(one, status="interrupted") if one.status == "running" else one for one in stages]
     return RunFacts(run_dir.name, record, status, stages, problems)
 
 
-def _stopped(stage: StageFacts) -> StageFacts:
-    """Return a stage of a run that is not under way: what was killed could not record its end."""
-    return StageFacts(**vars(stage) | {"status": "interrupted"}) if stage.status == "running" else stage
-
-
-def _stage(run_dir: Path, name: str, entry: Mapping[str, Any], config: Facts, problems: list[str]) -> StageFacts:
-    directory = run_dir / str(entry.get("output_dir"))
-    if not STAGE_DIR.fullmatch(directory.name) or directory.parent != run_dir or directory.is_symlink():
-        problems.append(f"{name}: its directory is no directory inside the run's")
-        return StageFacts(name, str(entry.get("status", "pending")))
-    log = StageLog(directory)
-    info = {"config": config} | mapping(_read(log.info_file, problems))  # of a pending stage the recipe's alone
+def _stage(directory: Path, entry: Mapping[str, Any], record: Facts, problems: list[str]) -> StageFacts:
+    log, label = StageLog(directory), str(entry["name"])
+    planned = {"config": (record.get("configs") or {}).get(label)}
+    info: Facts = {}
+    if directory.is_symlink():
+        problems.append(f"{label}: its directory is a link, which may lead out of the run")
+        return StageFacts(label, kinds.recorded(entry), str(entry.get("status", "pending")), sound(planned))
+    try:
+        info = log.read_info()
+    except Refused as refused:
+        problems.append(str(refused))
+    label = str(info.get("name") or label)
     return StageFacts(
-        name=str(info.get("name") or name),
+        name=label,
+        kind=kinds.recorded({"name": label, "kind": info.get("kind") or entry.get("kind")}),
         status=str(info.get("status") or entry.get("status") or "pending"),
-        info=info,
-        results=[result for one in items(info.get("evaluation")) if (result := _result(one))],
+        info=sound(planned | info | {"disk_bytes": _size(directory) if directory.is_dir() else None}),
         metrics=[line for line in _lines(log.metrics_file) if isinstance(line.get("step"), int)],
         samples=list(_lines(directory / SAMPLES_FILE)),
-        disk_bytes=_size(directory) if directory.is_dir() else None,
     )
+
+
+def sound(info: Mapping[str, Any]) -> Facts:
+    """Return the record of a stage with every field of its type, empty where it is another."""
+    typed: Facts = {name: mapping(info.get(name)) for name in OBJECTS}
+    typed |= {name: items(info.get(name)) for name in LISTS} | {name: number(info.get(name)) for name in NUMBERS}
+    typed["evaluation"] = [result for one in typed["evaluation"] if (result := _result(one))]
+    return {**info, **typed}
 
 
 def _result(found: Mapping[str, Any]) -> Facts | None:
@@ -113,23 +125,13 @@ def _result(found: Mapping[str, Any]) -> Facts | None:
     }
 
 
-def _read(file: Path, problems: list[str]) -> Any:
-    if not file.exists():
-        return None
-    try:
-        return read_json(file)
-    except Refused as refused:
-        problems.append(str(refused))
-        return None
-
-
 def _lines(file: Path) -> Iterator[Facts]:
     """Yield the objects of a .jsonl file; the last line of one that is being written may be none."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    for line in text.splitlines():
+    for line in text.split("\n"):
         try:
             found = json.loads(line)
         except ValueError:

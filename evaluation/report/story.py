@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from evaluation.metrics import HEADLINES, SHOWN, verdict
-from evaluation.report import facts
-from evaluation.report.facts import Facts, RunFacts, StageFacts, items
-from evaluation.table import number, shown
+from evaluation.metrics import verdict
+from evaluation.report.facts import Facts, RunFacts, StageFacts
+from evaluation.table import number
+from kinds import Kind
 from utils.console import duration
 from utils.text import one_line
 
@@ -18,10 +18,10 @@ NOT_REPEATED = ("completion_tokens", "perplexity", "flexible")
 
 def headline(stage: StageFacts) -> tuple[str, Facts] | None:
     """Return the result that a stage is judged by, with its name; None if it was not measured."""
-    for pattern in HEADLINES.get(stage.name, ()):
+    for pattern in stage.kind.headlines:
         for result in stage.results:
             if result["after"] is not None and fnmatchcase(f"{result['task']} {result['metric']}", pattern):
-                return label(result), result
+                return name_of(stage.kind, result), result
     return None
 
 
@@ -29,26 +29,38 @@ def verdict_on(stage: StageFacts) -> str:
     """Return what a stage was worth: better, worse, no evidence, not compared; or its status if it has not passed."""
     if stage.status != "passed":
         return stage.status
-    found = headline(stage)
-    return (verdict(found[1]["metric"], found[1]["ci95"]) if found else "") or "not compared"
+    judged = headline(stage)
+    return (verdict(judged[1]["metric"], judged[1]["ci95"]) if judged else "") or "not compared"
 
 
-def label(result: Facts) -> str:
+def _figure(kind: Kind, result: Facts) -> tuple[int, str] | None:
+    """Return the place of a result among the figures of a kind, and its name there; None if it is none of them."""
+    measured = f"{result['task']} {result['metric']}"
+    for place, (pattern, label) in enumerate(kind.figures.items()):
+        start, star, _ = pattern.partition("*")
+        if measured == pattern or (star and measured.startswith(start)):
+            return place, label.replace("*", measured.removeprefix(start).replace("_", " "))
+    return None
+
+
+def name_of(kind: Kind, result: Facts) -> str:
     """Return the name of what a result measures."""
-    name = f"{result['task']} {result['metric']}"
-    named = (one for patterns in SHOWN.values() for pattern, one in patterns.items() if pattern == name)
-    return next(named, str(result["metric"] if result["task"] == "rewards" else name).replace("_", " "))
+    figure = _figure(kind, result)
+    return figure[1].strip() if figure else f"{result['task']} {result['metric']}".replace("_", " ")
+
+
+def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
+    """Return what is shown of a stage's results, each with its name: all of a kind that names no figures."""
+    if not stage.kind.figures:
+        return [(name_of(stage.kind, result), result) for result in stage.results]
+    rows = [(*figure, result) for result in stage.results if (figure := _figure(stage.kind, result))]
+    return [(label, result) for _, label, result in sorted(rows, key=lambda row: row[0])]
 
 
 def change(result: Facts) -> str:
     """Return a result before and after, and where there is no before what there is."""
     after = number(result["after"])
     return after if result["before"] is None else f"{number(result['before'])} → {after}"
-
-
-def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
-    """Return what is shown of a stage's results, each with its name."""
-    return [(name, dict(one)) for name, one in shown(stage.name, stage.results)] if stage.name in SHOWN else []
 
 
 @dataclass(frozen=True)
@@ -68,33 +80,29 @@ def ledger(run: RunFacts) -> tuple[list[str], list[LedgerRow]]:
     """
     policies = [stage for stage in run.policies if stage.results]
     has_input = bool(policies) and any(result["before"] is not None for result in policies[0].results)
-    kinds = {(one["task"], one["metric"]): one for stage in policies for one in stage.results}
+    measured = [{(one["task"], one["metric"]): one for one in stage.results} for stage in policies]
+    names: dict[tuple[str, str], str] = {}
+    for stage, results in zip(policies, measured, strict=True):
+        for key, result in results.items():
+            names.setdefault(key, name_of(stage.kind, result))
     rows = []
-    for (task, metric), example in kinds.items():
+    for (task, metric), name in names.items():
         if "/" in metric or metric in NOT_REPEATED or "prefers" in metric:
             continue
-        found = [_result(stage, task, metric) for stage in policies]
-        values = [one is not None and one["after"] is not None for one in found]
-        if not (any(values) if task == DOCUMENTS else sum(values) > 1):
-            continue
-        cells = [_cell(one) for one in found]
-        if has_input:
-            first = found[0]
-            cells.insert(0, (first["before"], "") if first and first["before"] is not None else None)
-        rows.append(LedgerRow(label(example), task == DOCUMENTS, cells))
+        after = [results.get((task, metric)) for results in measured]
+        cells = [_cell(one, "after") for one in after]
+        if sum(cell is not None for cell in cells) > (0 if task == DOCUMENTS else 1):
+            start = [_cell(after[0], "before")] if has_input else []
+            rows.append(LedgerRow(name, task == DOCUMENTS, [*start, *cells]))
     rows.sort(key=lambda row: not row.is_of_documents)
-    start = "input" if has_input and policies[0].input_ref else "random weights"
-    return [*([start] if has_input else []), *(stage.name for stage in policies)], rows
+    start_name = "input" if has_input and policies[0].input_ref else "random weights"
+    return [*([start_name] if has_input else []), *(stage.name for stage in policies)], rows
 
 
-def _result(stage: StageFacts, task: str, metric: str) -> Facts | None:
-    return next((one for one in stage.results if (one["task"], one["metric"]) == (task, metric)), None)
-
-
-def _cell(result: Facts | None) -> tuple[float, str] | None:
-    if result is None or result["after"] is None:
+def _cell(result: Facts | None, side: str) -> tuple[float, str] | None:
+    if result is None or result[side] is None:
         return None
-    return result["after"], verdict(result["metric"], result["ci95"])
+    return result[side], verdict(result["metric"], result["ci95"]) if side == "after" else ""
 
 
 def forgotten(run: RunFacts) -> list[str]:
@@ -112,13 +120,15 @@ def forgotten(run: RunFacts) -> list[str]:
 
 def summary(run: RunFacts) -> list[str]:
     """Return at most five lines: how it ended, what it reached, which stages helped, which did not, what it cost."""
-    lines = [_ending(run), _whole_chain(run), _helped(run), _did_not_help(run), _warnings(run)]
+    words = ("worse", "no evidence", "not compared")
+    better, *others = (_judged(run, which) for which in ("better", *words))
+    lines = [_ending(run), _whole_chain(run), better, "; ".join(filter(None, others)), _warnings(run)]
     return [one_line(line) for line in lines if line]
 
 
 def _ending(run: RunFacts) -> str:
     passed = sum(stage.status == "passed" for stage in run.stages)
-    took = sum(filter(None, (facts.number(stage.info.get("duration_s")) for stage in run.stages)))
+    took = sum(stage.info["duration_s"] or 0 for stage in run.stages)
     used = energy_j(run)
     words = f"{run.status.capitalize()}{f' after {duration(took)}' if took else ''}"
     words += f" and {used / 3600:.2f} Wh" if took and used else ""
@@ -132,9 +142,8 @@ def _ending(run: RunFacts) -> str:
 
 def energy_j(run: RunFacts) -> float | None:
     """Return the energy that the stages took; None unless it is known of every stage that has begun."""
-    begun = [stage.info for stage in run.stages if facts.number(stage.info.get("duration_s"))]
-    found = [facts.number(info.get("energy_j")) for info in begun]
-    return None if None in found else sum(filter(None, found), 0.0)
+    used = [stage.info["energy_j"] for stage in run.stages if stage.info["duration_s"]]
+    return None if None in used else sum(used, 0.0)
 
 
 def _whole_chain(run: RunFacts) -> str:
@@ -147,31 +156,20 @@ def _whole_chain(run: RunFacts) -> str:
     return ""
 
 
-def _helped(run: RunFacts) -> str:
-    better = [f"{stage.name} ({found[0]} {change(found[1])})" for stage, found in _judged(run, "better")]
-    return f"Better: {', '.join(better)}" if better else ""
+def _judged(run: RunFacts, which: str) -> str:
+    stages = [f"{stage.name} ({name} {change(result)})" for stage, name, result in _headlines(run, which)]
+    return f"{which.capitalize()}: {', '.join(stages)}" if stages else ""
 
 
-def _did_not_help(run: RunFacts) -> str:
-    said = []
-    for which in ("worse", "no evidence", "not compared"):
-        stages = [f"{stage.name} ({found[0]} {change(found[1])})" for stage, found in _judged(run, which)]
-        if stages:
-            said.append(f"{which.capitalize()}: {', '.join(stages)}")
-    return "; ".join(said)
-
-
-def _judged(run: RunFacts, which: str) -> Iterator[tuple[StageFacts, tuple[str, Facts]]]:
+def _headlines(run: RunFacts, which: str) -> Iterator[tuple[StageFacts, str, Facts]]:
     for stage in run.stages:
-        if (found := headline(stage)) and verdict_on(stage) == which:
-            yield stage, found
+        if (judged := headline(stage)) and verdict_on(stage) == which:
+            yield stage, *judged
 
 
 def _warnings(run: RunFacts) -> str:
     worse = forgotten(run)
-    said = (
-        [f"Forgotten: {'; '.join(worse[:3])}{f' and {len(worse) - 3} more' if len(worse) > 3 else ''}"] if worse else []
-    )
-    if alarms := sum(len(items(stage.info.get("alarms"))) for stage in run.stages):
-        said.append(f"{alarms} alarm{'s' if alarms > 1 else ''}")
-    return ". ".join(said)
+    more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
+    alarms = sum(len(stage.info["alarms"]) for stage in run.stages)
+    parts = [f"Forgotten: {'; '.join(worse[:3])}{more}"] if worse else []
+    return ". ".join([*parts, *([f"{alarms} alarm{'s' if alarms > 1 else ''}"] if alarms else [])])

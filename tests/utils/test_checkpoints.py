@@ -233,3 +233,45 @@ def test_an_unreadable_file_costs_its_own_line_of_the_catalogue_alone(file: str,
 def test_a_run_whose_record_is_unreadable_is_listed_as_such(runs_dir: Path) -> None:
     (runs_dir / OLD / "run_info.json").write_text("{")
     assert f"  {OLD}  cannot be read" in catalogue(runs_dir).splitlines()
+
+
+def _labelled(runs_dir: Path, **kinds: str) -> str:
+    """Write a passed run whose stages are these labels, each of its kind, in a directory named after the label."""
+    run_id = "20260106_000000_ffff"
+    (runs_dir / run_id).mkdir()
+    entries = [{"name": label, "kind": kind, "output_dir": f"my-{label}"} for label, kind in kinds.items()]
+    RunInfo(runs_dir / run_id).set(status="passed", stages=[entry | {"status": "passed"} for entry in entries])
+    for entry in entries:
+        _model(runs_dir / run_id / entry["output_dir"], reward=entry["kind"] in ("reward", "judging"))
+        write_json(runs_dir / run_id / entry["output_dir"] / "stage_info.json", entry | {"status": "passed"})
+    return run_id
+
+
+def test_two_stages_of_one_kind_are_found_by_their_labels(runs_dir: Path) -> None:
+    run_id = _labelled(runs_dir, start="pretrain", code="sft", tools="sft", judge="reward")
+    for given, name in ((f"{run_id}/code", "my-code"), ("latest/tools", "my-tools"), ("latest", "my-tools")):
+        assert find_checkpoint(given, runs_dir).name == f"{run_id}/{name}"
+    assert not find_checkpoint(f"{run_id}/start", runs_dir).chats
+    lines = [line.split(maxsplit=2) for line in catalogue(runs_dir).splitlines()[2:6]]
+    assert [(line[0], line[2]) for line in lines] == [
+        ("start", "continues text"), ("code", "chat"), ("tools", "chat"),
+        ("judge", "scores answers, cannot be talked to"),
+    ]  # fmt: skip
+
+
+def test_a_stage_of_a_kind_that_is_not_known_here_is_known_by_its_files(runs_dir: Path) -> None:
+    run_id = _labelled(runs_dir, sft="sft", mine="merging", theirs="judging")
+    assert find_checkpoint("latest", runs_dir).name == f"{run_id}/my-mine"
+    assert find_checkpoint(f"{run_id}/mine", runs_dir).chats
+    assert "scores answers, cannot be talked to" in catalogue(runs_dir).splitlines()[4]
+
+
+@pytest.mark.parametrize("record", ['{"status": "passed", "stages": null}', '{"status": "passed", "stages": ["sft"]}'])
+def test_a_record_of_the_wrong_shape_hides_no_other_run(record: str, runs_dir: Path) -> None:
+    (runs_dir / OLD / "run_info.json").write_text(record)
+    assert find_checkpoint("latest", runs_dir).name == f"{NEW}/base"
+    assert f"  {OLD}  cannot be read" in catalogue(runs_dir)
+    with pytest.raises(Refused, match="is no record of a run"):
+        find_checkpoint(OLD, runs_dir)
+    with pytest.raises(Refused, match="did you mean"):
+        find_checkpoint(f"{NEW[:-1]}c", runs_dir)

@@ -59,10 +59,14 @@ def test_a_lock_that_may_not_be_opened_leaves_the_record_as_it_is(tmp_path: Path
     assert status_now(tmp_path, "running") == "running"
 
 
+SFT = {"name": "sft", "output_dir": "a", "status": "pending"}
+DPO = {"name": "dpo", "output_dir": "b", "status": "pending"}
+
+
 def _run(runs_dir: Path, name: str, status: str) -> RunInfo:
     (runs_dir / name).mkdir(parents=True)
     info = RunInfo(runs_dir / name)
-    info.set(status=status, stages=[{"name": "sft", "status": "pending"}, {"name": "dpo", "status": "pending"}])
+    info.set(status=status, stages=[dict(SFT), dict(DPO)])
     return info
 
 
@@ -74,19 +78,30 @@ def test_latest_is_the_newest_that_has_not_passed(tmp_path: Path) -> None:
     assert find(tmp_path, "latest").run_dir.name == ids[2]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_record_that_is_none_stops_only_who_asks_for_that_run(text: str, tmp_path: Path) -> None:
-    wanted, broken = "20260102_030405_abcd", "20260102_030406_abcd"
-    _run(tmp_path, wanted, "interrupted")
-    for name in ("of-another-tool", broken):
+WRONG = [
+    "{", "[]", "{}", '{"status": "failed", "stages": null}', '{"status": "failed", "stages": {"sft": 1}}',
+    '{"status": "failed", "stages": ["sft"]}', '{"status": "failed", "stages": [{"name": "sft", "status": "failed"}]}',
+    '{"status": 3, "stages": []}', '{"status": "failed", "stages": [], "versions": [1]}',
+    '{"status": "failed", "stages": [], "configs": {"sft": "x"}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_record_that_is_none_stops_only_who_asks_for_that_run(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, wanted, newer = (f"20260102_03040{second}_abcd" for second in range(3))
+    _run(tmp_path, wanted, "interrupted").set(stages=[SFT | {"status": "passed"}])
+    for name in ("of-another-tool", older, newer):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run_info.json").write_text(text)
-    with pytest.raises(Refused, match=rf"{broken}/run_info\.json is n"):
-        find_unfinished(tmp_path, "latest")
-    (tmp_path / broken / "run_info.json").unlink()
-    assert find_unfinished(tmp_path, "latest").run_dir.name == wanted
-    with pytest.raises(Refused, match=r"of-another-tool/run_info\.json is n"):
-        find(tmp_path, "of-another-tool").read()
+        with pytest.raises(Refused, match=rf"{name}/run_info\.json is n"):
+            find(tmp_path, name).read()
+    for finder in (find, find_unfinished, find_source):
+        assert finder(tmp_path, "latest").run_dir.name == wanted
+        warning = "".join(capsys.readouterr().out.split())  # the console wraps the path
+        assert warning.count("passedover") == 1
+        assert f"{newer}/run_info.jsonisno" in warning
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".hidden", "a/b", "a\n", ""])
@@ -112,14 +127,14 @@ def test_a_run_that_may_not_be_written_is_refused_in_one_message(
 ) -> None:
     info = _run(tmp_path, "20260102_030405_abcd", "interrupted")
     monkeypatch.setattr("os.access", lambda *_: False)  # as for who is not root
-    with pytest.raises(Refused, match="20260102_030405_abcd cannot be gone on with: it may not be written"):
+    with pytest.raises(Refused, match="20260102_030405_abcd cannot be resumed: it may not be written"):
         refuse_unusable(info)
 
     def locked(*_: object) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied", str(info.run_dir / ".lock"))
 
     monkeypatch.setattr(run_directory, "is_live", locked)
-    with pytest.raises(Refused, match=r"cannot be gone on with: Permission denied: '\S+/\.lock'$"):
+    with pytest.raises(Refused, match=r"cannot be resumed: Permission denied: '\S+/\.lock'$"):
         refuse_unusable(info)
 
 
@@ -128,7 +143,7 @@ def test_inputs_of_latest_are_those_of_the_newest_run_of_which_a_stage_has_passe
         find_source(tmp_path, "latest")
     for name, status in (("20260101_000000_aaaa", "passed"), ("20260102_000000_aaaa", "failed")):
         (tmp_path / name).mkdir()
-        RunInfo(tmp_path / name).set(status=status, stages=[{"name": "sft", "status": status}])
+        RunInfo(tmp_path / name).set(status=status, stages=[SFT | {"status": status}])
     assert find_source(tmp_path, "latest").run_dir.name == "20260101_000000_aaaa"
     assert find_source(tmp_path, "20260102_000000_aaaa").run_dir.name == "20260102_000000_aaaa"
 
@@ -144,10 +159,7 @@ def test_an_unknown_run_is_refused_with_the_nearest_and_the_newest(tmp_path: Pat
 def test_a_stage_entry_changes_alone(tmp_path: Path) -> None:
     info = _run(tmp_path, "1", "running")
     info.set_stage("dpo", status="passed", duration_s=1.0)
-    assert info.read()["stages"] == [
-        {"name": "sft", "status": "pending"},
-        {"name": "dpo", "status": "passed", "duration_s": 1.0},
-    ]
+    assert info.read()["stages"] == [SFT, DPO | {"status": "passed", "duration_s": 1.0}]
     assert info.read()["status"] == "running"
 
 

@@ -1,7 +1,7 @@
 """A run's directory as a run leaves it, small: its files are written by what writes those of a real one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,19 @@ SAMPLES = {
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that makes a run of these stages with these statuses; "pending" has no directory."""
+    """Return a function that makes a run of these stages with these statuses; "pending" has no directory.
 
-    def make(status: str = "passed", *, text: str = "made:prompts", **stages: str) -> Path:
+    Without `kinds`, by label, the records are as they were before stages had labels.
+    """
+
+    def make(
+        status: str = "passed", *, text: str = "made:prompts", kinds: Mapping[str, str] | None = None, **stages: str
+    ) -> Path:
         run_dir = tmp_path / "runs" / RUN_ID
         run_dir.mkdir(parents=True)
         entries = [{"name": name, "output_dir": f"my-{name}", "status": how} for name, how in stages.items()]
+        for entry in entries if kinds else ():
+            entry["kind"] = (kinds or {})[entry["name"]]
         configs = {name: {"model_name": f'StageOutput("{INPUTS[name]}")'} for name in stages if name in INPUTS}
         asked = {"recipe": "scratch_tiny", "seed": 7, "values": ["sft.max_steps=3"], "configs": configs}
         RunInfo(run_dir).set(
@@ -69,23 +76,26 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         )
         for name, how in stages.items():
             if how != "pending":
-                _stage(run_dir / f"my-{name}", name, how, text)
+                _stage(run_dir / f"my-{name}", name, how, text, (kinds or {}).get(name))
         return run_dir
 
     return make
 
 
-def _stage(directory: Path, name: str, status: str, text: str) -> None:
+def _stage(directory: Path, name: str, status: str, text: str, kind: str | None) -> None:
     directory.mkdir()
     log = StageLog(directory)
     source = {"ref": f'StageOutput("{INPUTS[name]}")', "sha256": "ab" * 32} if name in INPUTS else None
     data = {"name": text, "fingerprint": "cd" * 32, "train_rows": 9, "eval_rows": 3, "dropped": 1, "faults": {text: 1}}
     log.open(name=name, status=status, data=data, input=source, steps=400, tokens=5000, duration_s=71.2)
-    log.info(error=f"{text} went wrong" if status == "failed" else None)
+    log.info(error=f"{text} went wrong" if status == "failed" else None, **({"kind": kind} if kind else {}))
     for step in range(1, 401):
         log.metrics(step, None, {"loss": 1 / step, "rewards/" + text + "/mean": 0.5, "epoch": 1})
     log.alarm(7, "loss_spike", f"{text} rose")
     if status == "passed":
-        log.info(evaluation=RESULTS[name], output={"path": "x", "sha256": "ef" * 32})
+        log.info(
+            evaluation=RESULTS[kind or name] if (kind or name) in RESULTS else RESULTS["sft"],
+            output={"path": "x", "sha256": "ef" * 32},
+        )
         said = [one | {"group": text} for one in SAMPLES.get(name, [])]
         (directory / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in said), encoding="utf-8")

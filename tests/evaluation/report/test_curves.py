@@ -3,8 +3,9 @@
 import re
 from random import Random
 
+from algorithms.sft import SFT
 from evaluation.report.curves import curves, thinned
-from evaluation.report.facts import StageFacts
+from evaluation.report.facts import StageFacts, sound
 
 
 def test_thinning_keeps_every_extreme_and_the_order() -> None:
@@ -22,7 +23,7 @@ def test_an_alarm_is_marked_at_its_step() -> None:
     metrics = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
     drawn = []
     for alarms in ([], [{"step": 50, "name": "n", "message": "m"}]):
-        stage = StageFacts("sft", "passed", info={"alarms": alarms}, metrics=metrics)
+        stage = StageFacts("sft", SFT, "passed", info=sound({"alarms": alarms}), metrics=metrics)
         ((title, picture),) = curves(stage)
         assert title == "loss"
         drawn.append(picture.count("stroke-dasharray"))
@@ -32,10 +33,10 @@ def test_an_alarm_is_marked_at_its_step() -> None:
 def test_a_name_of_a_metric_is_neither_markup_nor_mathematics() -> None:
     name = "rewards/<b>$\\frac{$/mean"
     metrics = [{"step": step, "reward": 0.5, name: 1.0} for step in (1, 2)]
-    ((_, picture),) = curves(StageFacts("grpo", "passed", metrics=metrics))
+    ((_, picture),) = curves(StageFacts("grpo", SFT, "passed", metrics=metrics))
     assert "<b>" not in picture
     assert re.search(r"rewards/&lt;b&gt;\$", picture)
 
 
 def test_a_stage_that_logged_nothing_has_no_curve() -> None:
-    assert curves(StageFacts("sft", "running", metrics=[{"step": 1, "loss": None}])) == []
+    assert curves(StageFacts("sft", SFT, "running", metrics=[{"step": 1, "loss": None}])) == []

@@ -126,7 +126,7 @@ def test_a_stage_directory_outside_the_run_is_not_read(make_run: MakeRun, tmp_pa
     record = json.loads((run_dir / "run_info.json").read_text(encoding="utf-8"))
     record["stages"][0]["output_dir"] = "../elsewhere"
     (run_dir / "run_info.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "pretrain: its directory is no directory inside the run's" in words(report(run_dir))
+    assert "output_dir = '../elsewhere' is no directory inside the run's" in words(report(run_dir))
 
 
 def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: MakeRun) -> None:
@@ -138,11 +138,18 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
         "after": 0.85, "bounds95": [-0.1213, -0.0551], "decision": "worse", "failed": True,
     }  # fmt: skip
     unmeasured = {"metric": "rewards brief", "rule": "at_least", "value": 1, "reason": "no prompts", "failed": True}
+    unmeasured["decision"] = "not measured"
     energy = {"energy_j": 7200, "energy_from": ["CPU package", "GPU"]}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"gates": [gate, unmeasured]} | energy), encoding="utf-8")
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"gates": [gate, unmeasured, {"metric": "half"}]} | energy),
+        encoding="utf-8",
+    )
     page = words(report(run_dir))
-    assert "skills strictnot below input 0.022100.938 → 0.850-0.121 … -0.055belowfailed" in page
-    assert "rewards briefat least 1–––no promptsfailed" in page
+    assert (
+        "skills strict, not_below_input 0.02: below, FAILED (0.938 → 0.850 of 210; difference -0.121 to -0.055)" in page
+    )
+    assert "rewards brief, at_least 1: not measured, FAILED (no prompts)" in page
+    assert "half: its record is not whole" in page
     assert "2.00 Wh" in page
     assert "Energy is what the counters of CPU package and GPU say, other programs included." in page
 
@@ -180,3 +187,26 @@ def test_a_run_that_is_not_there_is_refused(
     runs_dir = tmp_path / "none" if name == "latest" else make_run(**WHOLE).parent
     assert main(["report", name, "--runs-dir", str(runs_dir)]) == 2
     assert "no run" in capsys.readouterr().err
+
+
+def test_stages_are_shown_by_label_and_judged_by_their_kind(make_run: MakeRun) -> None:
+    labels = {"start": "pretrain", "code": "sft", "tools": "sft", "judge": "reward", "mine": "merging"}
+    run_dir = make_run(kinds=labels, **dict.fromkeys(labels, "passed"))
+    page = words(report(run_dir))
+    assert "Better: code (exact match 0.000 → 0.800), tools (exact match 0.000 → 0.800)" in page
+    assert "No evidence: judge (pairs ranked right 0.500 → 0.490)" in page
+    assert "after startafter codeafter tools" in page.replace("after mine", "")  # a judge is no policy
+    assert "mine not compared" in page  # a kind that is not known here has no headline, and all of its figures
+    assert "skills strict1000.000 → 0.800" in page
+
+
+def test_each_stage_says_what_it_starts_from(make_run: MakeRun) -> None:
+    run_dir = make_run("failed", pretrain="passed", sft="failed", dpo="pending")
+    StageLog(run_dir / "my-sft").info(reward_models={"owner/judge": "ab"})
+    page = words(report(run_dir))
+    for line in (
+        "from random weights",
+        'from StageOutput("pretrain"); judged by owner/judge',
+        'from StageOutput("sft")',
+    ):
+        assert line in page
