@@ -58,6 +58,8 @@ class Kind(ABC):
     stands for what the pattern's `*` matched."""
     headlines: ClassVar[Sequence[str]] = ()
     """What it is trained to change, as patterns of "task metric": the first that was measured is its verdict."""
+    curves: ClassVar[Sequence[str]] = ()
+    """Patterns of logged metrics that the report draws besides those of every kind."""
 
     @abstractmethod
     def problems(self, config: Config, extra: Any = None) -> list[str]:

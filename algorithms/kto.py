@@ -41,6 +41,7 @@ class KahnemanTverskyOptimisation(TrlKind):
         **FORGETTING,
     }
     headlines = ("skills strict", "reward_model prefers_after", "thumbs auc")
+    curves = ("kl",)
 
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
         """Return TRL's trainer.
