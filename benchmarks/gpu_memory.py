@@ -178,7 +178,7 @@ def forecasts(recipe: str) -> dict[str, int]:
     loaded = recipes.load(recipe)
     stages = stages_of(loaded.configs, loaded.grpo_extra)
     models = Models(stages, {}, SHAPES)
-    return {stage.kind: forecast(stage, models).peak_bytes for stage in stages}
+    return {stage.label: forecast(stage, models).peak_bytes for stage in stages}
 
 
 def gib(size_bytes: float | None) -> str:

@@ -6,8 +6,6 @@ A process of its own, because the peak is the process's, and so is what the allo
 """
 
 import fcntl
-import importlib
-import inspect
 import json
 import os
 import statistics
@@ -24,10 +22,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, arguments
+from algorithms import StageOutput, TrainingConfig, arguments
 from benchmarks import gpu_memory_inputs as inputs
 from chain import recipe as recipes
+from kinds import Stage, named
 from utils import runtime
+from utils.limits import Clock
 
 QUICK_LENGTH = 96
 LEARNING_RATE = 1e-3
@@ -80,15 +80,6 @@ class Gate:
         fcntl.flock(self._turn, fcntl.LOCK_UN)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage of a recipe, on generated inputs."""
-
-    kind: str
-    config: TrainingConfig
-    extra: GRPOExtraConfig | None
-
-
 def noise(completions: list[Any], **_: Any) -> list[float]:
     """Return a number from 0 to 1 for each completion: a reward that costs nothing and differs within a group."""
     return [zlib.crc32(completion[0]["content"].encode()) / 2**32 for completion in completions]
@@ -98,7 +89,8 @@ def stage_of(job: Job, directory: Path) -> Stage:
     """Make the model and the rows of a job in `directory`, and return the recipe's stage on them."""
     recipe = recipes.load(job.recipe)
     config: TrainingConfig = recipe.configs[job.kind]
-    extra = recipe.grpo_extra if job.kind == "grpo" else None
+    kind: Any = named(job.kind)
+    extra = recipe.grpo_extra if kind.samples else None
     steps = job.warmup + job.steps
     fields = {name: value for name, value in job.changed.items() if hasattr(config, name)}
     options = {name: value for name, value in job.changed.items() if not hasattr(config, name)}
@@ -106,7 +98,7 @@ def stage_of(job: Job, directory: Path) -> Stage:
         options |= {"use_cpu": True}
         fields |= {"bf16": False}
     if job.quick:
-        fields |= {} if job.kind == "grpo" else {"max_length": QUICK_LENGTH}
+        fields |= {} if kind.samples else {"max_length": QUICK_LENGTH}
         extra = None if extra is None else replace(extra, max_completion_length=8)
     name, dtype = source_model(recipe.configs, job.kind), fields.get("dtype", config.dtype) or "float32"
     if extra is not None:
@@ -121,12 +113,12 @@ def stage_of(job: Job, directory: Path) -> Stage:
         eval_split=None, max_samples=None, max_steps=steps, logging_steps=1, learning_rate=LEARNING_RATE,
         trainer_args={**config.trainer_args, "save_strategy": "no", **options}, **fields,
     )  # fmt: skip
-    defaults = arguments.defaults(job.kind) | arguments.given(config, extra)
+    defaults = kind.defaults() | arguments.given(config, extra)
     rows = defaults["per_device_train_batch_size"] * defaults["gradient_accumulation_steps"] * steps
-    rows *= 2 if job.kind == "sft" else 1  # several are packed into one
+    rows *= 2 if kind.layout == "conversations" else 1  # several are packed into one
     length = defaults.get("max_length") or 2 * inputs.PROMPT_TOKENS
     inputs.save_rows(job.kind, directory / "rows", rows, QUICK_LENGTH if job.quick else length)
-    return Stage(job.kind, config, extra)
+    return Stage(job.kind, kind, config, extra)
 
 
 def model(job: Job, directory: Path, name: str, dtype: str, *, scores: bool = False) -> Path:
@@ -150,18 +142,14 @@ def source_model(configs: Mapping[str, Any], kind: str) -> str:
 
 def ours(stage: Stage, directory: Path) -> None:
     """Run the stage as the pipeline does; out of memory, it does not start again with smaller micro-batches."""
-    train = inspect.unwrap(importlib.import_module(f"algorithms.{stage.kind}").train)
-    if stage.kind == "grpo":
-        train(stage.config, directory, stage.extra)
-    else:
-        train(stage.config, directory)
+    stage.kind.train(stage, directory, Clock())
 
 
 def trl(stage: Stage, directory: Path) -> None:
     """Run TRL's trainer as its documentation shows, with our stage's arguments, and Liger by its flag."""
     config = stage.config
     options = arguments.resolve(config, stage.extra, directory)
-    if stage.kind == "sft":
+    if stage.kind.layout == "conversations":
         options["assistant_only_loss"] = True
     uses_liger = config.use_liger_kernel is not False and arguments.training_device(options) == "cuda"
     _train(stage, options | ({"use_liger_kernel": True} if uses_liger else {}))
@@ -184,14 +172,15 @@ def _train(stage: Stage, options: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     config, source = stage.config, str(stage.config.model_name)
-    auto: Any = AutoModelForSequenceClassification if stage.kind == "reward" else AutoModelForCausalLM
-    head = {"num_labels": 1} if stage.kind == "reward" else {}
+    kind: Any = stage.kind
+    auto: Any = AutoModelForSequenceClassification if kind.scores else AutoModelForCausalLM
+    head = {"num_labels": 1} if kind.scores else {}
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = auto.from_pretrained(source, dtype=getattr(torch, config.dtype or "float32"), **head)
     model.config.pad_token_id = tokenizer.pad_token_id
     given: dict[str, Any] = {
         "model": model,
-        "args": arguments.config_class(stage.kind)(**options, report_to="none"),
+        "args": kind.args_class()(**options, report_to="none"),
         "train_dataset": load_dataset("json", data_files=f"{config.dataset_name}/train.jsonl", split="train"),
         "processing_class": tokenizer,
     }
@@ -199,12 +188,11 @@ def _train(stage: Stage, options: dict[str, Any]) -> None:
         from peft import LoraConfig
 
         assert config.peft == "lora", "TRL's side of QLoRA would need its quantised loading: it is not measured"
-        task = "SEQ_CLS" if stage.kind == "reward" else "CAUSAL_LM"
+        task = "SEQ_CLS" if kind.scores else "CAUSAL_LM"
         given["peft_config"] = LoraConfig(task_type=task, **config.peft_args)
     if stage.extra is not None:
         given["reward_funcs"] = list(stage.extra.rewards)
-    trainer = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "grpo": "GRPOTrainer"}[stage.kind]
-    getattr(trl, trainer)(**given).train()
+    getattr(trl, kind.trl_config.replace("Config", "Trainer"))(**given).train()
 
 
 SIDES: dict[str, Callable[[Stage, Path], None]] = {"ours": ours, "trl": trl, "trl_defaults": trl_defaults}

@@ -20,13 +20,16 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-from algorithms import GRPOExtraConfig, TrainingConfig, grpo, training
+from algorithms import GRPOExtraConfig, TrainingConfig
+from algorithms.grpo import GRPO
 from algorithms.preflight import run as preflight
 from algorithms.preflight import told
 from algorithms.rewards import made_strict
 from benchmarks.overhead import silent
 from chain import recipe as recipes
 from data import world
+from data.sources import load_for
+from kinds import Stage
 from utils.files import read_json
 
 RECIPE = "scratch_tiny"
@@ -65,6 +68,12 @@ def stage(run: Path, start: str, seed: int, num_generations: int | None) -> tupl
     return config, extra if num_generations is None else replace(extra, num_generations=num_generations)
 
 
+def trainer_of(config: TrainingConfig, extra: GRPOExtraConfig, directory: Path) -> Any:
+    """Return the trainer of a stage, as the pipeline builds it."""
+    trainer, _ = GRPO.build(Stage(GRPO.name, GRPO, config, extra), directory, load_for(config, GRPO.name))
+    return trainer
+
+
 def train(config: TrainingConfig, extra: GRPOExtraConfig, seconds: float) -> tuple[Any, Side]:
     """Train until the time is over; return the trainer, and what it did, yet without its exact match."""
     from transformers import TrainerCallback
@@ -81,7 +90,7 @@ def train(config: TrainingConfig, extra: GRPOExtraConfig, seconds: float) -> tup
                 control.should_training_stop, control.should_save = True, False
 
     with tempfile.TemporaryDirectory() as name:
-        trainer = grpo.trainer_for(config, Path(name), extra, training.rows(config, "grpo"))
+        trainer = trainer_of(config, extra, Path(name))
         trainer.args.save_strategy = "no"
         clock = Clock()
         trainer.add_callback(clock)
@@ -137,7 +146,7 @@ def main() -> None:
     config, extra = stage(args.run, args.start, 0, args.num_generations)
     budgets = {"trl": 0, "dynamic": args.budget}
     with silent(), tempfile.TemporaryDirectory() as name:
-        trainer = grpo.trainer_for(config, Path(name), extra, training.rows(config, "grpo"))
+        trainer = trainer_of(config, extra, Path(name))
         expected = preflight(trainer, 8 if args.quick else 64)
         before = exact_match(trainer, problems, extra.max_completion_length)
     print("\n".join(told(expected)), flush=True)

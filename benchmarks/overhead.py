@@ -15,18 +15,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-import pretrain
-from algorithms import GRPOExtraConfig, TrainingConfig, arguments, grpo, sft
+from algorithms import GRPOExtraConfig, arguments
 from chain import recipe as recipes
+from chain.recovery import train_within_memory
 from data import world
+from kinds import Stage, named
+from pretrain.loop import pretrain
 from utils.files import weights_sha256
+from utils.limits import Clock
 from utils.quiet import quiet_libraries
 
 RECIPE = "scratch_tiny"
@@ -43,15 +46,6 @@ class Times(NamedTuple):
     stage_s: float
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What both sides are given."""
-
-    kind: str
-    config: TrainingConfig
-    extra: GRPOExtraConfig | None = None
-
-
 def lengths(completions: list[Any], **_: Any) -> list[float]:
     """Return the length of each completion: a reward that costs nothing, and varies whatever the model says."""
     return [float(len(completion[0]["content"])) for completion in completions]
@@ -59,10 +53,7 @@ def lengths(completions: list[Any], **_: Any) -> list[float]:
 
 def ours(stage: Stage, directory: Path) -> None:
     """Run the stage as the pipeline does."""
-    if stage.kind == "sft":
-        sft.train(stage.config, directory)
-    else:
-        grpo.train(stage.config, directory, stage.extra)
+    train_within_memory(stage, directory, Clock())
 
 
 def bare(stage: Stage, directory: Path) -> None:
@@ -71,9 +62,10 @@ def bare(stage: Stage, directory: Path) -> None:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    kind: Any = stage.kind
     config = stage.config
     options = arguments.resolve(config, stage.extra, directory) | {"report_to": ["tensorboard"]}
-    if stage.kind == "sft":
+    if not kind.samples:
         options["assistant_only_loss"] = True
     rows = world.rows(config.dataset_name.removeprefix("made:"), "train", config.max_samples, config.seed)
     model = AutoModelForCausalLM.from_pretrained(
@@ -81,11 +73,11 @@ def bare(stage: Stage, directory: Path) -> None:
     )
     given: dict[str, Any] = {
         "model": model,
-        "args": arguments.config_class(stage.kind)(**options),
+        "args": kind.args_class()(**options),
         "train_dataset": Dataset.from_list(rows),
         "processing_class": AutoTokenizer.from_pretrained(str(config.model_name)),
     }
-    trainer = trl.SFTTrainer(**given) if stage.kind == "sft" else trl.GRPOTrainer(reward_funcs=[lengths], **given)
+    trainer = trl.GRPOTrainer(reward_funcs=[lengths], **given) if kind.samples else trl.SFTTrainer(**given)
     trainer.train()
     trainer.save_model(str(directory))
 
@@ -142,17 +134,19 @@ def compare(stage: Stage, pairs: int) -> None:
         found = {side: measure(side, stage) for side in ((ours, bare) if number % 2 == 0 else (bare, ours))}
         (mine, my_weights), (its, its_weights) = found[ours], found[bare]
         if my_weights != its_weights:
-            raise SystemExit(f"{stage.kind}: the two sides ended with different weights: they did not do the same work")
+            raise SystemExit(
+                f"{stage.label}: the two sides ended with different weights: they did not do the same work"
+            )
         ratios.append(Times(mine.train_s / its.train_s, mine.stage_s / its.stage_s))
         print(
-            f"{stage.kind} pair {number + 1}: train {mine.train_s:.2f} s ours, {its.train_s:.2f} s bare;"
+            f"{stage.label} pair {number + 1}: train {mine.train_s:.2f} s ours, {its.train_s:.2f} s bare;"
             f" stage {mine.stage_s:.2f} s ours, {its.stage_s:.2f} s bare",
             flush=True,
         )
     for name in Times._fields:
         values = sorted(getattr(ratio, name) for ratio in ratios)
         print(
-            f"{stage.kind} {name.removesuffix('_s')}: median ratio ours / bare {statistics.median(values):.3f}"
+            f"{stage.label} {name.removesuffix('_s')}: median ratio ours / bare {statistics.median(values):.3f}"
             f" (of {pairs}: {values[0]:.3f} … {values[-1]:.3f})",
             flush=True,
         )
@@ -163,9 +157,10 @@ def stages(base: Path, sft_steps: int, grpo_steps: int) -> list[Stage]:
     configs = recipes.load(RECIPE).configs
     prompts = 16 * grpo_steps  # 128 completions a step, 8 of each prompt
     return [
-        Stage("sft", replace(configs["sft"], model_name=str(base), max_steps=sft_steps)),
+        Stage("sft", named("sft"), replace(configs["sft"], model_name=str(base), max_steps=sft_steps)),
         Stage(
             "grpo",
+            named("grpo"),
             replace(configs["grpo"], model_name=str(base), max_steps=grpo_steps, max_samples=prompts),
             GRPOExtraConfig(reward_func=lengths, num_generations=8, max_completion_length=64),
         ),
@@ -186,7 +181,7 @@ def main() -> None:
         config: Any = recipes.load(RECIPE).configs["pretrain"]
         few = {"max_steps": PRETRAIN_STEPS, "max_samples": 2000, "eval_samples": 16, "save_steps": 1000}
         with silent():
-            pretrain.train(replace(config, **few), base)
+            pretrain(replace(config, **few), base)
         for stage in stages(base, args.sft_steps, args.grpo_steps):
             compare(stage, args.pairs)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from chain.recovery import train_within_memory
 from pipeline import Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
 from tests.algorithms.conftest import data_files, model_dir
@@ -30,15 +31,11 @@ def configs(model_dir: Path, data_files: dict[str, Path], tmp_path: Path, monkey
         "max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 3, "bf16": False, "eval_samples": 24,
         "gradient_checkpointing": False, "eval_fraction": 0.2, "warmup_steps": 0,
     }  # fmt: skip
-    sft: dict[str, Any] = {"model_name": str(model_dir), "output_dir": "my-sft", "dataset_name": str(data_files["sft"])}
-    dpo: dict[str, Any] = {
-        "model_name": StageOutput("sft"),
-        "output_dir": "my-dpo",
-        "dataset_name": str(data_files["dpo"]),
-    }
+    sft: dict[str, Any] = {"model_name": str(model_dir), "dataset_name": str(data_files["conversations"])}
+    dpo: dict[str, Any] = {"model_name": StageOutput("sft"), "dataset_name": str(data_files["pairs"])}
     return {
-        "sft": TrainingConfig(**sft, **quick, learning_rate=SOUND, gates=[LEARNS]),
-        "dpo": TrainingConfig(**dpo, **quick, learning_rate=1e-3),
+        "sft": TrainingConfig(**sft, output_dir="my-sft", **quick, learning_rate=SOUND, gates=[LEARNS]),
+        "dpo": TrainingConfig(**dpo, output_dir="my-dpo", **quick, learning_rate=1e-3),
     }
 
 
@@ -113,7 +110,7 @@ def test_a_stage_with_a_hundredfold_learning_rate_is_stopped_and_kept(configs: C
 def test_on_fail_input_lets_later_stages_start_from_the_stages_input(configs: Configs, model_dir: Path) -> None:
     broken = with_sft(configs, learning_rate=BROKEN, on_fail="input")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("chain.run.train_function", stopping_at("dpo"))
+        patched.setattr("chain.run.train_within_memory", stopping_at("dpo"))
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(broken)
     run = run_pipeline(broken, resume="latest")
@@ -157,16 +154,15 @@ def test_weights_that_changed_since_a_gate_handed_them_on_are_refused(configs: C
         run_pipeline(broken, stages=["dpo"], from_run=run.name)
 
 
-def stopping_at(kind: str) -> Any:
-    """Return a `train_function` that trains, but is stopped when it comes to a stage."""
-    from chain.run import train_function
+def stopping_at(label: str) -> Any:
+    """Return a `train_within_memory` that is stopped when it comes to a stage."""
 
-    def of(stage: Any) -> Any:
-        if stage.kind == kind:
+    def train(stage: Any, *given: Any) -> Path:
+        if stage.label == label:
             raise KeyboardInterrupt
-        return train_function(stage)
+        return train_within_memory(stage, *given)
 
-    return of
+    return train
 
 
 def test_everything_wrong_with_gates_is_told_at_once_and_nothing_is_created(configs: Configs) -> None:
@@ -235,7 +231,7 @@ def test_a_reward_function_of_the_recipe_is_a_metric(configs: Configs, data_file
         return [0.0 for _ in completions]
 
     own, built_in = ({"metric": f"rewards {name}", "not_below_input": 0.1} for name in ("brief", "exact_match"))
-    fields: dict[str, Any] = {"dataset_name": str(data_files["grpo"]), "output_dir": "my-grpo"}
+    fields: dict[str, Any] = {"dataset_name": str(data_files["prompts"]), "output_dir": "my-grpo"}
     grpo = replace(configs["dpo"], **fields, gates=[own, built_in])
     extra = GRPOExtraConfig(reward_func=[brief, "exact_match"])
     assert stages_of({"sft": configs["sft"], "grpo": grpo}, extra)

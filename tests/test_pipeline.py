@@ -25,6 +25,7 @@ from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
 from utils import secrets
 from utils.files import weights_sha256
+from utils.limits import Clock
 from utils.locks import lock
 from utils.stage_log import StageLog
 
@@ -33,7 +34,7 @@ RUN_INFO_KEYS = set(
     " git_commit code processes hardware".split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(
-    "name status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
+    "name kind status config input output data steps tokens duration_s peak_memory_bytes evaluation alarms".split()
 )
 TEMPLATE = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
 RESULT = {"task": "t", "metric": "m", "n": 1, "before": 0.0, "after": 1.0, "ci95": [0.5, 1.5]}
@@ -70,27 +71,23 @@ class Stages:
         self.trained: list[str] = []
         self.instead: dict[str, Callable[[], None]] = {}
 
-    def train_function(self, stage: Stage) -> Callable[[Stage, Path], Path]:
-        """Take the place of pipeline's own."""
-
-        def train(given: Stage, stage_dir: Path) -> Path:
-            self.trained.append(stage.kind)
-            if stage.kind in self.instead:
-                self.instead.pop(stage.kind)()
-            before = Path(given.config.model_name, "model.safetensors").read_bytes()
-            (stage_dir / "model.safetensors").write_bytes(before + b" " + stage.kind.encode())
-            for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(Path(given.config.model_name, name), stage_dir)
-            return stage_dir
-
-        return train
+    def train(self, stage: Stage, stage_dir: Path, clock: Clock) -> Path:
+        """Take the place of the training."""
+        self.trained.append(stage.label)
+        if stage.label in self.instead:
+            self.instead.pop(stage.label)()
+        before = Path(stage.config.model_name, "model.safetensors").read_bytes()
+        (stage_dir / "model.safetensors").write_bytes(before + b" " + stage.label.encode())
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(stage.config.model_name, name), stage_dir)
+        return stage_dir
 
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     """Replace training and evaluation by stand-ins."""
     made = Stages()
-    monkeypatch.setattr("chain.run.train_function", made.train_function)
+    monkeypatch.setattr("chain.run.train_within_memory", made.train)
     monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: [RESULT])
     return made
 
@@ -289,7 +286,7 @@ REFUSALS: dict[str, tuple[Callable[[], Configs], str]] = {
     "wrong class": (lambda: {"sft": PretrainConfig(output_dir="x", dataset_name="y")}, "must be a TrainingConfig"),
     "pretrain later": (
         lambda: _configs() | {"pretrain": PretrainConfig(output_dir="x", dataset_name="rows.jsonl")},
-        "must be the first stage",
+        "pretrain: must come before sft, since it starts from nothing",
     ),
     "unknown input": (lambda: _sft(model_name=StageOutput("pretrian")), "the recipe has no such stage"),
     "itself as input": (lambda: _sft(model_name=StageOutput("sft")), "does not run before"),

@@ -24,7 +24,6 @@ import pytest
 
 import chat
 import run_all
-from chain import command_line
 from evaluation import __main__ as evaluating
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
@@ -113,7 +112,7 @@ def needs_the_hub(argv: list[str]) -> bool:
 def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Serve a command of run_all.py: as it is, or with `--plan` where it would train."""
     asked = run_all.parser().parse_args(argv)
-    run_all.refuse_combinations(asked)
+    run_all.refuse_combinations(asked, None)
     if not (asked.list or asked.plan or asked.download):
         argv = [*argv, "--plan"]
     if asked.test or asked.resume:
@@ -191,14 +190,15 @@ def call_measuring(argv: list[str], work: Path, capsys: pytest.CaptureFixture[st
         assert f"{EXAMPLE_RUN}/sft" in said.out
 
 
-def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def call_recipe(path: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a recipe as a script, up to `run_pipeline`, whose arguments are then checked as it checks them."""
-    import pipeline
     from chain.stages import stages_of
 
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pipeline, "run_pipeline", lambda *arguments: calls.append(arguments))
-    runpy.run_path(str(ROOT / path if (ROOT / path).exists() else Path(path)), run_name="__main__")
+    monkeypatch.setattr(run_all, "run_pipeline", lambda *arguments, **_: calls.append(arguments))
+    monkeypatch.setattr(sys, "argv", [path, *argv])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(ROOT / path if (ROOT / path).exists() else Path(path)), run_name="__main__")
     (arguments,) = calls
     assert stages_of(*arguments)
 
@@ -310,9 +310,7 @@ def test_a_command_of_the_readme_runs(
         case ["python", script, *_] if script.startswith("benchmarks/"):
             call_benchmark(words[1:])
         case ["python", recipe, *argv]:
-            call_recipe(recipe, monkeypatch)
-            monkeypatch.setattr(sys, "argv", [recipe, *argv])
-            command_line.of_script()
+            call_recipe(recipe, argv, monkeypatch)
         case ["python3.11", "-m", module, ".venv"]:
             assert module == "venv"
         case [".", activate]:

@@ -15,6 +15,7 @@ import run_all
 from chain.command_line import Request
 from chain.recipe import load, shipped
 from run_all import main
+from utils.command_line import command, resume_command
 from utils.errors import Refused, StageFailed
 from utils.run_directory import RunInfo, create
 
@@ -82,7 +83,7 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
 
     recipe = load(name)
     assert recipe.name == name
-    assert [stage.kind for stage in stages_of(recipe.configs, recipe.grpo_extra)] == list(recipe.configs)
+    assert [stage.label for stage in stages_of(recipe.configs, recipe.grpo_extra)] == list(recipe.configs)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_every_shipped_recipe_is_sound(name: str) -> None:
         (["--recipe", "mine-0.5.py", "--set", "sft.learnign_rate=1"], "did you mean 'learning_rate'"),
         (["--recipe", "mine-0.5.py", "--set", "sft.learning_rate=fast"], "must be float or None, not 'fast'"),
         (["--recipe", "mine-0.5.py", "--set", "sft.max_steps=1.5"], "must be int or None, not '1.5'"),
-        (["--recipe", "mine-0.5.py", "--set", "learning_rate"], "STAGE.FIELD=VALUE"),
+        (["--recipe", "mine-0.5.py", "--set", "learning_rate"], "LABEL.FIELD=VALUE"),
         (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.max_grad_nrom=1"], "did you mean 'max_grad_norm'"),
         (["--recipe", "mine-0.5.py", "--set", "sft.trainer_args.learning_rate=1"], "leave out `trainer_args.`"),
         (["--test", "--memory-budget", "6"], "argument --memory-budget: 6: must be a size of at least 1MiB"),
@@ -210,9 +211,7 @@ def test_a_file_beside_a_script_that_hides_ours_is_named(name: str, in_tmp: Path
 
 def _script(*argv: str, source: str = RECIPE) -> subprocess.CompletedProcess[str]:
     """Run a recipe by itself, with these arguments."""
-    Path("by-itself.py").write_text(
-        f"{source}from pipeline import run_pipeline\nrun_pipeline(configs)\nprint('after')\n"
-    )
+    Path("by-itself.py").write_text(f"{source}from run_all import run_script\nrun_script(__file__)\nprint('after')\n")
     command = [sys.executable, "by-itself.py", *argv]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=ON_PATH)
 
@@ -230,7 +229,7 @@ def test_a_recipe_run_as_a_script_takes_the_flags_of_one_recipe(in_tmp: Path) ->
     ("argv", "message"),
     [
         (["--plann"], "unrecognized arguments: --plann, did you mean '--plan'? All flags: "),
-        (["--test"], "unrecognized arguments: --test"),
+        (["--test"], "by-itself.py is the recipe: leave out --test"),
         (["--force"], "add --resume"),
         (["--resume", "latest"], "is not of "),
     ],
@@ -245,15 +244,27 @@ def test_a_recipe_run_as_a_script_refuses_wrong_flags_in_one_message(argv: list[
 
 
 @pytest.mark.parametrize("argv", [["--plan"], ["--resume=latest"], ["--mine", "--set", "a=1"]])
-def test_flags_of_a_script_that_cannot_take_them_are_refused(argv: list[str], in_tmp: Path) -> None:
-    inside = "def main():\n    from pipeline import run_pipeline\n    run_pipeline(dict(configs))\nmain()\n"
-    Path("inside.py").write_text(RECIPE + inside)
-    refused = subprocess.run(
-        [sys.executable, "inside.py", *argv], capture_output=True, text=True, check=False, env=ON_PATH
-    )
-    assert refused.returncode == 2
-    assert "inside.py takes flags only if the `configs` that it passes to run_pipeline are its own" in refused.stderr
+def test_flags_of_a_script_that_calls_run_pipeline_itself_are_refused(argv: list[str], in_tmp: Path) -> None:
+    done = _script(*argv, source=f"{RECIPE}from pipeline import run_pipeline\nrun_pipeline(configs)\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "by-itself.py reads no flags. Give them to run_all.py:\n" in done.stderr
+    assert f"run_all.py --recipe by-itself.py {' '.join(argv)}\n" in done.stderr
+    assert "`from run_all import run_script; run_script(__file__)`" in done.stderr
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("ending", ["from pipeline import run_pipeline\nrun_pipeline(configs)\n", ""])
+def test_a_script_that_was_stopped_goes_on_by_run_all(
+    ending: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = "import chain.run\ndef stop(*_):\n    raise KeyboardInterrupt\nchain.run.train_within_memory = stop\n"
+    done = _script(source=RECIPE + stopped + ending)
+    (run,) = Path("runs").iterdir()
+    assert done.returncode == 130, done.stderr
+    assert f"Continue with:\n  {resume_command(run.resolve())}\n" in done.stderr
+    assert json.loads((run / "run_info.json").read_text())["recipe"] == str(in_tmp / "by-itself.py")
+    assert main(["--resume", "latest", "--plan"]) == 0
+    assert _rows(capsys.readouterr().out)[0][:2] == ["sft", "model"]
 
 
 @pytest.mark.parametrize("wrong", ["configs, 3", "3", "None", "configs, runs_dir=''", "configs, stages='sft,sft'"])
@@ -263,21 +274,7 @@ def test_wrong_arguments_of_run_pipeline_end_a_script_with_a_message(wrong: str,
     assert "Traceback" not in done.stderr
 
 
-def test_a_recipe_run_by_itself_goes_on_by_itself(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import _by_itself
-    from utils.command_line import resume_command
-
-    mine = in_tmp / "mine.py"
-    assert _by_itself(str(mine)) is _by_itself(None) is None
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(mine), raising=False)
-    assert _by_itself("scratch_tiny") is None
-    assert resume_command(in_tmp / "runs/x", _by_itself(str(mine))).endswith(" mine.py --resume x")
-    assert "run_all.py --resume x" in resume_command(in_tmp / "runs/x")
-
-
 def test_a_command_to_type_names_the_interpreter_that_runs(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from utils.command_line import command, resume_command
-
     monkeypatch.setattr(sys, "executable", str(in_tmp / ".venv/bin/python"))
     assert command(in_tmp / "mine.py", "--plan") == ".venv/bin/python mine.py --plan"
     assert resume_command(in_tmp / "runs/x").startswith(".venv/bin/python ")

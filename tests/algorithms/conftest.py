@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from algorithms import TrainingConfig
+from kinds import named
 
 WORDS = "red green blue one two three up down left right".split()
 
@@ -56,25 +57,31 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file of rows for each kind of stage."""
+    """One file of rows for each layout that a kind over TRL trains on."""
     directory = tmp_path_factory.mktemp("data")
     asks = [f"say {first} {second}" for first in WORDS for second in WORDS]
     user = [[{"role": "user", "content": ask}] for ask in asks]
     says = [[{"role": "assistant", "content": ask[4:]}] for ask in asks]
     wrong = [[{"role": "assistant", "content": "no " * (1 + index % 5)}] for index in range(len(asks))]
     rows: dict[str, list[dict[str, Any]]] = {
-        "sft": [{"messages": prompt + answer} for prompt, answer in zip(user, says, strict=True)],
-        "reward": [
+        "conversations": [{"messages": prompt + answer} for prompt, answer in zip(user, says, strict=True)],
+        "pairs": [
             {"prompt": prompt, "chosen": good, "rejected": bad}
             for prompt, good, bad in zip(user, says, wrong, strict=True)
         ],
-        "grpo": [{"prompt": prompt, "answer": answer[0]["content"]} for prompt, answer in zip(user, says, strict=True)],
+        "prompts": [
+            {"prompt": prompt, "answer": answer[0]["content"]} for prompt, answer in zip(user, says, strict=True)
+        ],
+        "labelled": [
+            {"prompt": prompt, "completion": answer, "label": good}
+            for prompt, *sides in zip(user, says, wrong, strict=True)
+            for answer, good in zip(sides, (True, False), strict=True)
+        ],
     }
-    rows["dpo"] = rows["reward"]
     files = {}
-    for kind, some in rows.items():
-        files[kind] = directory / f"{kind}.jsonl"
-        files[kind].write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    for layout, some in rows.items():
+        files[layout] = directory / f"{layout}.jsonl"
+        files[layout].write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
     return files
 
 
@@ -84,8 +91,8 @@ def configure(model_dir: Path, data_files: dict[str, Path]) -> Callable[..., Tra
 
     def make(kind: str, **fields: Any) -> TrainingConfig:
         quick: dict[str, Any] = {
-            "model_name": str(model_dir), "output_dir": kind, "dataset_name": str(data_files[kind]), "max_steps": 3,
-            "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1, "bf16": False,
+            "model_name": str(model_dir), "output_dir": kind, "dataset_name": str(data_files[named(kind).layout]),
+            "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1, "bf16": False,
             "gradient_checkpointing": False,
         }  # fmt: skip
         return TrainingConfig(**(quick | fields))

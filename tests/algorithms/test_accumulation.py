@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from algorithms import TrainingConfig
+from algorithms import GRPOExtraConfig, TrainingConfig
+from algorithms.grpo import GRPO
 
 Configure = Callable[..., TrainingConfig]
 
@@ -80,10 +81,7 @@ def test_an_sft_term_of_dpo_weighs_tokens_otherwise_in_smaller_passes(model_dir:
 def test_grpo_samples_whole_groups_at_once_whatever_the_micro_batch(
     rows: int, passes: int, configure: Configure
 ) -> None:
-    from algorithms import GRPOExtraConfig, arguments
-
     config = configure("grpo", per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-    options = arguments.resolve(config, GRPOExtraConfig(num_generations=4), Path("never-written"))
-    made = GRPO.args_class()(**options)
+    made = GRPO.trainer_args(config, GRPOExtraConfig(num_generations=4))
     assert (made.generation_batch_size, made.steps_per_generation) == (16, passes)
     assert made.generation_batch_size % made.num_generations == 0

@@ -11,6 +11,7 @@ import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import HOPELESS
+from kinds import named
 from tests.algorithms.conftest import WORDS
 from tests.train_stage import train
 from utils.errors import StageFailed
@@ -78,17 +79,17 @@ def stage(
 ) -> Stage:
     """Return a function that trains a stage and returns the alarms it raised; it may fail with an ALARM before."""
 
-    def train(kind: str, data: str | None = None, extra: GRPOExtraConfig = EXACT, **fields: Any) -> Any:
+    def alarms(kind: str, data: str | None = None, extra: GRPOExtraConfig = EXACT, **fields: Any) -> Any:
         usual: dict[str, Any] = {
             "model_name": str(answering), "dataset_name": str(answers[data or kind]), "max_steps": 40,
-            "per_device_train_batch_size": 32 if kind == "grpo" else 16, "learning_rate": HEALTHY[kind],
+            "per_device_train_batch_size": 32 if named(kind).samples else 16, "learning_rate": HEALTHY[kind],
         }  # fmt: skip
         args = {"save_strategy": "no"} | fields.pop("trainer_args", {})
         config = configure(kind, trainer_args=args, **(usual | fields))
         train(kind, config, stage_dir, extra)
         return StageLog(stage_dir).read_info().get("alarms", [])
 
-    return train
+    return alarms
 
 
 def names(alarms: list[dict[str, Any]]) -> set[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, check, checks
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, check, grpo
 from tests.train_stage import KINDS
 from utils.values import describe, matches
 
@@ -148,17 +148,17 @@ def test_a_batch_that_holds_no_whole_groups_is_refused_with_one_that_does() -> N
 def test_a_batch_of_completions_counts_every_process(several: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", several)
     two_rows = config(per_device_train_batch_size=2, gradient_accumulation_steps=1)
-    problems = checks._groups(two_rows, GRPOExtraConfig(num_generations=4))
+    problems = check("grpo", two_rows, GRPOExtraConfig(num_generations=4))
     assert bool(problems) == (several == "1")
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_vllm_is_refused_in_one_message_where_it_is_not_installed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = config(trainer_args={"use_vllm": True, "vllm_mode": mode})
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(grpo, "find_spec", lambda name: None)
     (problem,) = check("grpo", given)
     assert problem.startswith("grpo: trainer_args: use_vllm = True needs vLLM, which is not installed: pip install")
-    monkeypatch.setattr(checks, "find_spec", lambda name: name)
+    monkeypatch.setattr(grpo, "find_spec", lambda name: name)
     assert check("grpo", given) == []
 
 

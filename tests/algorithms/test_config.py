@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, arguments
+from algorithms.grpo import GRPO
 from algorithms.rewards import exact_match
+from algorithms.sft import SFT
+from algorithms.trl_kind import TrlKind
+from data.sources import load_for
+from kinds import named
 from tests.train_stage import KINDS
 
 TO_THE_TRAINER: dict[str, tuple[str, Any]] = {
@@ -50,6 +55,7 @@ TO_THE_DATA_OR_MODEL = {
 }
 ELSEWHERE = {
     "output_dir",  # the run's directory
+    "stage",  # tests/chain/test_labels.py
     "use_liger_kernel",  # test_liger.py
     "max_skipped_steps",  # test_gradients.py
     *("peft", "peft_args", "merge_adapter"),  # test_adapters.py
@@ -67,12 +73,11 @@ def test_every_field_is_tested_for_what_it_does() -> None:
 
 
 @pytest.mark.parametrize("name", TO_THE_TRAINER)
-def test_field_reaches_the_trl_config(name: str, tmp_path: Path) -> None:
-    kind, value = TO_THE_TRAINER[name]
-    extra = GRPOExtraConfig() if kind == "grpo" else None
-    cls = named(kind).args_class()
-    built = cls(**arguments.resolve(config(**{name: value}), extra, tmp_path))
-    plain = cls(**arguments.resolve(config(), extra, tmp_path))
+def test_field_reaches_the_trl_config(name: str) -> None:
+    name_of_kind, value = TO_THE_TRAINER[name]
+    kind = named(name_of_kind)
+    extra = GRPOExtraConfig() if kind.samples else None
+    built, plain = (kind.trainer_args(one, extra) for one in (config(**{name: value}), config()))
     for key, expected in (value if name == "trainer_args" else {name: value}).items():
         assert getattr(built, key) == expected
         assert getattr(plain, key) != expected
@@ -80,21 +85,18 @@ def test_field_reaches_the_trl_config(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TO_THE_DATA_OR_MODEL if name.startswith(("dataset", "eval", "max"))])
 def test_field_reaches_the_data_loader(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from algorithms import training
     from data import sources
 
     asked: list[Any] = []
     monkeypatch.setattr(sources, "_loaded", lambda *args, **options: asked.append((args, options)))
-    training.rows(config(**{name: TO_THE_DATA_OR_MODEL[name]}), "sft")
-    training.rows(config(), "sft")
+    load_for(config(**{name: TO_THE_DATA_OR_MODEL[name]}), "sft")
+    load_for(config(), "sft")
     assert asked[0] != asked[1]
     assert TO_THE_DATA_OR_MODEL[name] in [*asked[0][0], *asked[0][1].values()]
 
 
 def test_data_fields_change_the_rows(configure: Callable[..., TrainingConfig]) -> None:
-    from algorithms import training
-
-    some = training.rows(configure("sft", max_samples=5, eval_samples=3, eval_fraction=0.5), "sft")
+    some = load_for(configure("sft", max_samples=5, eval_samples=3, eval_fraction=0.5), "sft")
     assert (len(some.train), len(some.eval)) == (5, 3)
 
 
@@ -143,15 +145,16 @@ def test_trls_default_is_autocast() -> None:
     assert SFT.args_class()(output_dir="o", use_cpu=True).bf16 is True
 
 
-def test_grpo_extra_reaches_the_trl_config(tmp_path: Path) -> None:
+def test_grpo_extra_reaches_the_trl_config() -> None:
     extra = GRPOExtraConfig(num_generations=2, max_completion_length=33, reward_weights=[2, 1])
-    built = GRPO.args_class()(**arguments.resolve(config(), extra, tmp_path))
+    built = GRPO.trainer_args(config(), extra)
     assert (built.num_generations, built.max_completion_length, built.reward_weights) == (2, 33, [2.0, 1.0])
 
 
 def test_trainer_fields_are_named_as_in_trl() -> None:
     names = {field.name for field in fields(TrainingConfig)} - arguments.NOT_FOR_THE_TRAINER
-    known = {field.name for kind in KINDS for field in fields(named(kind).args_class())}
+    kinds = [named(name) for name in KINDS]
+    known = {field.name for kind in kinds if isinstance(kind, TrlKind) for field in fields(kind.args_class())}
     assert names <= known
     assert arguments.OURS.keys() <= known
 

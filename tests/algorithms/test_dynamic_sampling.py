@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig, grpo, training
+from algorithms import GRPOExtraConfig, TrainingConfig, training
+from algorithms.grpo import GRPO
+from data.sources import load_for
+from tests.train_stage import train, trainer_of
 from utils.files import weights_sha256
 
 Configure = Callable[..., TrainingConfig]
@@ -35,7 +38,7 @@ EXTRA = GRPOExtraConfig(
 
 def run(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig = EXTRA) -> Path:
     stage_dir.mkdir(exist_ok=True)
-    return Path(train("grpo", config, stage_dir, extra))
+    return train("grpo", config, stage_dir, extra)
 
 
 def metrics(stage_dir: Path) -> list[dict[str, Any]]:
@@ -54,11 +57,11 @@ def test_without_a_budget_the_weights_are_those_of_trls_own_trainer(wide: Config
 
     config = wide()
     ours = run(config, tmp_path / "ours", replace(EXTRA, dynamic_sampling=0))
-    data = training.rows(config, "grpo")
+    data = load_for(config, "grpo")
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(str(config.model_name)),
         reward_funcs=[starts_late],
-        args=training.trl_config("grpo", config, tmp_path / "its", EXTRA),
+        args=training.trl_config(GRPO, config, tmp_path / "its", EXTRA),
         train_dataset=data.train,
         processing_class=AutoTokenizer.from_pretrained(str(config.model_name)),
     )
@@ -108,8 +111,7 @@ def test_what_is_trained_on_is_what_was_rewarded_and_stands_beside_its_own_promp
     wide: Configure, tmp_path: Path
 ) -> None:
     config, extra = wide(), replace(EXTRA, reward_func=seen)
-    data = training.rows(config, "grpo")
-    trainer = grpo.trainer_for(config, tmp_path, extra, data)
+    trainer, data = trainer_of("grpo", config, tmp_path, extra)
     trainer.model.train()
     rows = [data.train[at] for at in range(4) for _ in range(4)]
     output = trainer._generate_and_score_completions(rows)
@@ -138,8 +140,7 @@ def test_sampled_in_parts_after_memory_ran_out_the_same_completions_are_trained_
     from algorithms import overrides
 
     config = wide()
-    data = training.rows(config, "grpo")
-    trainer: Any = grpo.trainer_for(config, tmp_path, EXTRA, data)
+    trainer, data = trainer_of("grpo", config, tmp_path, EXTRA)
     sample, failed = trainer._generate_single_turn, []
 
     def short_of_memory(prompt_ids: list[Any], *rest: Any) -> Any:
@@ -160,12 +161,9 @@ def test_sampled_in_parts_after_memory_ran_out_the_same_completions_are_trained_
 def test_a_reward_models_scores_are_no_spread_where_a_function_judges(configure: Configure, tmp_path: Path) -> None:
     import torch
 
-    from tests.train_stage import train
-
     (tmp_path / "judge").mkdir()
     judge = train("reward", configure("reward", max_steps=2), tmp_path / "judge")
     config = configure("grpo")
-    data = training.rows(config, "grpo")
     cases: list[tuple[list[Any], list[float], list[bool]]] = [
         ([starts_late, str(judge)], [1, 0.5], [False, True]),
         ([starts_late, str(judge)], [0, 0.5], [False, False]),  # a weight of 0: logged alone
@@ -173,7 +171,7 @@ def test_a_reward_models_scores_are_no_spread_where_a_function_judges(configure:
     ]
     for sources, weights, wanted in cases:
         extra = replace(EXTRA, reward_func=sources, reward_weights=weights)
-        trainer = grpo.trainer_for(config, tmp_path, extra, data)
+        trainer, _ = trainer_of("grpo", config, tmp_path, extra)
         scores = [[1, 0.1], [1, 0.2], [1, 0.3], [1, 0.4], [1, 0.1], [0, 0.2], [torch.nan, 0.3], [1, 0.4]]
         rewards = torch.tensor([score[-len(sources) :] for score in scores])
         assert trainer.informative(rewards) == wanted

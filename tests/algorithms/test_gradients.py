@@ -28,7 +28,7 @@ def broken(data_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("data.converters._number", lambda row, column: row[column])
 
-    rows = [json.loads(line) for line in data_files["reward"].read_text().splitlines()]
+    rows = [json.loads(line) for line in data_files["pairs"].read_text().splitlines()]
     margins = [math.nan if number == BROKEN_ROW else 0.5 for number in range(len(rows))]
     for row, margin in zip(rows, margins, strict=True):
         row["margin"] = margin
@@ -58,7 +58,7 @@ def test_the_rows_that_are_named_are_those_of_the_step(
     broken: dict[str, Any], configure: Configure, stage_dir: Path, data_files: dict[str, Path]
 ) -> None:
     """One row a step, in the second epoch: the one that is named is the one that was broken."""
-    ask = json.loads(data_files["reward"].read_text().splitlines()[BROKEN_ROW])["prompt"][0]["content"]
+    ask = json.loads(data_files["pairs"].read_text().splitlines()[BROKEN_ROW])["prompt"][0]["content"]
     alone = {**broken, "per_device_train_batch_size": 1, "max_steps": 200, "save_steps": 500}
     with pytest.raises(StageFailed, match=ask):
         run("reward", configure("reward", **alone, max_skipped_steps=1), stage_dir)

@@ -78,9 +78,7 @@ def test_every_layout_gives_the_same_rows(layout: str, thumbs: Configure, tmp_pa
     def prepared(some: list[dict[str, Any]], name: str) -> set[tuple[str, bool]]:
         trainer, _ = trainer_of("kto", thumbs(some), tmp_path / name)
         decode = trainer.processing_class.decode
-        return {
-            (decode(row["prompt_ids"] + row["completion_ids"]), row["label"]) for row in trainer.train_dataset
-        }
+        return {(decode(row["prompt_ids"] + row["completion_ids"]), row["label"]) for row in trainer.train_dataset}
 
     plain = rows()
     half = len(plain) // 2

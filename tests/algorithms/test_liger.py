@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from algorithms import TrainingConfig, liger
+from kinds import named
 from tests.algorithms import liger_parity
 from tests.algorithms.liger_parity import ARCHITECTURES, LAYERS
+from tests.train_stage import KINDS
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
 
@@ -95,13 +97,9 @@ def test_liger_is_the_default_on_cuda_and_off_elsewhere_which_is_said_to_whom_as
     assert ("use_liger_kernel is off" in capsys.readouterr().out) is said
 
 
-def test_trl_is_never_told_of_liger(configure: Configure, tmp_path: Path) -> None:
-    from algorithms import arguments
-
-    for kind in ("sft", "reward", "dpo"):
-        options = arguments.resolve(configure(kind, use_liger_kernel=True), None, tmp_path)
-        assert "use_liger_kernel" not in options
-        assert named(kind).args_class()(**options).use_liger_kernel is False
+@pytest.mark.parametrize("kind", KINDS)
+def test_trl_is_never_told_of_liger(kind: str, configure: Configure) -> None:
+    assert named(kind).trainer_args(configure(kind, use_liger_kernel=True)).use_liger_kernel is False
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

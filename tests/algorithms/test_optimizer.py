@@ -123,8 +123,9 @@ def test_bfloat16_weights_with_a_plain_optimizer_at_a_small_rate_are_warned_of_i
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from algorithms import training
+    from algorithms.sft import SFT
 
-    training.trl_config("sft", configure("sft", **fields), tmp_path)
+    training.trl_config(SFT, configure("sft", **fields), tmp_path)
     said = [line for line in capsys.readouterr().out.replace("\n  ", " ").splitlines() if "rounds most updates" in line]
     assert len(said) == warned
 

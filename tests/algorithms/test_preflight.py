@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig, grpo, preflight
+from algorithms import GRPOExtraConfig, TrainingConfig, preflight
 from tests.algorithms.test_dynamic_sampling import metrics, run, starts_late
+from tests.train_stage import train, trainer_of
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
 
@@ -120,8 +121,6 @@ def test_a_hopeless_stage_fails_again_when_it_is_run_again(configure: Configure,
 def test_where_only_a_reward_model_tells_completions_apart_there_is_an_alarm(
     configure: Configure, tmp_path: Path
 ) -> None:
-    from tests.train_stage import train
-
     (tmp_path / "judge").mkdir()
     judge = train("reward", configure("reward", max_steps=2), tmp_path / "judge")
     run(configure("grpo"), tmp_path / "grpo", replace(EXTRA, reward_func=[constant(0.0), str(judge)]))
@@ -142,10 +141,7 @@ def test_many_valued_rewards_have_ranges_and_no_success() -> None:
 def test_a_prediction_holds_for_what_is_sampled_next(configure: Configure, tmp_path: Path) -> None:
     extra = replace(EXTRA, preflight_prompts=95)
     config = configure("grpo", per_device_train_batch_size=96, max_steps=3, learning_rate=1e-7)
-    from algorithms import training
-
-    data = training.rows(config, "grpo")
-    trainer = grpo.trainer_for(config, tmp_path, extra, data)
+    trainer, data = trainer_of("grpo", config, tmp_path, extra)
     found = preflight.run(trainer, 95)
     trainer.model.train()
     seen = []

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig, loading, recovery, training
+from algorithms import GRPOExtraConfig, TrainingConfig, loading, training
+from algorithms.grpo import GRPO
+from algorithms.sft import SFT
+from kinds import MicroBatch, named
 from tests.train_stage import KINDS, train
 from utils.errors import StageFailed
 from utils.files import weights_sha256
-from utils.out_of_memory import Batch
 
 Configure = Callable[..., TrainingConfig]
 
@@ -193,9 +195,9 @@ def test_grpo_samples_as_many_completions_at_once_as_before() -> None:
             model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8,
             gradient_accumulation_steps=2, trainer_args=trainer_args,
         )  # fmt: skip
-        smaller = recovery.batch_of("grpo", config).smaller()
+        smaller = GRPO.micro_batch(config).smaller()
         assert smaller is not None
-        made = recovery.with_batch("grpo", config, smaller)
+        made = GRPO.with_micro_batch(config, smaller)
         assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (4, 4)
         return dict(made.trainer_args)
 
@@ -209,11 +211,12 @@ def test_passes_without_gradients_take_no_more_rows_than_those_that_train() -> N
         config = TrainingConfig(
             model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=8, trainer_args=trainer_args
         )
-        batch = recovery.batch_of(kind, config)
-        assert recovery.with_batch(kind, config, batch, extra).trainer_args == trainer_args  # the recipe's own stays
+        batch = named(kind).micro_batch(config)
+        assert named(kind).with_micro_batch(config, batch, extra).trainer_args == trainer_args  # the recipe's own stays
         smaller = batch.smaller()
         assert smaller is not None
-        return recovery.with_batch(kind, config, smaller, extra)
+        made: TrainingConfig = named(kind).with_micro_batch(config, smaller, extra)
+        return made
 
     ahead = halved("dpo", per_device_eval_batch_size=16, precompute_ref_batch_size=32).trainer_args
     assert ahead == {"per_device_eval_batch_size": 4, "precompute_ref_batch_size": 4}
@@ -226,9 +229,9 @@ def test_passes_without_gradients_take_no_more_rows_than_those_that_train() -> N
 def test_a_micro_batch_given_in_trainer_args_becomes_smaller_too() -> None:
     given = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
     config = TrainingConfig(model_name="m", output_dir="o", dataset_name="d", trainer_args=given)
-    smaller = recovery.batch_of("sft", config).smaller()
+    smaller = SFT.micro_batch(config).smaller()
     assert smaller is not None
-    assert recovery.batch_of("sft", recovery.with_batch("sft", config, smaller)) == Batch(4, 4)
+    assert SFT.micro_batch(SFT.with_micro_batch(config, smaller)) == MicroBatch(4, 4)
 
 
 def test_memory_that_runs_out_in_the_reference_pass_halves_its_rows(
@@ -257,7 +260,7 @@ def test_one_row_at_a_time_is_told_what_takes_more_rows() -> None:
             model_name="m", output_dir="o", dataset_name="d", per_device_train_batch_size=rows,
             trainer_args={"precompute_ref_batch_size": 8},
         )  # fmt: skip
-        return recovery.advice("dpo", config)
+        return named("dpo").advice(config)
 
     assert "a smaller precompute_ref_batch_size (it is 8)" in advised(1)
     assert "precompute_ref_batch_size" not in advised(2)  # with two rows it came down to one, and memory ran out again
@@ -265,8 +268,8 @@ def test_one_row_at_a_time_is_told_what_takes_more_rows() -> None:
 
 def test_what_the_recipe_leaves_open_is_trls_default() -> None:
     config = TrainingConfig(model_name="m", output_dir="o", dataset_name="d")
-    assert [recovery.batch_of(kind, config) for kind in KINDS[:3]] == [Batch(8, 1)] * 3
-    assert recovery.batch_of("grpo", config) == Batch(8, 1, 8)
+    for kind in map(named, KINDS):
+        assert kind.micro_batch(config) == MicroBatch(8, 1, 8 if kind.samples else 0)
 
 
 @pytest.mark.parametrize("save_steps", [1, 3])

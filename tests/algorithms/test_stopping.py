@@ -19,7 +19,6 @@ from algorithms import GRPOExtraConfig, TrainingConfig, loading
 from tests.train_stage import KINDS, train
 from utils.errors import Interrupted
 from utils.files import weights_sha256
-from utils.limits import Limits, keep
 from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
@@ -33,9 +32,9 @@ def lengths(completions: list[Any], **_: Any) -> list[float]:
 EXTRA = GRPOExtraConfig(reward_func=lengths, num_generations=4, max_completion_length=6)
 
 
-def run(kind: str, config: TrainingConfig, stage_dir: Path) -> Path:
+def run(kind: str, config: TrainingConfig, stage_dir: Path, **limits: Any) -> Path:
     stage_dir.mkdir(exist_ok=True)
-    return train(kind, config, stage_dir, EXTRA)
+    return train(kind, config, stage_dir, EXTRA, **limits)
 
 
 def checkpoints(stage_dir: Path) -> list[str]:
@@ -164,8 +163,8 @@ def test_a_stage_that_would_not_end_in_time_stops_early_and_says_what_would(
         at_pass[number] = lambda: time.sleep(0.05)
     config = configure("sft", max_steps=1000)
     began = time.monotonic()
-    with keep(Limits(max_hours=0.005)), pytest.raises(Interrupted) as stopped:  # 18 s, and 1000 steps take 50 or more
-        run("sft", config, tmp_path / "stage")
+    with pytest.raises(Interrupted) as stopped:  # 18 s, and 1000 steps take 50 or more
+        run("sft", config, tmp_path / "stage", max_hours=0.005)
     assert time.monotonic() - began < 15
     said = str(stopped.value)
     for part in ("stopped for time", "of 1000", "--max-hours 0.005 leave", "continued with --max-hours", "max_steps="):
@@ -181,14 +180,13 @@ def test_a_stage_stops_when_its_time_is_over(
     configure: Configure, tmp_path: Path, at_pass: dict[int, Callable[[], None]]
 ) -> None:
     at_pass[1] = lambda: time.sleep(1.5)
-    with keep(Limits(max_hours=1 / 3600)), pytest.raises(Interrupted, match=r"step [12] of 30.* are over"):
-        run("sft", configure("sft", max_steps=30), tmp_path / "stage")
+    with pytest.raises(Interrupted, match=r"step [12] of 30.* are over"):
+        run("sft", configure("sft", max_steps=30), tmp_path / "stage", max_hours=1 / 3600)
     assert len(checkpoints(tmp_path / "stage")) == 1
 
 
 def test_a_stage_with_time_enough_is_left_alone(configure: Configure, stage_dir: Path) -> None:
-    with keep(Limits(max_hours=1)):
-        run("sft", configure("sft", max_steps=8), stage_dir)
+    run("sft", configure("sft", max_steps=8), stage_dir, max_hours=1)
     assert StageLog(stage_dir).read_info()["steps"] == 8
 
 

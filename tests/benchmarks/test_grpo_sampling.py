@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the embedded recipe's shapes, cut short: what it knows does not matter here."""
-    import pretrain
     from chain import recipe as recipes
     from tests.train_stage import train
 
@@ -26,7 +25,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = {"max_steps": 4, "save_steps": 1000, "eval_samples": 16}
     for kind in ("pretrain", "sft", "reward"):
         (run / kind).mkdir()
-    pretrain.train(replace(configs["pretrain"], **few, max_samples=2000), run / "pretrain")
+    train("pretrain", replace(configs["pretrain"], **few, max_samples=2000), run / "pretrain")
     train("sft", replace(configs["sft"], **few, model_name=str(run / "pretrain")), run / "sft")
     train("reward", replace(configs["reward"], **few, max_samples=64, model_name=str(run / "sft")), run / "reward")
     stages = [{"name": kind, "output_dir": kind} for kind in ("pretrain", "sft", "reward")]

@@ -305,7 +305,7 @@ def test_every_stage_of_the_shipped_recipe_is_forecast_without_weights(kind: str
         Stage(name, named(name), config, recipe.grpo_extra if name == "grpo" else None)
         for name, config in recipe.configs.items()
     ]
-    one = next(one for one in every if one.kind == kind)
+    one = next(one for one in every if one.label == kind)
     assert 2 * GIB < forecast.forecast(one, models(*every)).peak_bytes < 16 * GIB
     assert Path("never-written").exists() is False
 

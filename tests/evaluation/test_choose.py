@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from algorithms.config import GRPOExtraConfig, StageOutput, TrainingConfig
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from evaluation import evaluate_stage, tasks_for
 from evaluation.answers import Rewards, SampledRewards
 from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS, SAMPLED_PROMPTS

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import PretrainConfig, checkpoint, loop, train, untrained
+from pretrain import PretrainConfig, checkpoint, loop, untrained
 from pretrain.config import range_problems
 from pretrain.optim import MuonAndAdamW
+from tests import train_stage
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
-from utils.limits import Limits, keep
 from utils.sealed import sealed
 from utils.stage_log import StageLog
 from utils.trackers import stage_environment
@@ -44,6 +44,10 @@ SMALL = PretrainConfig(
     save_steps=10,
     save_total_limit=1,
 )
+
+
+def train(config: PretrainConfig, stage_dir: Path, **limits: Any) -> Path:
+    return train_stage.train("pretrain", config, stage_dir, **limits)
 
 
 @pytest.fixture(scope="module")
@@ -233,15 +237,15 @@ def test_a_stop_ends_the_step_and_saves_it(trained: Path, tmp_path: Path) -> Non
     code = f"""
 import os, signal
 from pathlib import Path
-import cache_config, pretrain, pretrain.loop as loop
-from tests.pretrain.test_pretrain import SMALL
+import cache_config, pretrain.loop as loop
+from tests.pretrain.test_pretrain import SMALL, train
 step = loop.Run._step
 def stopping(self):
     if self.position.step == 6:
         os.kill(os.getpid(), signal.SIGTERM)
     return step(self)
 loop.Run._step = stopping
-pretrain.train(SMALL, Path({str(tmp_path)!r}))
+train(SMALL, Path({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert "Interrupted: stopped after step 7 of 24, with a checkpoint" in done.stderr
@@ -366,8 +370,8 @@ def test_a_signal_in_the_last_step_is_not_lost(trained: Path, tmp_path: Path, st
 
 def test_the_limit_of_time_stops_it_early_with_a_checkpoint(trained: Path, tmp_path: Path, steps: Steps) -> None:
     steps.actions |= {step: lambda rows: time.sleep(0.2) for step in range(24)}
-    with keep(Limits(max_hours=3.0 / 3600)), pytest.raises(Interrupted, match=r"step \d of 24.*max_steps=\d+"):
-        train(SMALL, tmp_path)
+    with pytest.raises(Interrupted, match=r"step \d of 24.*max_steps=\d+"):
+        train(SMALL, tmp_path, max_hours=3.0 / 3600)
     steps.actions.clear()
     train(SMALL, tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(trained)

@@ -15,10 +15,11 @@ TRAIN = """
 import sys
 from pathlib import Path
 import cache_config
-from pretrain import PretrainConfig, train
+from pretrain import PretrainConfig
+from pretrain.loop import pretrain
 rows, directory = int(sys.argv[1]), Path(sys.argv[2])
 directory.mkdir(exist_ok=True)
-train(PretrainConfig(
+pretrain(PretrainConfig(
     output_dir="base", dataset_name="made:documents", max_samples=600, eval_samples=64, vocab_size=512,
     tokenizer_samples=600, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
     max_steps=8, per_device_train_batch_size=rows, gradient_accumulation_steps=2, logging_steps=1, eval_steps=4,

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from algorithms.sft import SFT
 from algorithms.watch import Watch
 from pretrain import PretrainConfig
 from pretrain.record import Record
 from utils import energy
 from utils.energy import Spent, counted, gpu_joules
+from utils.limits import Clock
 from utils.stage_log import StageLog
 from utils.step_watch import StepWatch
 
@@ -71,13 +73,15 @@ def test_a_stage_of_which_a_part_was_not_counted_has_no_energy(tmp_path: Path, g
 
 
 def by_watch(log: StageLog, _: ExitStack) -> None:
-    watch = Watch(log, "sft", {}, lambda: False, lambda: True, lambda _: None)
+    watch = Watch(log, "sft", SFT, lambda: False, lambda: True, Clock())
     watch.on_save(None, SimpleNamespace(global_step=1), None)
     watch.close()
 
 
 def by_record(log: StageLog, stack: ExitStack) -> None:
-    record = Record(log.info_file.parent, PretrainConfig(output_dir="base", dataset_name="text.txt"), True, stack)
+    record = Record(
+        log.info_file.parent, PretrainConfig(output_dir="base", dataset_name="text.txt"), True, stack, Clock()
+    )
     record._steps = StepWatch(log)
     record.checkpoint("checkpoint-1")
 
