@@ -132,7 +132,7 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def write_model(work: Path) -> Path:
     """Write a small random model as the SFT stage of the interrupted run; return its directory."""
     from data.chat import CHAT_TEMPLATE
-    from data.world import rows
+    from data.made import rows
     from pretrain.model import random_model
     from pretrain.tokenizer import train_tokenizer
 
@@ -382,9 +382,9 @@ def test_the_table_of_stages_is_the_embedded_recipe() -> None:
 
 
 def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
-    from data.world.conversations import RAMBLING_SHARE
     from pretrain.model import parameter_count
     from recipes import load
+    from recipes.arithmetic.conversations import RAMBLING_SHARE
 
     recipe = load("scratch_tiny")
     pretraining, grpo, extra = recipe.configs["pretrain"], recipe.configs["grpo"], recipe.grpo_extra
@@ -401,8 +401,8 @@ def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
 
 
 def test_the_examples_of_the_skills_are_what_is_taught() -> None:
-    from data.world import tools, verify
-    from data.world.problems import digit_steps, tally
+    from recipes.arithmetic import tools, verify
+    from recipes.arithmetic.problems import digit_steps, tally
 
     shown = section("The stages").replace("\n  ", "\n")
     trace, totals = tally(["hello", "world", "hello"])
