@@ -24,7 +24,6 @@ import recipes
 from algorithms import GRPOExtraConfig, TrainingConfig, grpo, training
 from algorithms.preflight import run as preflight
 from algorithms.preflight import told
-from algorithms.rewards import made_strict
 from benchmarks.overhead import silent
 from data import made
 from utils.files import read_json

@@ -24,8 +24,9 @@ def tasks_of(stages: "Sequence[Stage]", verifier: "Verifier | None" = None) -> "
     from evaluation import tasks_for
 
     functions = {}
-    for stage in (one for one in stages if one.extra is not None):
-        loaded = [rewards.load(one)[0] for one in stage.extra.rewards if one not in stage.reward_models]
+    for stage in stages:
+        sources = stage.extra.rewards if stage.extra else []
+        loaded = [rewards.load(one)[0] for one in sources if one not in stage.reward_models]
         functions[stage.kind] = {rewards.name_of(function): function for function in loaded}
     measured = [kinds.Stage(stage.kind, kinds.named(stage.kind), stage.config, stage.extra) for stage in stages]
     return tasks_for(measured, verifier, functions)

@@ -77,8 +77,13 @@ class Verifier:
         if isinstance(self.problems, str):
             from data.sources import load
 
-            options = {"config_name": self.dataset_config_name, "eval_split": self.eval_split}
-            rows: Iterable[Row] = load(self.problems, "grpo", eval_samples=self.count, **options).eval
+            rows: Iterable[Row] = load(
+                self.problems,
+                "grpo",
+                config_name=self.dataset_config_name,
+                eval_split=self.eval_split,
+                eval_samples=self.count,
+            ).eval
         else:
             rows = self.problems() if callable(self.problems) else self.problems
         found = [_asking(row, place) for place, row in enumerate(rows) if place < self.count]
@@ -94,9 +99,7 @@ class Verifier:
         """
         for place, row in enumerate(self.rows()):
             if self.group is not None and self.group not in row:
-                raise Refused(
-                    f"verifier: group: problem {place} has no column {self.group!r}. It has {', '.join(row)}."
-                )
+                raise Refused(f"verifier: group = {self.group!r}: problem {place} has {', '.join(row)}.")
             for name in ("strict", "flexible", "respond"):
                 function = getattr(self, name)
                 try:
