@@ -26,6 +26,7 @@ from algorithms.preflight import run as preflight
 from algorithms.preflight import told
 from benchmarks.overhead import silent
 from data import made
+from recipes.arithmetic import made_strict
 from utils.files import read_json
 
 RECIPE = "scratch_tiny"

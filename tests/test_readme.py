@@ -329,7 +329,7 @@ def test_a_command_of_the_readme_runs(
             pytest.fail(f"no test knows how to try the README's command {command!r}")
 
 
-@pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra"])
+@pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra", "verifier"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
     from chain.preflight import missing
     from chain.stages import stages_of
@@ -337,7 +337,7 @@ def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(
 
     (work / "from_readme.py").write_text(source)
     recipe = load("from_readme.py")
-    stages = stages_of(recipe.configs, recipe.grpo_extra)
+    stages = stages_of(recipe.configs, recipe.grpo_extra, verifier=recipe.verifier)
     for problem in missing(stages):
         assert "these are not on this machine" in problem
 
