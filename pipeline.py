@@ -27,6 +27,7 @@ from chain.record import (
 )
 from chain.run import Run, run_stage
 from chain.stages import Extra
+from evaluation.verifier import Verifier
 from kinds import Stage
 from utils.agreement import by_first, first_then_all
 from utils.command_line import refuse_unread_flags, resume_command
@@ -48,6 +49,7 @@ def run_pipeline(
     configs: Mapping[str, Any],
     grpo_extra: Extra = None,
     *,
+    verifier: Verifier | None = None,
     recipe: str | None = None,
     runs_dir: Path | str = "runs",
     stages: Sequence[str] | None = None,
@@ -61,7 +63,8 @@ def run_pipeline(
     """Run the stages of `configs` in their order, and return the run directory.
 
     `configs` maps each stage's label to its configuration; `grpo_extra` are the rewards and the sampling of the stages
-    that sample, one for all or one for each label. `stages` runs only some; their inputs then come from the run
+    that sample, one for all or one for each label. With a `verifier` every stage is measured on its problems,
+    and gates may name what it finds. `stages` runs only some; their inputs then come from the run
     `from_run`. `resume` continues a run by its id, or the `latest` unfinished one; `force` lets it go on where the
     recipe or its data have changed, and records that: stages that have passed are kept, one that was stopped starts
     over if it has changed. `recipe` is what `--resume` loads the recipe by, and `values` what it then sets in it.
@@ -80,10 +83,10 @@ def run_pipeline(
         recipe = recipes.of_script(configs)
     limits, runs_dir = _limits(memory_budget, max_hours), Path(usable(runs_dir) and runs_dir)
     with quiet_libraries(None):
-        checked = _check(configs, grpo_extra, runs_dir, stages, from_run, resume, force, limits)
+        checked = _check(configs, grpo_extra, verifier, runs_dir, stages, from_run, resume, force, limits)
     run_dir = by_first(lambda: checked.earlier.run_dir if checked.earlier else create(runs_dir))
     with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
-        run = _open(checked, RunInfo(run_dir), recipe, values, limits)
+        run = _open(checked, RunInfo(run_dir), verifier, recipe, values, limits)
         with _ending(run.info):
             for stage in run.stages:
                 refuse_link(run.dir_of(stage))
@@ -115,6 +118,7 @@ class _Checked:
 def _check(
     configs: Mapping[str, Any],
     grpo_extra: Extra,
+    verifier: Verifier | None,
     runs_dir: Path,
     labels: Sequence[str] | None,
     from_run: str | None,
@@ -129,8 +133,10 @@ def _check(
     if earlier:
         labels, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
     source = None if from_run is None else find_source(runs_dir, from_run)
-    chosen, outputs = chosen_stages(configs, grpo_extra, labels, source)
+    chosen, outputs = chosen_stages(configs, grpo_extra, labels, source, verifier)
     fetched = first_then_all(lambda: fetch(chosen, outputs))
+    if verifier:
+        first_then_all(verifier.check)
     of_run = changes_of_run(earlier, force) if earlier else []
     changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
     begun = _begun(earlier.run_dir, [one for one in chosen if one.label not in changes]) if earlier else {}
@@ -147,7 +153,14 @@ def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
     return {label: one["per_device_train_batch_size"] for label, one in forecasts.items() if one}
 
 
-def _open(checked: _Checked, info: RunInfo, recipe: str | None, values: Sequence[str], limits: Limits) -> Run:
+def _open(
+    checked: _Checked,
+    info: RunInfo,
+    verifier: Verifier | None,
+    recipe: str | None,
+    values: Sequence[str],
+    limits: Limits,
+) -> Run:
     """Open the record of a run, or take it up again, and show what it is."""
     _start_over(info.run_dir, [stage for stage in checked.stages if stage.label in checked.changes])
     open_record(
@@ -163,7 +176,7 @@ def _open(checked: _Checked, info: RunInfo, recipe: str | None, values: Sequence
     )
     by_first(lambda: console().print(screen.header(info.read(), info.run_dir)))
     judge = reward_model_of(checked.source)
-    return Run(info, checked.stages, checked.fetched, checked.outputs, checked.fitting, Clock(limits), judge)
+    return Run(info, checked.stages, checked.fetched, checked.outputs, checked.fitting, Clock(limits), judge, verifier)
 
 
 def _refuse_lateness(run: Run, stage: Stage) -> None:

@@ -101,7 +101,7 @@ def requested(args: argparse.Namespace, script: str | None) -> tuple[list[Reques
 def request(args: argparse.Namespace, name_or_file: str) -> Request:
     """Return what the arguments ask for, of this recipe."""
     loaded = recipe.load(name_or_file)
-    return command_line.request(args, loaded.name, loaded.configs, loaded.grpo_extra, loaded.sizes)
+    return command_line.request(args, loaded.name, loaded.configs, loaded.grpo_extra, loaded.sizes, loaded.verifier)
 
 
 def recipe_of(runs_dir: str, run_id: str) -> str:
@@ -123,6 +123,7 @@ def act(args: argparse.Namespace, asked: Request) -> None:
     run_pipeline(
         asked.configs,
         asked.grpo_extra,
+        verifier=asked.verifier,
         recipe=asked.recipe,
         runs_dir=asked.runs_dir,
         stages=asked.stages if new else None,

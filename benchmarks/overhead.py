@@ -25,7 +25,7 @@ import cache_config  # noqa: F401  before any Hugging Face library is imported
 from algorithms import GRPOExtraConfig, arguments
 from chain import recipe as recipes
 from chain.recovery import train_within_memory
-from data import world
+from data import made
 from kinds import Stage, named
 from pretrain.loop import pretrain
 from utils.files import weights_sha256
@@ -67,7 +67,7 @@ def bare(stage: Stage, directory: Path) -> None:
     options = arguments.resolve(config, stage.extra, directory) | {"report_to": ["tensorboard"]}
     if not kind.samples:
         options["assistant_only_loss"] = True
-    rows = world.rows(config.dataset_name.removeprefix("made:"), "train", config.max_samples, config.seed)
+    rows = made.rows(config.dataset_name.removeprefix("made:"), "train", config.max_samples, config.seed)
     model = AutoModelForCausalLM.from_pretrained(
         str(config.model_name), dtype="float32", attn_implementation=config.attn_implementation
     )

@@ -107,6 +107,8 @@ class Request:
     limits: Limits = NO_LIMITS
     sizes: Sizes = field(default_factory=dict)
     """What the recipe records of the models and data that it names."""
+    verifier: Any = None
+    """What the recipe has every stage measured by."""
 
 
 def request(
@@ -115,6 +117,7 @@ def request(
     configs: Mapping[str, Any],
     grpo_extra: Extra,
     sizes: Sizes | None = None,
+    verifier: Any = None,
 ) -> Request:
     """Return what the arguments ask for of a recipe; with `--resume`, also what the run was asked for before."""
     asked: dict[str, Any] = {"stages": args.stages, "from_run": args.from_run}
@@ -130,14 +133,14 @@ def request(
         names = tuple(entry["name"] for entry in record["stages"])
         asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
     configs, grpo_extra = with_values(configs, grpo_extra, values)
-    asked |= {"limits": allowed, "sizes": sizes or {}}
+    asked |= {"limits": allowed, "sizes": sizes or {}, "verifier": verifier}
     return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
 
 
 def stages(asked: Request) -> tuple[list[Stage], dict[str, Path]]:
     """Return the checked stages, and the directories of an earlier run that they may start from."""
     source = None if asked.from_run is None else find_source(asked.runs_dir, asked.from_run)
-    return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source)
+    return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source, asked.verifier)
 
 
 def show_plan(asked: Request, check_data: bool) -> None:
@@ -148,6 +151,7 @@ def show_plan(asked: Request, check_data: bool) -> None:
         left = [stage for stage in chosen if stage.label not in passed]
         if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
             fetch(left, outputs | passed, check_data=True)
+            _ = asked.verifier and asked.verifier.check()
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
         needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
     title = f"Plan of {asked.recipe}"
@@ -161,6 +165,7 @@ def download(asked: Request) -> None:
     """Fetch the models and data that the recipe names, so that it can run without a network."""
     with quiet_libraries(None):
         fetched = fetch(*stages(asked))
+        _ = asked.verifier and asked.verifier.check()
     for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False, soft_wrap=True)
     for label, data in fetched.data.items():

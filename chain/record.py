@@ -27,6 +27,7 @@ def chosen_stages(
     grpo_extra: Extra,
     only: Sequence[str] | None,
     source: RunInfo | None,
+    verifier: Any = None,
 ) -> tuple[list[Stage], dict[str, Path]]:
     """Return the stages to run, in order, and the directories of those stages of the run `source` that have passed.
 
@@ -35,7 +36,8 @@ def chosen_stages(
             weights that it wrote.
     """
     outputs = finished_outputs(source) if source else {}
-    stages = stages_of(configs, grpo_extra, only, outputs, judged=reward_model_of(source) is not None)
+    judged = reward_model_of(source) is not None
+    stages = stages_of(configs, grpo_extra, only, outputs, judged=judged, verifier=verifier)
     refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
     for name in {ref.name for ref in refs} - {stage.label for stage in stages}:
         if source and (problem := altered(source.stage_dir(name), outputs[name])):
@@ -169,7 +171,7 @@ def changes_of_run(info: RunInfo, force: bool) -> list[str]:
         for name in COMPARED
         if was.get(name) != now_has.get(name)
     ]
-    here = _code(kinds.recorded(entry) for entry in record["stages"])
+    here = code_of(kinds.recorded(entry) for entry in record["stages"])
     before = record.get("code") or here
     files = sorted(file for file in before.keys() | here.keys() if before.get(file) != here.get(file))
     if files:
@@ -273,10 +275,10 @@ def open_record(
 
 def made_with(stages: Iterable[Stage]) -> dict[str, Any]:
     """Return what of this process decides a result beside the recipe and its data."""
-    code = _code(stage.kind for stage in stages)
+    code = code_of(stage.kind for stage in stages)
     return {"versions": versions(), "git_commit": git_commit(), "code": code, "processes": count()}
 
 
-def _code(used: Iterable[kinds.Kind]) -> dict[str, str]:
+def code_of(used: Iterable[kinds.Kind]) -> dict[str, str]:
     """Return the hash of each file that decides what stages of these kinds train and measure."""
     return code_hashes({type(kind).__module__ for kind in used} | {"evaluation"})

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from chain import gates, screen
 from chain.fitting import Fitting, missed
@@ -45,12 +46,13 @@ class Run:
         fitting: Mapping[str, Fitting],
         clock: Clock,
         reward_model: Path | None,
+        verifier: Any = None,
     ) -> None:
         self.info, self.stages, self.fetched, self.fitting, self.clock = info, stages, fetched, fitting, clock
         self.outputs = dict(outputs)  # grows as stages finish
         self.reward_model = reward_model
         """The newest that there is, which judges the answers of later policies."""
-        self.tasks = gates.tasks_of(stages)
+        self.tasks = gates.tasks_of(stages, verifier)
 
     def dir_of(self, stage: Stage) -> Path:
         """Return the directory of a stage."""
@@ -172,7 +174,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
 
     started = time.monotonic()
     results = evaluate_stage(
-        stage.kind.name,
+        stage.kind,
         None if stage.model is None else run.path_of(stage.model, stage.config.revision),
         stage_dir,
         run.tasks[stage.label],
@@ -186,7 +188,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         evaluation=[{key: value for key, value in one.items() if key not in for_gates} for one in results],
         evaluation_s=round(time.monotonic() - started, 3),
     )
-    tell_hacking(log, results)
+    tell_hacking(log, results, run.tasks[stage.label])
     gates.settle(stage, results, log)
 
 

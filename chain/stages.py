@@ -62,6 +62,7 @@ def stages_of(
     outputs: Mapping[str, Path] | None = None,
     *,
     judged: bool = False,
+    verifier: Any = None,
 ) -> list[Stage]:
     """Return the stages to run, in order: those named in `only`, or all.
 
@@ -84,7 +85,7 @@ def stages_of(
         problems += _inputs([stage for stage in stages if not mistyped(stage.extra)], every, outputs or {})
         for stage in stages:
             problems += [f"{stage.label}: {one}" for one in stage.kind.problems(stage.config, stage.extra)]
-        problems += gates.problems(stages, judged)
+        problems += gates.problems(stages, judged, verifier)
     try:
         trackers.requested()
     except Refused as error:

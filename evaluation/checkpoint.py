@@ -37,11 +37,13 @@ class ScoreCache:
         for other in also_read:
             self._known |= _read(other / CACHE_FILE)
 
-    def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return the result under `key`, computed and written if it is not there yet."""
-        if key not in self._known:
-            self._known[key] = self._new[key] = jsonable(compute())
-            replace_text(self.file, json.dumps(self._new, ensure_ascii=False, allow_nan=False))
+    def get(self, key: str, compute: Callable[[], Any], *, anew: bool = False) -> Any:
+        """Return the result under `key`, computed and written if it is not there yet, or to be computed `anew`."""
+        if anew or key not in self._known:
+            result = jsonable(compute())
+            if self._known.get(key, self) != result:
+                self._known[key] = self._new[key] = result
+                replace_text(self.file, json.dumps(self._new, ensure_ascii=False, allow_nan=False))
         return self._known[key]
 
 
@@ -49,7 +51,7 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(read_json(file)) if file.exists() else {}
 
 
-class Checkpoint:
+class ScoredModel:
     """The model in `directory`, or of that Hub id, read through `tokenizer`.
 
     A stage's input and output are read through the output's tokenizer, so that both see the same tokens: the input of
@@ -66,7 +68,7 @@ class Checkpoint:
         sampling_seed: int = 0,
     ) -> None:
         self.directory, self.tokenizer, self.cache, self.kind = directory, tokenizer, cache, kind
-        self.policy: Checkpoint | None = None
+        self.policy: ScoredModel | None = None
         self.sampling_seed = sampling_seed
         self._load = load or load_policy
 
@@ -75,9 +77,9 @@ class Checkpoint:
         """The model, on the device where it is evaluated."""
         return self._load(self.directory)
 
-    def sampled_anew(self) -> "Checkpoint":
+    def sampled_anew(self) -> "ScoredModel":
         """Return the same checkpoint, whose sampled answers are drawn with another seed."""
-        return Checkpoint(
+        return ScoredModel(
             self.directory, self.tokenizer, self.cache, self._load, self.kind, sampling_seed=self.sampling_seed + 1
         )
 
@@ -109,9 +111,9 @@ class Checkpoint:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return min(limit or MAX_TOKENS, MAX_TOKENS)
 
-    def remembered(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return what `compute` returns for these weights, as JSON would give it back; computed once."""
-        return self.cache.get(f"{key}@{self.identity}", compute)
+    def remembered(self, key: str, compute: Callable[[], Any], *, anew: bool = False) -> Any:
+        """Return what `compute` returns for these weights, as JSON would give it back; computed once, or `anew`."""
+        return self.cache.get(f"{key}@{self.identity}", compute, anew=anew)
 
     def complete(
         self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evaluation.checkpoint import Checkpoint, Impossible
+from evaluation.checkpoint import Impossible, ScoredModel
 from evaluation.task import HeldOut, Scores, Task
 from utils.errors import Refused, did_you_mean
 
@@ -43,11 +43,11 @@ class Harness(Task):
         known = ", ".join(sorted({str(one) for one in self.versions.values()})) or "?"
         return f"{known} (lm-eval {version('lm-eval')}{', chat template' if self.chat else ''})"
 
-    def scores(self, checkpoint: Checkpoint) -> Scores:
+    def scores(self, checkpoint: ScoredModel) -> Scores:
         """Return each of its metrics that has a number for each example: `METRIC`, or `METRIC/FILTER` by a filter."""
         return self.score(checkpoint)
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return the same.
 
         Raises:

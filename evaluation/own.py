@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from data.chat import encode
 from data.messages import Malformed, conversation, out_of_order
-from evaluation.checkpoint import Checkpoint, fingerprint
+from evaluation.checkpoint import ScoredModel, fingerprint
 from evaluation.encode import Example, Row, common_prefix_length, completion
 from evaluation.task import HeldOut, PromptTask, Scores, Task, ending_scores
 from evaluation.tasks import likelihoods_of
@@ -63,7 +63,7 @@ class Questions(PromptTask):
     name: ClassVar[str] = "questions"
     headline: ClassVar[tuple[str, ...]] = ("strict", "flexible", "stop_rate")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `strict`, `flexible`, `stop_rate` and `completion_tokens`."""
         said = self.completions(checkpoint)
         scores: Scores = {}
@@ -83,7 +83,7 @@ class Choices(Task):
     name: ClassVar[str] = "choices"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_per_byte")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `accuracy` by the likelihood of each choice, `accuracy_per_byte` by that for each UTF-8 byte of it.
 
         The first is for choices of like length; of others it prefers the short ones, which the second makes up for. Of

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from evaluation.calibration import brier, calibration_gaps, length_preference
-from evaluation.checkpoint import Checkpoint
+from evaluation.checkpoint import ScoredModel
 from evaluation.encode import Example, Row, completion, demonstration, document
+from evaluation.ranking import auc_scores
 from evaluation.task import Scores, Task, by_group, scattered, weighted
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class LanguageModelling(Task):
     headline: ClassVar[tuple[str, ...]] = ("loss", "bits_per_byte")
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "bits_per_byte")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `loss` (nats a token), `accuracy` and `bits_per_byte`; their means weigh documents by length."""
         limit = checkpoint.max_tokens
         examples = [document(checkpoint.tokenizer, row["text"], limit) for row in self.held_out.rows]
@@ -41,7 +42,7 @@ class Demonstrations(Task):
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `loss` (nats a token) and `accuracy` over completion tokens, the end of each turn included."""
         rows = self.held_out.rows
         for row in rows:
@@ -57,12 +58,47 @@ class Preferences(Task):
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "chosen_logp", "rejected_logp")
     metrics: ClassVar[tuple[str, ...]] = (*headline, "accuracy/*")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `accuracy`, `margin`, `chosen_logp`, `rejected_logp`: log-probabilities of whole answers, in nats."""
         rows = self.held_out.rows
         found = likelihoods_of(checkpoint, pair_examples(checkpoint, rows))
         logps = [-likelihood.nll if likelihood.tokens else None for likelihood in found]
         return _pair_scores(logps[: len(rows)], logps[len(rows) :], rows, "logp")
+
+
+@dataclass(frozen=True)
+class Thumbs(Task):
+    """Single answers (`prompt, completion, label`) under a policy: are those with thumbs up likelier than the others?"""
+
+    name: ClassVar[str] = "thumbs"
+    headline: ClassVar[tuple[str, ...]] = ("auc", "up_logp", "down_logp")
+    metrics: ClassVar[tuple[str, ...]] = headline
+
+    def score(self, checkpoint: ScoredModel) -> Scores:
+        """Return `auc`, and `up_logp` and `down_logp`: log-probabilities of whole answers by their label, in nats.
+
+        `auc` is how likely an answer with thumbs up has the higher log-probability a token than one with thumbs down.
+        """
+        rows = self.held_out.rows
+        for row in rows:
+            checkpoint.need_template(row["prompt"])
+        examples = [
+            completion(checkpoint.tokenizer, row["prompt"], row["completion"], row.get("tools")) for row in rows
+        ]
+        found = likelihoods_of(checkpoint, examples)
+        scores: Scores = {}
+        for metric, label in (("up_logp", True), ("down_logp", False)):
+            scores[metric] = [
+                -likelihood.nll if likelihood.tokens and row["label"] == label else None
+                for row, likelihood in zip(rows, found, strict=True)
+            ]
+        known = {i: -likelihood.nll / likelihood.tokens for i, likelihood in enumerate(found) if likelihood.tokens}
+        wanted = [bool(rows[i]["label"]) for i in known]
+        if len(set(wanted)) == 2:
+            scores["auc"] = scattered(
+                dict(zip(known, auc_scores(list(known.values()), wanted), strict=True)), len(rows)
+            )
+        return scores
 
 
 @dataclass(frozen=True)
@@ -76,7 +112,7 @@ class RewardPairs(Task):
         *headline, "chosen_reward", "rejected_reward", "accuracy/*", "longer_wins", "longer_is_right", "length_bias",
     )  # fmt: skip
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `accuracy`, also for each `kind` of rejection, `margin`, `chosen_reward`, `rejected_reward` and more.
 
         `brier` and `calibration_error` say whether σ(margin) is the probability that it is taken for. Of pairs whose
@@ -102,7 +138,7 @@ class RewardPairs(Task):
         return scores | {metric: scattered(values, len(rows)) for metric, values in more.items()}
 
 
-def pair_examples(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Example]:
+def pair_examples(checkpoint: ScoredModel, rows: Sequence[Row]) -> list[Example]:
     """Return every row's chosen side, then every row's rejected side."""
     for row in rows:
         checkpoint.need_template(row["prompt"])
@@ -113,7 +149,7 @@ def pair_examples(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Example]:
     ]
 
 
-def rewards_of(checkpoint: Checkpoint, sequences: Sequence[list[int]]) -> list[float | None]:
+def rewards_of(checkpoint: ScoredModel, sequences: Sequence[list[int]]) -> list[float | None]:
     """Return the reward model's score of each sequence; None for one that is longer than the model can take."""
     from evaluation.likelihood import reward_scores
 
@@ -122,7 +158,7 @@ def rewards_of(checkpoint: Checkpoint, sequences: Sequence[list[int]]) -> list[f
     return scattered(dict(zip(fits, scores, strict=True)), len(sequences))
 
 
-def likelihoods_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> "list[Likelihood]":
+def likelihoods_of(checkpoint: ScoredModel, examples: Sequence[Example]) -> "list[Likelihood]":
     """Return the examples' likelihoods; no token counts of an example that is longer than the model can take."""
     from evaluation.likelihood import Likelihood, likelihoods
 

@@ -60,7 +60,7 @@ def usable(runs_dir: Path | str) -> Path:
 
 
 NAMES = {dict: "object", list: "list", str: "text"}
-FIELDS: dict[str, type] = {
+FIELDS: dict[str, Any] = {
     "status": str, "recipe": str, "from_run": str, "configs": dict, "versions": dict, "hardware": dict, "code": dict,
     "limits": dict, "data": dict, "values": list, "forced": list,
 }  # fmt: skip

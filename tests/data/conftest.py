@@ -1,13 +1,9 @@
 """A tokenizer made on the spot, one token a byte, so that these tests need no files; a kind that trains on labels."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase
-
-import kinds
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerBase]
 
@@ -33,23 +29,3 @@ def make_tokenizer() -> MakeTokenizer:
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
     return make
-
-
-class Thumbs(kinds.Kind):
-    """Trains on answers with thumbs up and down."""
-
-    name = "thumbs"
-    layout = "labelled"
-
-    def problems(self, config: Any, extra: Any = None) -> list[str]:
-        return []
-
-    def train(self, stage: kinds.Stage, stage_dir: Path, limits: Any) -> Path:
-        return stage_dir
-
-
-@pytest.fixture
-def thumbs(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a registered kind that trains on labelled answers."""
-    monkeypatch.setitem(kinds.KINDS, "thumbs", Thumbs())
-    return "thumbs"

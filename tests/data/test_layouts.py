@@ -140,8 +140,8 @@ UP, DOWN = {"label": True}, {"label": False}
         ),
     ],
 )
-def test_labelled_layouts(row: Row, expected: list[Row], thumbs: str) -> None:
-    assert list(unpaired(to_layout(from_rows([row], "rows"), thumbs))) == expected
+def test_labelled_layouts(row: Row, expected: list[Row]) -> None:
+    assert list(unpaired(to_layout(from_rows([row], "rows"), "kto"))) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_labelled_layouts(row: Row, expected: list[Row], thumbs: str) -> None:
         ({"messages": USER + FOUR}, r"For thumbs it needs one of: prompt, completion, label \| messages, label \| con"),
     ],
 )
-def test_rows_without_a_label_or_its_answer_are_refused(row: Row, message: str, thumbs: str) -> None:
+def test_rows_without_a_label_or_its_answer_are_refused(row: Row, message: str) -> None:
     with pytest.raises(Refused, match=message):
-        convert(thumbs, row)
+        convert("kto", row)
 
 
 @pytest.mark.parametrize(
@@ -353,17 +353,17 @@ def test_columns_of_a_published_file_reach_the_rewards_unchanged(shared: Path) -
     ],
 )
 def test_published_answers_have_their_label(shared: Path, thumbs: str, path: str, count: int, good: int) -> None:
-    rows = unpaired(to_layout(read_path(shared / "fixtures/data" / path, "train"), thumbs))
+    rows = unpaired(to_layout(read_path(shared / "fixtures/data" / path, "train"), "kto"))
     assert (len(rows), sum(rows["label"])) == (count, good)
     assert rows.column_names == ["prompt", "completion", "label"]
 
 
 @pytest.mark.shared
-def test_pairs_become_the_rows_that_trl_makes_of_them(shared: Path, thumbs: str) -> None:
+def test_pairs_become_the_rows_that_trl_makes_of_them(shared: Path) -> None:
     from trl.data_utils import unpair_preference_dataset
 
     source = read_path(shared / "fixtures/data/sft/trl_zen/conversational_preference_train.jsonl", "train")
-    ours = [json.dumps(row, sort_keys=True) for row in unpaired(to_layout(source, thumbs))]
+    ours = [json.dumps(row, sort_keys=True) for row in unpaired(to_layout(source, "kto"))]
     assert sorted(ours) == sorted(json.dumps(row, sort_keys=True) for row in unpair_preference_dataset(source))
 
 

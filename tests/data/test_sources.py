@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets, config, load_dataset
 from huggingface_hub import constants
 
 from algorithms import TrainingConfig
-from data import world
+from data import made
 from data.sources import fingerprint, load, load_for
 from data.splits import held_out, key_of, normalised
 from utils.errors import Refused
@@ -101,9 +101,9 @@ def write_labelled(path: Path, labels: Callable[[int], list[bool]]) -> str:
     return str(path)
 
 
-def test_an_answer_with_both_labels_is_no_repeat_and_stays_on_one_side(tmp_path: Path, thumbs: str) -> None:
+def test_an_answer_with_both_labels_is_no_repeat_and_stays_on_one_side(tmp_path: Path) -> None:
     path = write_labelled(tmp_path / "rows.jsonl", lambda n: [True, False])
-    data = load(path, thumbs, eval_fraction=0.5)
+    data = load(path, "kto", eval_fraction=0.5)
     assert data.info["faults"] == {}
     assert len(data.train) + len(data.eval) == 200
     assert not keys(data.train) & keys(data.eval)
@@ -111,15 +111,15 @@ def test_an_answer_with_both_labels_is_no_repeat_and_stays_on_one_side(tmp_path:
         assert side["label"].count(True) == side["label"].count(False) == len(side) / 2
 
 
-def test_pairs_are_loaded_as_labelled_answers_each_held_out_once(tmp_path: Path, thumbs: str) -> None:
+def test_pairs_are_loaded_as_labelled_answers_each_held_out_once(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, [*PAIRS, PAIRS[0], {**PAIRS[0], "rejected": "d"}])))
-    pairs, data = load(str(path), "dpo", eval_fraction=0.3), load(str(path), thumbs, eval_fraction=0.3)
+    pairs, data = load(str(path), "dpo", eval_fraction=0.3), load(str(path), "kto", eval_fraction=0.3)
     assert pairs.info["faults"] == {"a repeated row": 1}
     assert data.info["faults"] == {"a repeated row": 1, "repeat another held-out row": 1}  # "b" to "a 0"
     assert [row["prompt"] for row in data.train if row["label"]] == pairs.train["prompt"][:]
     assert len(data.eval) == 2 * len(pairs.eval) - 1
-    assert len(load(str(path), thumbs, eval_fraction=0.3, max_samples=11).train) == 11
+    assert len(load(str(path), "kto", eval_fraction=0.3, max_samples=11).train) == 11
 
 
 @pytest.mark.parametrize(("label", "lacking"), [(True, "down"), (False, "up")])
@@ -129,7 +129,7 @@ def test_rows_with_one_label_only_are_refused(tmp_path: Path, thumbs: str, label
         f"have the label {str(label).lower()}, and thumbs needs both: add answers with thumbs {lacking}, .* train sft"
     )
     with pytest.raises(Refused, match=told):
-        load(path, thumbs, eval_fraction=0.5)
+        load(path, "kto", eval_fraction=0.5)
 
 
 def test_a_row_with_an_empty_question_is_left_out(write_rows: WriteRows) -> None:
@@ -365,7 +365,7 @@ def test_made_data_come_for_their_stage_with_their_own_held_out_side(name: str, 
     data = load(f"made:{name}", stage, max_samples=40, eval_samples=20, seed=1)
     assert (len(data.train), len(data.eval)) == (40, 20)
     column = data.train.column_names[0]
-    assert data.train[column][:] == [row[column] for row in world.rows(name, "train", 40, 1)]
+    assert data.train[column][:] == [row[column] for row in made.rows(name, "train", 40, 1)]
     again, other = (load(f"made:{name}", stage, max_samples=40, eval_samples=20, seed=seed) for seed in (1, 2))
     assert again.info["fingerprint"] == data.info["fingerprint"] != other.info["fingerprint"]
 

@@ -338,7 +338,7 @@ def test_out_of_memory_is_survived_and_the_training_is_the_same(trained: Path, t
 def test_a_checkpoint_that_memory_runs_out_for_is_not_said_to_be_wrong(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = checkpoint.load_file
+    load = checkpoint.load_file  # type: ignore[attr-defined]
 
     def once(*given: Any) -> Any:
         monkeypatch.setattr(checkpoint, "load_file", load)
