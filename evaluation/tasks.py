@@ -68,7 +68,7 @@ class Preferences(Task):
 
 @dataclass(frozen=True)
 class Thumbs(Task):
-    """Single answers (`prompt, completion, label`) under a policy: are those with thumbs up likelier than the others?"""
+    """Single answers (`prompt, completion, label`) under a policy: are those with thumbs up likelier?"""
 
     name: ClassVar[str] = "thumbs"
     headline: ClassVar[tuple[str, ...]] = ("auc", "up_logp", "down_logp")
@@ -82,9 +82,8 @@ class Thumbs(Task):
         rows = self.held_out.rows
         for row in rows:
             checkpoint.need_template(row["prompt"])
-        examples = [
-            completion(checkpoint.tokenizer, row["prompt"], row["completion"], row.get("tools")) for row in rows
-        ]
+        tokens = checkpoint.tokenizer
+        examples = [completion(tokens, row["prompt"], row["completion"], row.get("tools")) for row in rows]
         found = likelihoods_of(checkpoint, examples)
         scores: Scores = {}
         for metric, label in (("up_logp", True), ("down_logp", False)):
@@ -95,9 +94,8 @@ class Thumbs(Task):
         known = {i: -likelihood.nll / likelihood.tokens for i, likelihood in enumerate(found) if likelihood.tokens}
         wanted = [bool(rows[i]["label"]) for i in known]
         if len(set(wanted)) == 2:
-            scores["auc"] = scattered(
-                dict(zip(known, auc_scores(list(known.values()), wanted), strict=True)), len(rows)
-            )
+            numbers = auc_scores(list(known.values()), wanted)
+            scores["auc"] = scattered(dict(zip(known, numbers, strict=True)), len(rows))
         return scores
 
 

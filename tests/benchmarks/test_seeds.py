@@ -42,7 +42,8 @@ def make_run(
         ends |= dict.fromkeys(names[names.index(failed) :], "pending") | {failed: "failed"}
     RunInfo(run_dir).set(
         run_id=run_dir.name, recipe="scratch_tiny", seed=seed, status="failed" if failed else "passed", from_run=None,
-        values=[f"{name}.seed={seed}" for name in names], git_commit=f"commit{seed}", code=code_of(map(named, STAGES)), versions=versions(),
+        values=[f"{name}.seed={seed}" for name in names], git_commit=f"commit{seed}",
+        code=code_of(map(named, STAGES)), versions=versions(),
         started_at="2026-01-31T10:15:00+00:00", finished_at="2026-01-31T10:20:30+00:00",
         stages=[{"name": name, "output_dir": f"tiny-{name}", "status": how} for name, how in ends.items()],
     )  # fmt: skip

@@ -186,7 +186,8 @@ def test_a_kind_may_bring_a_task_of_its_own() -> None:
         return [SampledSkills(chain.problems, 9, verifier=chain.verifier)] if stage.label == "mine" else []
 
     class Poetry(SupervisedFineTuning):
-        name, tasks = "poetry", ("skills", poems)
+        name = "poetry"
+        tasks = ("skills", poems)  # type: ignore[assignment]
 
     config = TrainingConfig(model_name="m", output_dir="o", dataset_name="mine.jsonl")
     tasks = tasks_for([Stage("mine", Poetry(), config)], verifier)["mine"]
