@@ -76,6 +76,7 @@ def run_pipeline(
         StageFailed: a stage failed; the later ones did not run, the earlier ones are kept.
         Interrupted: it was stopped by Ctrl-C or SIGTERM, or for `max_hours`, and can be resumed.
     """
+    recipes.end_of_recipe()
     plain_endings()
     _refuse_hidden()
     if recipe is None:

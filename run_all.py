@@ -153,6 +153,7 @@ def show_recipes() -> None:
 
 def run_script(file: str) -> NoReturn:
     """Serve a recipe that is run by itself, with the flags that `--recipe` has; a recipe ends with this call."""
+    recipe.end_of_recipe()
     plain_endings()
     sys.exit(main(sys.argv[1:], script=file))
 

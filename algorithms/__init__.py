@@ -2,11 +2,10 @@
 
 import sys
 
-from algorithms.config import GRPOExtraConfig, TrainingConfig
-from kinds import StageOutput
-
 try:
     from algorithms.checks import check
+    from algorithms.config import GRPOExtraConfig, TrainingConfig
+    from kinds import StageOutput
 except ModuleNotFoundError as error:  # a recipe run as a script has its own directory before ours
     if not (error.name or "").startswith("utils."):
         raise

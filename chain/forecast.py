@@ -270,16 +270,25 @@ def _other_batch(stage: Stage, found: Forecast) -> list[str]:
     ]
 
 
+_MEAN = "is a mean over the tokens of a pass, so that passes weigh alike"
+_SORTED = "sorts the pairs of a pass, so that fewer are compared"
+LOSSES_BY_PASS = {
+    "sft": _MEAN,
+    "bnpo": _MEAN,
+    "kto": "estimates a divergence from the rows of a pass, of which there are fewer",
+    "aot": _SORTED,
+    "aot_unpaired": _SORTED,
+    "kto": "estimates a divergence from the rows of a pass, of which there are fewer",
+}
+"""Values of TRL's `loss_type` whose loss depends on the rows of a pass, and how."""
+
+
 def _by_pass(args: Any) -> Iterator[str]:
     """Say what of a step depends on the passes that it is made of."""
     losses = getattr(args, "loss_type", ())
     for loss in (losses,) if isinstance(losses, str) else losses:
-        if loss in ("sft", "bnpo"):
-            yield f"the loss {loss!r} is a mean over the tokens of a pass, so that passes weigh alike"
-        elif loss == "kto":
-            yield "the loss estimates a divergence from the rows of a pass, of which there are fewer"
-        elif loss in ("aot", "aot_unpaired"):
-            yield f"the loss {loss!r} sorts the pairs of a pass, so that fewer are compared"
+        if loss in LOSSES_BY_PASS:
+            yield f"the loss {loss!r} {LOSSES_BY_PASS[loss]}"
     if getattr(args, "entropy_coef", 0) or getattr(args, "use_adaptive_entropy", False):
         yield "the entropy's bonus is a mean over the tokens of a pass, so that passes weigh alike"
     if getattr(args, "top_entropy_quantile", 1) < 1:

@@ -106,6 +106,19 @@ def of_script(configs: Any) -> str | None:
     return name_of(Path(script["__file__"]).resolve()) if defines_them else None
 
 
+class _RunsItself(BaseException):
+    """A recipe that is being loaded has come to its end, where it would run itself."""
+
+
+_loading = False
+
+
+def end_of_recipe() -> None:
+    """Stop the loading of a recipe here, if one is being loaded: it ends by running itself, maybe without a guard."""
+    if _loading:
+        raise _RunsItself
+
+
 def _run(path: Path) -> types.ModuleType:
     """Execute a recipe file as a module, with its own directory importable, now and when a reward function runs."""
     name = "recipe_" + re.sub(r"\W", "_", path.stem)
@@ -116,9 +129,13 @@ def _run(path: Path) -> types.ModuleType:
     sys.modules[name] = module  # a reward function defined there can then be found by what inspects it
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last, so that no file of the user's takes the place of one of ours
+    global _loading
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # loading leaves nothing beside the file
+    _loading = True
     try:
         spec.loader.exec_module(module)
+    except _RunsItself:
+        pass
     except Refused:
         raise
     except (Exception, SystemExit) as error:  # whatever it raises, it is the recipe's fault
@@ -127,16 +144,15 @@ def _run(path: Path) -> types.ModuleType:
         told = problems[0] if len(problems) == 1 else "\n".join(["", *(f"- {problem}" for problem in problems)])
         raise Refused(f"the recipe {path} cannot be loaded: {told}") from error
     finally:
-        sys.dont_write_bytecode = writes_bytecode
+        sys.dont_write_bytecode, _loading = writes_bytecode, False
     return module
 
 
 def _unknown_fields(path: Path) -> Iterator[str]:
     """Yield every name that the recipe's text gives to a configuration that has no such field."""
     known = {cls.__name__: [field.name for field in fields(cls)] for cls in CONFIGS}
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if not isinstance(node, ast.Call):
-            continue
+    calls = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
+    for node in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
         called = str(getattr(node.func, "id", getattr(node.func, "attr", None)))
         for keyword in node.keywords if called in known else ():
             if keyword.arg is not None and keyword.arg not in known[called]:

@@ -1,4 +1,4 @@
-"""The arrows between the parts, and what importing them costs."""
+"""The arrows between the parts, what importing them costs, and that each kind of stage keeps to its file."""
 
 import ast
 import re
@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from kinds import KINDS, named
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = {"algorithms", "chain", "data", "evaluation", "pretrain", "recipes", "utils"}
@@ -97,3 +99,45 @@ def test_loading_a_recipe_loads_no_heavy_library(path: Path) -> None:
 def test_help_loads_no_heavy_library(command: str) -> None:
     asked = f"import {command}\ntry: {command}.main(['--help'])\nexcept SystemExit: pass"
     assert _loaded(asked) == set()
+
+
+NOT_YET = {
+    "data/layouts.py",
+    "evaluation/card.py",
+    "evaluation/choose.py",
+    "evaluation/compare.py",
+    "evaluation/contamination.py",
+    "evaluation/report/facts.py",
+    "utils/checkpoints.py",
+}
+"""Files that still compare with the name of a kind."""
+
+
+def _compares_with_a_kind(path: Path) -> bool:
+    """Tell whether a file compares anything with the name of a kind, alone or among others: == != in, a match."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        sides: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        values = [value for side in sides for value in (side, *getattr(side, "elts", ()), *getattr(side, "keys", ()))]
+        if any(isinstance(value, ast.Constant) and value.value in KINDS for value in values):
+            return True
+    return False
+
+
+def test_only_its_own_file_compares_with_the_name_of_a_kind() -> None:
+    """What is true of one kind stands in its file; all else asks the kind: `scores`, `samples`, `layout`, …"""
+    own = {str(sys.modules[type(named(name)).__module__].__file__) for name in KINDS}
+    core = [path for path in _sources() if path.relative_to(ROOT).parts[0] != "recipes" and str(path) not in own]
+    assert {str(path.relative_to(ROOT)) for path in core if _compares_with_a_kind(path)} <= NOT_YET
+
+
+def test_a_comparison_with_the_name_of_a_kind_is_seen(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    for compared in ("kind == 'sft'", "'dpo' != kind", "kind in ('x', 'grpo')", "kind in {'reward': 1}"):
+        code.write_text(f"kind = 'sft'\nfound = {compared}\n")
+        assert _compares_with_a_kind(code), compared
+    code.write_text("kind = 'sft'\nfound = {'sft': 1}[kind] or kind.startswith('grpo')\n")
+    assert not _compares_with_a_kind(code)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, check, grpo
+from algorithms.grpo import GRPO
 from tests.train_stage import KINDS
 from utils.values import describe, matches
 
@@ -148,7 +149,7 @@ def test_a_batch_that_holds_no_whole_groups_is_refused_with_one_that_does() -> N
 def test_a_batch_of_completions_counts_every_process(several: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", several)
     two_rows = config(per_device_train_batch_size=2, gradient_accumulation_steps=1)
-    problems = check("grpo", two_rows, GRPOExtraConfig(num_generations=4))
+    problems = GRPO.problems_together(two_rows, GRPOExtraConfig(num_generations=4))
     assert bool(problems) == (several == "1")
 
 

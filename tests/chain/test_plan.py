@@ -81,7 +81,8 @@ def test_a_run_that_would_fill_the_disk_is_refused_before_it_starts(
 
 def test_what_a_resumed_run_has_written_is_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrain = Stage("pretrain", named("pretrain"), load("scratch_tiny").configs["pretrain"])
-    need = bytes_of(pretrain, 1000, Models([pretrain], {}).of(pretrain).shapes.parameters)
+    models = Models([pretrain], {})
+    need = bytes_of(pretrain, pretrain.config.max_steps, models.of(pretrain).shapes.parameters, models)
     assert need is not None
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=need - 1000))
     with pytest.raises(Refused, match="make room"):
