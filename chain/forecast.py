@@ -275,7 +275,6 @@ _SORTED = "sorts the pairs of a pass, so that fewer are compared"
 LOSSES_BY_PASS = {
     "sft": _MEAN,
     "bnpo": _MEAN,
-    "kto": "estimates a divergence from the rows of a pass, of which there are fewer",
     "aot": _SORTED,
     "aot_unpaired": _SORTED,
     "kto": "estimates a divergence from the rows of a pass, of which there are fewer",
