@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.chat import encode
-from evaluation.placement import Placement, device_for, loading_options
+from evaluation.placement import Placement, device_for, loading_options, placed_kind
 from utils.errors import Refused
 from utils.files import jsonable, read_json, replace_text, weights_sha256
 from utils.runtime import free_memory
@@ -179,49 +179,54 @@ def load_policy(directory: Path | str, placed: Placement = Placement.AS_SAVED) -
     """
     from transformers import AutoModelForCausalLM
 
-    model, found = AutoModelForCausalLM.from_pretrained(
-        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
-    )
-    if found["missing_keys"]:
-        raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: they would be random.")
+    model, missing = _loaded(AutoModelForCausalLM, directory, placed)
+    if missing:
+        raise Refused(f"{directory} lacks {missing}: they would be random.")
     return ready(model, placed)
 
 
 def load_reward_model(
-    directory: Path | str, pad_token_id: int, placed: Placement = Placement.AS_SAVED
+    directory: Path | str,
+    pad_token_id: int,
+    placed: Placement = Placement.AS_SAVED,
+    head_seed: int | None = None,
 ) -> "PreTrainedModel":
-    """Return the reward model in `directory`.
+    """Return the reward model in `directory`, or what its training starts from: with a new head, of `head_seed`.
 
     Raises:
         Refused: it does not give one score, or lacks weights.
     """
+    import torch
     from transformers import AutoModelForSequenceClassification
 
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
-    )
-    if found["missing_keys"]:
-        raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: its scores would be random.")
+    is_new = head_seed is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(head_seed or 0)
+        options = {"num_labels": 1} if is_new else {}
+        model, missing = _loaded(AutoModelForSequenceClassification, directory, placed, **options)
+    if missing and not is_new:
+        raise Refused(f"{directory} lacks {missing}: its scores would be random.")
     if model.config.num_labels != 1:
         raise Refused(f"{directory} gives {model.config.num_labels} scores instead of 1: it is no reward model.")
     model.config.get_text_config().pad_token_id = pad_token_id  # the score is read at the last other token
     return ready(model, placed)
 
 
-def load_untrained_reward_model(
-    directory: Path | str, pad_token_id: int, seed: int, placed: Placement = Placement.AS_SAVED
-) -> "PreTrainedModel":
-    """Return what reward training starts from: the model in `directory` with a new scoring head, drawn with `seed`."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
+def _loaded(auto_class: Any, directory: Path | str, placed: Placement, **options: Any) -> tuple[Any, str]:
+    """Return a model, and the names of the weights that its checkpoint lacks."""
+    options |= {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+    model, found = auto_class.from_pretrained(directory, **options, **loading_options(placed))
+    return model, ", ".join(sorted(found["missing_keys"]))
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            directory, num_labels=1, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
-        )
-    model.config.get_text_config().pad_token_id = pad_token_id
-    return ready(model, placed)
+
+def open_model(directory: Path | str, cache: ScoreCache, placed: Placement, *, scores: bool) -> ScoredModel:
+    """Return a model read through its own tokenizer; `scores` tells whether it is a reward model."""
+    tokenizer = load_tokenizer(Path(directory))
+
+    def load(path: Path | str) -> "PreTrainedModel":
+        return load_reward_model(path, tokenizer.pad_token_id, placed) if scores else load_policy(path, placed)
+
+    return ScoredModel(directory, tokenizer, cache, load, placed_kind("reward model" if scores else "policy", placed))
 
 
 def ready(model: Any, placed: Placement) -> "PreTrainedModel":

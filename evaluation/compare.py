@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from evaluation.checkpoint import (
     load_policy,
     load_reward_model,
     load_tokenizer,
-    load_untrained_reward_model,
+    open_model,
     ready,
 )
 from evaluation.encode import prompt_of
@@ -133,25 +134,21 @@ def _sides(
     if input_dir is None and placed is Placement.IN_4_BITS:
         placed = Placement.ON_CPU  # random weights are nowhere to be loaded from
 
-    def opened(path: Path | str, load: "Callable[[Path | str], PreTrainedModel]", kind: str) -> ScoredModel:
+    def opened(path: Path | str, kind: str, load: "Callable[[Path | str], PreTrainedModel]") -> ScoredModel:
         return ScoredModel(path, tokenizer, cache, load, placed_kind(kind, placed))
 
-    if not kind.scores:
-        after = opened(output_dir, lambda path: load_policy(path, placed), "policy")
-        if input_dir is not None:
-            return opened(input_dir, lambda path: load_policy(path, placed), "policy"), after
-        if random_weights is None:
-            return None, after
-        return opened(output_dir, lambda _: ready(random_weights(), placed), f"random weights of seed {seed}"), after
-    assert input_dir is not None, "a reward model starts from a language model"
-    pad = tokenizer.pad_token_id
-    policy = opened(input_dir, lambda path: load_policy(path, placed), "policy")
-    untrained = opened(
-        input_dir, lambda path: load_untrained_reward_model(path, pad, seed, placed), f"head of seed {seed}"
-    )
-    trained = opened(output_dir, lambda path: load_reward_model(path, pad, placed), "reward model")
-    untrained.policy = trained.policy = policy
-    return untrained, trained
+    policy = partial(load_policy, placed=placed)
+    if kind.scores:
+        assert input_dir is not None, "a reward model starts from a language model"
+        scorer = partial(load_reward_model, pad_token_id=tokenizer.pad_token_id, placed=placed)
+        untrained = opened(input_dir, f"head of seed {seed}", partial(scorer, head_seed=seed))
+        trained = opened(output_dir, "reward model", scorer)
+        untrained.policy = trained.policy = opened(input_dir, "policy", policy)
+        return untrained, trained
+    before = None if input_dir is None else opened(input_dir, "policy", policy)
+    if random_weights is not None:
+        before = opened(output_dir, f"random weights of seed {seed}", lambda _: ready(random_weights(), placed))
+    return before, opened(output_dir, "policy", policy)
 
 
 def compare(task: Task, before: Scores | str | None, after: Scores | str | None) -> list[Result]:
@@ -183,11 +180,7 @@ def judged_by_reward_model(
     they say something else. `prefers_after` counts a tie as ½, and is compared with ½, chance. Of several answers to a
     prompt, the first of one policy meets the first of the other and so on; the prompt counts once.
     """
-    tokenizer = load_tokenizer(reward_model)
-    pad = tokenizer.pad_token_id
-    placed = placed_alike([reward_model])
-    kind = placed_kind("reward model", placed)
-    judge = ScoredModel(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad, placed), kind)
+    judge = open_model(reward_model, cache, placed_alike([reward_model]), scores=True)
     prompts = [asked for row in task.asked if (asked := prompt_of(row)) is not None]
     prompts = prompts[: JUDGED_ANSWERS // task.samples * task.samples]
     said = []

@@ -5,22 +5,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evaluation.checkpoint import ScoreCache, ScoredModel, load_policy, load_reward_model, load_tokenizer
+from evaluation.checkpoint import ScoreCache, open_model
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.named import label, version_label
 from evaluation.paired import mean_score, paired_difference
-from evaluation.placement import Placement, placed_alike, placed_kind
+from evaluation.placement import placed_alike
 from evaluation.task import Scores, Task
 from evaluation.tasks import RewardPairs
 from utils.checkpoints import Checkpoint
 from utils.console import progress
 from utils.errors import Refused
 from utils.files import tensor_shapes, weight_files
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Result = dict[str, Any]
 """`{task, version, metric, n, value, ci95}`; against another also `against, against_ci95, difference, difference_ci95,
@@ -53,7 +50,7 @@ def results_of(found: Sequence[Checkpoint], tasks: Sequence[Task]) -> list[Resul
     with tempfile.TemporaryDirectory() as kept, progress("evaluating", len(tasks) * len(found)) as bar:
         for one in found:
             with _whole(one):
-                checkpoint = _opened(one, placed, Path(kept))
+                checkpoint = open_model(one.path, ScoreCache(Path(kept), [one.path]), placed, scores=one.scores)
                 vocabularies.append(checkpoint.tokenizer.get_vocab())
                 _ = checkpoint.model
             scores.append([])
@@ -78,16 +75,6 @@ def _whole(found: Checkpoint) -> Iterator[None]:
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"{found.path} cannot be loaded by transformers: {reason}") from error
-
-
-def _opened(found: Checkpoint, placed: Placement, kept: Path) -> ScoredModel:
-    tokenizer = load_tokenizer(found.path)
-
-    def load(path: Path | str) -> "PreTrainedModel":
-        return load_reward_model(path, tokenizer.pad_token_id, placed) if found.scores else load_policy(path, placed)
-
-    kind = placed_kind("reward model" if found.scores else "policy", placed)
-    return ScoredModel(found.path, tokenizer, ScoreCache(kept, [found.path]), load, kind)
 
 
 def _of_task(task: Task, scores: Scores | str, other: Scores | str | None, same_tokens: bool) -> list[Result]:

@@ -33,7 +33,6 @@ class Harness(Task):
     """The version of each part's definition, once it has been scored."""
     name: ClassVar[str] = "lm-eval"
     headline: ClassVar[tuple[str, ...]] = ("acc",)
-    kept: ClassVar[bool] = False  # the rows are the harness's own, and are not known before
 
     @property
     def version_label(self) -> str:

@@ -53,13 +53,13 @@ class Skills(VerifiedTask):
         groups = ["*"] if is_data else sorted({str(self.group_of(row)) for row in self.held_out.rows})
         return (*self.metrics, *(f"{metric}/{group}" for metric, group in product(METRICS, groups)))
 
-    def score(self, model: "ScoredModel") -> Scores:
+    def score(self, checkpoint: "ScoredModel") -> Scores:
         """Return `strict` (right in the form that is wanted) and `flexible` (right), over all and for each kind.
 
         `stop_rate` and `completion_tokens` are of the first turn.
         """
-        first = self.completions(model)
-        last = self._last_turns(model, first)
+        first = self.completions(checkpoint)
+        last = self._last_turns(checkpoint, first)
         judges = zip(METRICS, (self.verifier.strict, self.verifier.any_form), strict=True)
         scores: Scores = {
             metric: [None if said is None else float(bool(is_right(said.text, row))) for row, said in last]
@@ -70,17 +70,17 @@ class Skills(VerifiedTask):
             scores |= by_group(metric, scores[metric], groups)
         return scores | ending_scores(first)
 
-    def texts(self, model: "ScoredModel") -> list[str | None]:
+    def texts(self, checkpoint: "ScoredModel") -> list[str | None]:
         """Return each answer; that of the tool, and what is said after it, stand below the call."""
-        first = self.completions(model)
+        first = self.completions(checkpoint)
         texts = [None if said is None else said.text for said in first]
-        for index, (row, then) in enumerate(self._last_turns(model, first)):
+        for index, (row, then) in enumerate(self._last_turns(checkpoint, first)):
             if then is not None and then is not first[index]:
                 texts[index] = f"{texts[index]}\n→ {row['prompt'][-1]['content']}\n{then.text}"
         return texts
 
     def _last_turns(
-        self, model: "ScoredModel", first: "list[Completion | None]"
+        self, checkpoint: "ScoredModel", first: "list[Completion | None]"
     ) -> "list[tuple[Row, Completion | None]]":
         """Run the tool that first turns call; return each last turn, and its row with what came before it as prompt."""
         turns: list[tuple[Row, Completion | None]] = list(zip(self.asked, first, strict=True))
@@ -92,7 +92,7 @@ class Skills(VerifiedTask):
                 going_on[index] = {**row, "prompt": [*row["prompt"], *called]}
         if going_on:
             prompts = [(row["prompt"], row.get("tools")) for row in going_on.values()]
-            then = model.complete(prompts, self.max_new_tokens, self.sampled)
+            then = checkpoint.complete(prompts, self.max_new_tokens, self.sampled)
             for (index, row), said in zip(going_on.items(), then, strict=True):
                 turns[index] = (row, said)
         return turns
@@ -115,12 +115,12 @@ class SampledSkills(Skills):
     sampled: ClassVar[bool] = True
     samples: ClassVar[int] = 4
 
-    def score(self, model: "ScoredModel") -> Scores:
+    def score(self, checkpoint: "ScoredModel") -> Scores:
         """Return each problem's mean of the scores of `Skills`, and `pass@2` and `pass@4` of both metrics.
 
         The mean of `strict` is pass@1. `flexible_pass@k` is pass@k of right answers in any form.
         """
-        scores = super().score(model)
+        scores = super().score(checkpoint)
         reached: Scores = {}
         for k in (2, 4):
             reached[f"pass@{k}"] = passes(scores["strict"], self.samples, k)

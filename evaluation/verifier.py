@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from evaluation.encode import Row, prompt_of
+from kinds import KINDS, named
 from utils.errors import Refused
 from utils.values import mistyped, shown
 
@@ -77,9 +78,10 @@ class Verifier:
         if isinstance(self.problems, str):
             from data.sources import load
 
+            kind = next(name for name in KINDS if named(name).layout == "prompts")
             rows: Iterable[Row] = load(
                 self.problems,
-                "grpo",
+                kind,
                 config_name=self.dataset_config_name,
                 eval_split=self.eval_split,
                 eval_samples=self.count,

@@ -1,4 +1,4 @@
-"""Where the documents of one part come from: a local file or folder, the made world, or what is published."""
+"""Where the documents of one part come from: a local file or folder, made data, or what is published."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -165,7 +165,7 @@ def _made(name: str, options: Options) -> Source:
     data_set = name.removeprefix(made.PREFIX)
     columns = list(next(iter(made.rows(data_set, "eval", 1, options.seed)), {}))
     if "text" not in columns:
-        raise Refused(f"{name} is nothing to pretrain on: its rows have {', '.join(columns)}, and no text.")
+        raise Refused(f"there is no text to pretrain on in {name}: its rows have {', '.join(columns)}.")
     code = [_sha256(file) for file in made.files_of(data_set)]
 
     def side(split: str, count: int | None) -> list[str]:

@@ -48,7 +48,7 @@ def test_a_recipes_own_documents_are_pretrained_on_and_made_anew_when_their_code
     assert corpus.count("train") == 5
     assert made.files_of("doubles") == [Path(__file__)]
     assert "verifier.py" in [file.name for file in made.files_of("prompts")]
-    with pytest.raises(Refused, match="its rows have prompt, skill, answer, and no text"):
+    with pytest.raises(Refused, match="no text to pretrain on in made:prompts: its rows have prompt, skill, answer"):
         prepare("made:prompts", Options())
 
 

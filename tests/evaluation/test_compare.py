@@ -14,7 +14,7 @@ import torch
 from data.made import rows
 from evaluation import evaluate_stage
 from evaluation.answers import Answers
-from evaluation.checkpoint import CACHE_FILE, ScoredModel, load_policy, load_untrained_reward_model
+from evaluation.checkpoint import CACHE_FILE, ScoredModel, load_policy, load_reward_model
 from evaluation.paired import paired_difference
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Task
@@ -178,7 +178,7 @@ def test_a_reward_model_starts_from_the_untrained_head_of_its_seed(
     state = torch.get_rng_state()
     results = evaluate_stage(REWARD, first, trained, [RewardPairs(PAIRS)], seed=11)
     assert torch.equal(torch.get_rng_state(), state), "evaluation must not disturb what training draws"
-    heads = [load_untrained_reward_model(first, 2, seed).score.weight for seed in (11, 11, 12)]
+    heads = [load_reward_model(first, 2, head_seed=seed).score.weight for seed in (11, 11, 12)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     other = evaluate_stage(REWARD, first, trained, [RewardPairs(PAIRS)], seed=12)
@@ -215,16 +215,16 @@ def test_no_two_models_are_in_memory_at_once(
     gc.collect()
 
     def watched(load: Callable[..., Any]) -> Callable[..., Any]:
-        def first_look(*args: Any) -> Any:
+        def first_look(*args: Any, **named: Any) -> Any:
             assert all(earlier() is None for earlier in loaded)
-            model = load(*args)
+            model = load(*args, **named)
             loaded.append(weakref.ref(model))
             return model
 
         return first_look
 
     monkeypatch.setattr(compare, "load_policy", watched(checkpoint.load_policy))
-    monkeypatch.setattr(compare, "load_reward_model", watched(checkpoint.load_reward_model))
+    monkeypatch.setattr(checkpoint, "load_reward_model", watched(checkpoint.load_reward_model))
     judge = make_model(tmp_path / "reward", seed=3, reward=True)
     evaluate_stage(DPO, *stages, [PROBLEMS], reward_model=judge)
     assert len(loaded) == 5  # after and before for the tasks, both for sampled answers, the judge
