@@ -1,4 +1,4 @@
-"""Where the documents of one part come from: a local file or folder, the made world, or what is published."""
+"""Where the documents of one part come from: a local file or folder, made data, or what is published."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
