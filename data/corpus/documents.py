@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.corpus import enwik8, hub_data
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
 from data.files import ALIASES, READERS, named_splits, separated
+from data.hub_rows import HubRows
 from data.messages import Malformed
 from utils import hub
 from utils.errors import Refused, did_you_mean
@@ -18,7 +18,6 @@ from utils.files import user_path
 SPLITS = ("test", "validation", "train")
 """In the order in which they are read: what is held out is known before the training documents come."""
 ON_HUB = {"tinystories": "roneneldan/TinyStories", "hermes": "interstellarninja/hermes_reasoning_tool_use"}
-BUILT_IN = ("enwik8", *ON_HUB)
 PARQUET_ROWS = 1024  # rows of a Parquet file in memory at once
 
 Documents = Mapping[str, Iterable[str]]
@@ -54,7 +53,7 @@ class Source:
     size_bytes: int | None = None
     """Of what will be read, as far as it is known."""
     as_it_is: bool = False
-    """Neither normalised nor freed of duplicates: a benchmark or a generator whose documents are published so."""
+    """Neither normalised nor freed of duplicates: a generator's documents, which repeat short drills on purpose."""
 
 
 def source_of(name: str, options: Options) -> Source:
@@ -65,8 +64,6 @@ def source_of(name: str, options: Options) -> Source:
     """
     path = user_path(name)
     of_hub = bool(options.config_name or options.revision)
-    if name == "enwik8":
-        return Source(name, key_of(name, enwik8.ENWIK8.sha1), enwik8.documents, enwik8.ENWIK8.size_bytes, as_it_is=True)
     if name.startswith("made:"):
         return _made(name, options)
     if name not in ON_HUB and path.exists():
@@ -74,13 +71,13 @@ def source_of(name: str, options: Options) -> Source:
             raise Refused(f"{name} is a local path, which has no configurations or revisions: leave them out.")
         return _local(name, path, options.separator)
     if name in ON_HUB or hub.is_dataset_id(name):
-        found = hub_data.find(ON_HUB.get(name, name), options.config_name, options.revision)
-        return Source(name, key_of("hub", *found.key), lambda: _published(found.open(), name), found.size_bytes)
+        on_hub = HubRows(ON_HUB.get(name, name), options.config_name, options.revision)
+        return Source(name, key_of("hub", *on_hub.key), lambda: _of_hub(on_hub, name), on_hub.size_bytes)
     beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    meant = did_you_mean(name, [*beside, *BUILT_IN, "made:documents"]) or "."
+    meant = did_you_mean(name, [*beside, *ON_HUB, "made:documents"]) or "."
     raise Refused(
         f"there are no data {name!r}{meant} Data are a local file or folder (looked in {path.parent.resolve()}), a Hub "
-        f"id as owner/name, {', '.join(BUILT_IN)}, or made:documents."
+        f"id as owner/name, {', '.join(ON_HUB)}, or made:documents."
     )
 
 
@@ -101,6 +98,14 @@ def _local(name: str, path: Path, separator: str | None) -> Source:
         return _published(named, name)
 
     return Source(name, key, documents, sum(file.stat().st_size for file in files))
+
+
+def _of_hub(data: HubRows, name: str) -> Documents:
+    def documents(rows: Any) -> Iterator[str]:
+        known = rows.column_names
+        return texts_of(data.each(rows.select_columns(to_text(known, name)[0]) if known else rows), name)
+
+    return _published({split: documents(rows) for split, rows in data.splits().items()}, name)
 
 
 def _hidden(relative: Path) -> bool:
