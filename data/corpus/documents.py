@@ -85,7 +85,8 @@ def _local(name: str, path: Path, separator: str | None) -> Source:
     folder = path if path.is_dir() else path.parent
     suffixes = (*READERS, ".parquet")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in suffixes)
-    files = [file for file in files if path.is_file() or not _hidden(file.relative_to(folder))]
+    hidden = (any(part.startswith(".") for part in file.relative_to(folder).parts) for file in files)
+    files = [file for file, skip in zip(files, hidden, strict=True) if path.is_file() or not skip]
     if not files or files[0].suffix not in suffixes:
         what = f"{name} has suffix {path.suffix!r}" if path.is_file() else f"{name} holds no data files"
         raise Refused(f"{what}; data files are {' '.join(suffixes)}.")
@@ -94,8 +95,7 @@ def _local(name: str, path: Path, separator: str | None) -> Source:
     key = key_of("files", separator, [(str(file.relative_to(folder)), _sha256(file)) for file in files])
 
     def documents() -> Documents:
-        named = {split: _documents_of(found, separator) for split, found in splits.items()}
-        return _published(named, name)
+        return _published({split: _documents_of(each, separator) for split, each in splits.items()}, name)
 
     return Source(name, key, documents, sum(file.stat().st_size for file in files))
 
@@ -106,10 +106,6 @@ def _of_hub(data: HubRows, name: str) -> Documents:
         return texts_of(data.each(rows.select_columns(to_text(known, name)[0]) if known else rows), name)
 
     return _published({split: documents(rows) for split, rows in data.splits().items()}, name)
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def _documents_of(files: Iterable[Path], separator: str | None) -> Iterator[str]:

@@ -302,7 +302,7 @@ def test_every_fault_is_counted_shown_and_told_in_one_message(tmp_path: Path) ->
     told = str(refusal.value).splitlines()
     assert told[0] == f"{path}: 11 of 100 rows cannot be used (read as prompt, chosen, rejected, for dpo):"
     assert told[1].startswith("  2 × not valid JSON (also line 5), line 4: not valid JSON (")
-    assert told[2] == "  1 × no JSON object, line 6: each line is one JSON object, not '7'"
+    assert told[2] == "  1 × no JSON object, line 6: each line is one JSON object, not 7"
     assert told[3].startswith("  1 × a value of another kind than most of its column, row 4: column 'rejected' holds")
     assert told[4:7] == [  # numbered as they were read
         "  1 × the chosen is empty, row 4: 'a 7'",
