@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,8 +32,8 @@ HELD_OUT = ("validation", "test")
 """Splits that hold out, the one to be preferred first."""
 ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
-Broken = Callable[[str, str, str], None]
-"""Takes a row that cannot be read: where it stands, what it has in common with others, what is wrong with it."""
+Broken = Callable[[Path, str, str, str], None]
+"""Takes a row that cannot be read: its file, its place, what it has in common with others, what is wrong with it."""
 SIGNATURES = (
     (b"PAR1", "Parquet, which is named .parquet"),
     (b"PK\x03\x04", "a binary file, a ZIP archive as Excel's .xlsx are"),
@@ -68,29 +68,29 @@ def read_path(path: Path, split: str, faults: Faults | None = None) -> Dataset:
     if empty := next((file for file in files if not file.stat().st_size), None):
         raise _no_rows(empty)
     if suffix == ".parquet":
-        parts = [_parquet(file) for file in files]
-        for file, part in zip(files, parts, strict=True):
-            if part.features != parts[0].features:
+        tables = [_parquet(file) for file in files]
+        for file, table in zip(files, tables, strict=True):
+            if table.features != tables[0].features:
                 raise Refused(f"{file} has other columns or types than {files[0]}: name one file, not the folder.")
-        return concatenate_datasets(parts)
+        return concatenate_datasets(tables)
+
+    def count(file: Path, where: str, reason: str, message: str) -> None:
+        assert faults is not None
+        faults.add(reason, where if len(files) == 1 else f"{file.name} {where}", message)
+
     rows: list[Row] = []
     for file in files:
-
-        def count(where: str, reason: str, said: str, file: Path = file) -> None:
-            assert faults is not None
-            faults.add(reason, where if len(files) == 1 else f"{file.name} {where}", said)
-
-        read = list(READERS[suffix](file) if faults is None else READERS[suffix](file, count))
-        if not read:
+        more = list(READERS[suffix](file, refuse if faults is None else count))
+        if not more:
             if faults is not None:
                 faults.judge(faults.count + len(rows))
             raise _no_rows(file)
-        if rows and set(read[0]) != set(rows[0]):
+        if rows and set(more[0]) != set(rows[0]):
             raise Refused(
-                f"{file} has columns {', '.join(read[0])}, but {files[0].name} has {', '.join(rows[0])}: "
+                f"{file} has columns {', '.join(more[0])}, but {files[0].name} has {', '.join(rows[0])}: "
                 f"name one of the files instead of the folder {path}."
             )
-        rows += read
+        rows += more
     return from_rows(rows, str(path), faults)
 
 
@@ -109,40 +109,36 @@ def from_rows(rows: list[Row], name: str, faults: Faults | None = None) -> Datas
     Raises:
         Refused: a column holds values of different kinds.
     """
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    kinds = {column: _kinds(column, rows) for column in columns}
+    features: dict[str, Any] = {}
     odd: dict[int, str] = {}
-    for column, found in kinds.items():
-        if len(found) > 1:
-            said = ", ".join(f"{kind.__name__} in row {numbers[0]}" for kind, numbers in found.items())
-            said = f"column {column!r} holds values of different kinds ({said})"
+    for column in dict.fromkeys(column for row in rows for column in row):
+        numbers = _numbers_by_type(column, rows)
+        usual = max(numbers, key=lambda kind: len(numbers[kind]), default=str)
+        features[column] = Json() if usual in (dict, list) else Value(SCALARS[usual])
+        if len(numbers) > 1:
+            types = ", ".join(f"{kind.__name__} in row {places[0]}" for kind, places in numbers.items())
+            message = f"column {column!r} holds values of different kinds ({types})"
             if faults is None:
-                raise Refused(f"{name}: {said}. Make them all one kind.")
-            usual = max(found, key=lambda kind: len(found[kind]))
-            odd |= {number: said for kind, numbers in found.items() if kind is not usual for number in numbers}
-            kinds[column] = {usual: found[usual]}
-    for number, said in odd.items():
+                raise Refused(f"{name}: {message}. Make them all one kind.")
+            odd |= {number: message for kind, places in numbers.items() if kind is not usual for number in places}
+    for number, message in odd.items():
         assert faults is not None
-        faults.add("a value of another kind than most of its column", f"row {number}", said)
+        faults.add("a value of another kind than most of its column", f"row {number}", message)
     rows = [row for number, row in enumerate(rows, 1) if number not in odd] if odd else rows
-    features = Features({column: _feature(next(iter(kinds[column]), str)) for column in columns})
-    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns}, features=features)
+    columns = {column: [row.get(column) for row in rows] for column in features}
+    return Dataset.from_dict(columns, features=Features(features))
 
 
-def _kinds(column: str, rows: list[Row]) -> dict[type, list[int]]:
-    """Return the numbers of the rows that hold each kind of value; objects and lists are one, and so are numbers."""
-    kinds: dict[type, list[int]] = {}
+def _numbers_by_type(column: str, rows: list[Row]) -> dict[type, list[int]]:
+    """Return the numbers of the rows that hold each type of value; objects and lists are one, and so are numbers."""
+    numbers: dict[type, list[int]] = {}
     for number, row in enumerate(rows, 1):
-        kinds.setdefault(type(row.get(column)), []).append(number)
-    kinds.pop(type(None), None)
+        numbers.setdefault(type(row.get(column)), []).append(number)
+    numbers.pop(type(None), None)
     for stored, others in ((list, dict), (float, int)):
-        if stored in kinds and others in kinds:
-            kinds[stored] = sorted(kinds[stored] + kinds.pop(others))
-    return kinds
-
-
-def _feature(kind: type) -> Any:
-    return Json() if kind in (dict, list) else Value(SCALARS[kind])
+        if stored in numbers and others in numbers:
+            numbers[stored] = sorted(numbers[stored] + numbers.pop(others))
+    return numbers
 
 
 def _no_rows(file: Path) -> Refused:
@@ -271,16 +267,9 @@ def _refuse_json(file: Path, lines: list[str]) -> None:
         raise Refused(f"{file} is no {file.suffix} file: it looks like JSON, which is named {named}.")
 
 
-def _refuse(file: Path) -> Broken:
-    def refuse(where: str, _reason: str, said: str) -> None:
-        raise Refused(f"{file}, {where}: {said}")
-
-    return refuse
-
-
-def _read_text(file: Path) -> str:
-    with _opened(file) as text:
-        return text.read()
+def refuse(file: Path, where: str, _reason: str, message: str) -> None:
+    """Refuse the file for a row of it."""
+    raise Refused(f"{file}, {where}: {message}")
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -289,41 +278,33 @@ def _lines(file: Path) -> Iterator[str]:
             yield line.removesuffix("\n")
 
 
-KEY_TWICE = "a key that stands twice"
-
-
-def _jsonl(file: Path, broken: Broken | None = None) -> Iterator[Row]:
-    broken = broken or _refuse(file)
+def _jsonl(file: Path, broken: Broken = refuse) -> Iterator[Row]:
     reader = Reader()
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
-        where = f"line {number}"
         try:
             row = reader.read(line)
         except ValueError as error:
             if number == 1 and line.strip() in ("[", "{"):
                 raise Refused(f"{file} is one JSON text of many lines, which is named .json, as a list.") from None
-            broken(where, "not valid JSON", f"not valid JSON ({strict_json.reason(error)}): {line[:60]!r}")
+            message = f"not valid JSON ({strict_json.reason(error)}): {line[:60]!r}"
+            broken(file, f"line {number}", "not valid JSON", message)
             continue
         if number == 1 and isinstance(row, list):
             raise Refused(
                 f"{file}, line 1: each line is one JSON object, not {line[:60]!r}. A file that is one JSON list is "
                 "named .json."
             )
-        if not isinstance(row, dict):
-            broken(where, "no JSON object", f"each line is one JSON object, not {line[:60]!r}.")
-        elif problem := reader.repeated(row):
-            broken(where, KEY_TWICE, problem)
-        elif MAYBE_UNSTORABLE.search(line) and (problem := _problem(row)):
-            broken(where, "a value that cannot be stored", problem)
+        if fault := _fault(row, reader, bool(MAYBE_UNSTORABLE.search(line)), "each line is one JSON object"):
+            broken(file, f"line {number}", *fault)
         else:
             yield row
 
 
-def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
-    broken = broken or _refuse(file)
-    text = _read_text(file)
+def _json(file: Path, broken: Broken = refuse) -> Iterator[Row]:
+    with _opened(file) as opened:
+        text = opened.read()
     reader = Reader()
     try:
         rows = reader.read(text)
@@ -331,27 +312,33 @@ def _json(file: Path, broken: Broken | None = None) -> Iterator[Row]:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         hint = " A file with one JSON object a line is named .jsonl." if str(error).startswith("Extra data") else ""
         raise Refused(f"{file}{line}: not valid JSON ({strict_json.reason(error)}).{hint}") from None
-    check = bool(MAYBE_UNSTORABLE.search(text))
     if not isinstance(rows, list):
         raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")
+    look = bool(MAYBE_UNSTORABLE.search(text))
     for number, row in enumerate(rows, 1):
-        where = f"item {number} of the list"
-        if not isinstance(row, dict):
-            broken(where, "no JSON object", f"an object with the row's columns is needed, not {shown(row, 60)}.")
-        elif problem := reader.repeated(row):
-            broken(where, KEY_TWICE, problem)
-        elif check and (problem := _problem(row)):
-            broken(where, "a value that cannot be stored", problem)
+        if fault := _fault(row, reader, look, "an object with the row's columns is needed"):
+            broken(file, f"item {number} of the list", *fault)
         else:
             yield row
+
+
+def _fault(row: Any, reader: Reader, look: bool, needed: str) -> tuple[str, str] | None:
+    """Return what an item of JSON has in common with others that are no rows, and what is wrong; None for a row."""
+    if not isinstance(row, dict):
+        return "no JSON object", f"{needed}, not {shown(row, 60)}."
+    if problem := reader.repeated(row):
+        return "a key that stands twice", problem
+    if look and (problem := _problem(row)):
+        return "a value that cannot be stored", problem
+    return None
 
 
 def _problem(row: Row) -> str | None:
     """Return what of a row cannot be stored, with its column."""
     if named := next((column for column in row if "\0" in column), None):
         return f"the name {named!r} of a column holds a null character."
-    found = ((column, _unstorable(column) or _unstorable(value)) for column, value in row.items())
-    return next((f"column {column!r} holds {problem}." for column, problem in found if problem), None)
+    problems = ((column, _unstorable(column) or _unstorable(value)) for column, value in row.items())
+    return next((f"column {column!r} holds {problem}." for column, problem in problems if problem), None)
 
 
 def _unstorable(value: Any) -> str | None:
@@ -364,10 +351,10 @@ def _unstorable(value: Any) -> str | None:
     return None
 
 
-def _csv(file: Path, broken: Broken | None = None) -> Iterator[Row]:
-    broken = broken or _refuse(file)
+def _csv(file: Path, broken: Broken = refuse) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # its own, 131,072 characters, is less than a long document
-    text = _read_text(file)
+    with _opened(file) as opened:
+        text = opened.read()
     _refuse_json(file, text.lstrip()[:MOST_LOOKED_AT].splitlines()[:1])
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -385,25 +372,19 @@ def _csv(file: Path, broken: Broken | None = None) -> Iterator[Row]:
             )
         for row in reader:
             if None in row or None in row.values():
-                said = f"not the {len(names)} fields that the header names."
-                broken(f"line {reader.line_num}", "another number of fields than the header", said)
+                message = f"not the {len(names)} fields that the header names."
+                broken(file, f"line {reader.line_num}", "another number of fields than the header", message)
             else:
                 yield row
     except csv.Error as error:
         raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
 
 
-def _paragraphs(file: Path, _broken: Broken | None = None) -> Iterator[Row]:
+def _paragraphs(file: Path, _broken: Broken = refuse) -> Iterator[Row]:
     _refuse_json(file, list(islice((line for line in _lines(file) if line.strip()), 2)))
-    lines: list[str] = []
-    for line in _lines(file):
-        if line.strip():
-            lines.append(line)
-        elif lines:
+    for has_text, lines in groupby(_lines(file), lambda line: bool(line.strip())):
+        if has_text:
             yield {"text": "\n".join(lines)}
-            lines = []
-    if lines:
-        yield {"text": "\n".join(lines)}
 
 
 def separated(file: Path, separator: str) -> Iterator[Row]:

@@ -20,7 +20,7 @@ of the group `prompts` becomes one user turn. `chosen, rejected` without a promp
 common text up to its last space. `label` is true or false, for a good and a bad answer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,8 @@ from utils.errors import Refused
 
 OUT_OF_ORDER = "turns are out of order"
 FORMS: dict[type, str] = {str: "plain text", list: "messages"}
+FAULT = "what is wrong with the row"
+"""The column of the cached conversion that is not part of the layout; null in a row that can be used."""
 
 
 def group_of(kind: str) -> Group:
@@ -76,46 +78,41 @@ def to_layout(rows: Dataset, kind: str, *, name: str = "the data", faults: Fault
                 )
         return result
 
-    def count_faults() -> None:
-        for number, row in enumerate(rows, 1):
-            try:
-                converted(row)
-            except Malformed as error:
-                faults.add(error.reason, f"row {number}", str(error), readable=error.readable, number=number)
+    def result_or_fault(row: Row) -> Row:
+        try:
+            return converted(row)
+        except Malformed as error:
+            return {FAULT: {"reason": error.reason, "example": str(error), "readable": error.readable}}
 
-    first = next(filter(None, (_or_none(converted, row) for row in rows)), None)
-    if first is None:
-        count_faults()
-        faults.judge(faults.broken + len(rows))
-        raise AssertionError(f"{name}: no usable row, and no fault among {len(rows)}")
+    first = next((result for result in map(result_or_fault, rows) if FAULT not in result), {})
     forms |= {column: type(value) for column, value in first.items() if type(value) in FORMS and column != "tools"}
     kept = set(rows.column_names) - UNSEEN - set(first) if group_of(kind).keeps_columns else set()
-    features = Features({column: _feature(column, value) for column, value in first.items()})
-    features |= {column: feature for column, feature in rows.features.items() if column in kept}
+    features = {column: _feature(column, value) for column, value in first.items()}
+    features |= {column: feature for column, feature in rows.features.items() if column in kept} | {FAULT: Json()}
 
     def batch(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {column: [] for column in features}
-        for row in (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)):
-            if (result := _or_none(converted, row)) is not None:
-                for column in out:
-                    out[column].append(result[column] if column in first else row[column])
-        return out
+        given = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        results = [{**{column: row[column] for column in kept}, **result_or_fault(row)} for row in given]
+        return {column: [result.get(column) for result in results] for column in features}
 
-    useful = rows.map(
-        batch, batched=True, remove_columns=rows.column_names, features=features, new_fingerprint=_cache_key(rows, kind)
+    results = rows.map(
+        batch,
+        batched=True,
+        remove_columns=rows.column_names,
+        features=Features(features),
+        new_fingerprint=_cache_key(rows, kind),
     )
-    if len(useful) < len(rows):  # a second look, since the first may have been an earlier run's, whose rows are cached
-        count_faults()
-    if judged_here and (message := faults.judge(len(rows))):
+    found = results[FAULT][:]
+    for number, fault in enumerate(found, 1):
+        if fault is not None:
+            faults.add(where=f"row {number}", number=number, **fault)
+    useful = results.remove_columns(FAULT)
+    if any(found):
+        useful = useful.select([index for index, fault in enumerate(found) if fault is None])
+    message = faults.judge(faults.broken + len(rows)) if judged_here or not first else ""
+    if message:
         warn(message)
     return useful
-
-
-def _or_none(converted: Callable[[Row], Row], row: Row) -> Row | None:
-    try:
-        return converted(row)
-    except Malformed:
-        return None
 
 
 def unpaired(rows: Dataset) -> Dataset:

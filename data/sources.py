@@ -15,6 +15,7 @@ from datasets import Dataset
 from data import made as made_data
 from data.faults import Faults
 from data.files import from_rows, held_out_split, read_path
+from data.hub_rows import HubRows
 from data.layouts import group_of, to_layout, unpaired
 from data.splits import key_of, normalised, position, two_sides
 from kinds import Config
@@ -293,35 +294,10 @@ def _read(dataset_name: str, split: str, config_name: str | None, revision: str 
             f"there is no data set {dataset_name!r}{did_you_mean(dataset_name, _near(path)) or '.'} Data are a local "
             f"file or folder (looked in {path.parent.resolve()}), a Hub id as owner/name, or made:NAME."
         )
-    return _from_hub(dataset_name, split, config_name, revision)
+    return HubRows(dataset_name, config_name, revision).split(split)
 
 
 def _near(path: Path) -> list[str]:
     """Return names that may have been meant: what lies where `path` was looked for, and made data."""
     beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
     return [*beside, *made_data.names()]
-
-
-def _from_hub(name: str, split: str, config_name: str | None, revision: str | None) -> Dataset:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    unreachable = hub.unreachable()
-    try:
-        with hub.bars():
-            rows = load_dataset(name, config_name, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = str(error).strip().split("\n")[0]
-        asked = f"split {split!r}, configuration {config_name!r}, revision {revision!r}"
-        if unreachable is None:
-            raise Refused(f"data set {name!r} cannot be loaded from the Hub: {reason} ({asked}).") from None
-        raise Refused(
-            f"data set {name!r} ({asked}) is not on this machine, and {unreachable}: {reason}. {hub.GET_IT}"
-        ) from None
-    found = {Path(file["filename"]).parent.name for file in rows.cache_files}
-    if unreachable and revision is not None and hub.dataset_commit(name, revision) not in found:
-        raise Refused(
-            f"data set {name!r} is on this machine as {', '.join(sorted(found))}, not as revision {revision!r}, and "
-            f"{unreachable}. {hub.GET_IT}"
-        )
-    return rows

@@ -45,7 +45,7 @@ def parser() -> Parser:
     made.add_argument(
         "--data",
         metavar="SOURCE",
-        help="file or folder of text, Hub id, tinystories, enwik8, hermes, or a mixture: tinystories:0.7,notes/:0.3",
+        help="file or folder of text, Hub id, tinystories, hermes, or a mixture: tinystories:0.7,notes/:0.3",
     )
     made.add_argument("--out", metavar="DIR", help="where the model goes (runs/PRESET-TIME)")
     made.add_argument("--max-steps", metavar="N", help="optimizer steps, rather than the preset's")
@@ -91,7 +91,7 @@ def serve(args: argparse.Namespace) -> None:
 def asked(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
     """Return the directory and the configuration of a new run."""
     if not args.data:
-        raise Refused("--data says what to train on: a file or folder of text, a Hub id, tinystories, enwik8, hermes.")
+        raise Refused("--data says what to train on: a file or folder of text, a Hub id, tinystories, hermes.")
     given = [("max_steps", args.max_steps), ("data_fraction", args.data_fraction)]
     assignments = [*args.values, *(f"{name}={text}" for name, text in given if text is not None)]
     config = preset(args.preset, output_dir=NAME, dataset_name=args.data)

@@ -18,7 +18,7 @@ class PretrainConfig:
     output_dir: str
     """Directory of the stage within the run directory."""
     dataset_name: str
-    """Local file or folder, Hub id, `tinystories`, `enwik8`, `hermes`, `made:documents`, or some with their weights:
+    """Local file or folder, Hub id, `tinystories`, `hermes`, `made:documents`, or some with their weights:
     `tinystories:0.7,notes/:0.3`."""
     dataset_config_name: str | None = None
     """The data set's configuration on the Hub."""

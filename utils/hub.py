@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from utils.command_line import command
 from utils.errors import Refused, without_number
@@ -69,15 +69,9 @@ def local_model(name: str, revision: str | None) -> Path | None:
     if path.is_file():
         raise Refused(f"{name} is a file: name the directory that holds a model's config.json and *.safetensors")
     if path.is_dir():
-        lacks = [
-            what
-            for what, there in (
-                ("config.json", (path / "config.json").is_file() or base_of(path)),
-                ("*.safetensors", weight_files(path)),
-            )
-            if not there
-        ]
-        if lacks:
+        configured = (path / "config.json").is_file() or base_of(path)
+        parts = {"config.json": configured, "*.safetensors": weight_files(path)}
+        if lacks := [part for part, there in parts.items() if not there]:
             raise Refused(f"{name} is no model's directory: it has no {' and no '.join(lacks)}{if_pickled(path)}")
         return path.resolve()
     if is_path(name):
@@ -92,7 +86,7 @@ def local_model(name: str, revision: str | None) -> Path | None:
         raise Refused(f"{name!r} is neither a directory nor a Hub id such as 'Qwen/Qwen2.5-0.5B'") from error
     except LocalEntryNotFoundError:
         return None
-    return snapshot if _is_model(snapshot) else None
+    return snapshot if (snapshot / "config.json").is_file() and weight_files(snapshot) else None
 
 
 def if_bare(name: str) -> str:
@@ -109,30 +103,21 @@ def if_pickled(directory: Path) -> str:
     return f". {PICKLES} Convert them once:\n  {command('-c', CONVERT, str(directory))}"
 
 
-def _is_model(directory: Path) -> bool:
-    return (directory / "config.json").is_file() and bool(weight_files(directory))
-
-
 def model_on_hub(name: str, revision: str | None) -> Any:
     """Return the Hub's description of a model.
 
     Raises:
         Refused: there is none, it may not be read, or its weights are pickles.
     """
-    from huggingface_hub import HfApi
-
-    with _said_plainly("model", name, revision):
-        found = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
-        if found.gated:
-            _refuse_without_access("models", name)
-    names = [file.rfilename for file in found.siblings or ()]
+    described = _described("model", name, revision)
+    names = [file.rfilename for file in described.siblings or ()]
     if any(file.endswith(".bin") for file in names) and not any(file.endswith(".safetensors") for file in names):
         raise Refused(
             f"model {name!r} has no *.safetensors on the Hub. {PICKLES} Ask for them at"
             " https://huggingface.co/spaces/safetensors/convert, and name the `revision` that it makes, or convert a"
             " copy on this disk"
         )
-    return found
+    return described
 
 
 def model_config(name: str, revision: str | None) -> Path:
@@ -183,22 +168,20 @@ def dataset_on_hub(name: str, revision: str | None) -> Any:
     Raises:
         Refused: there is none, or it may not be read.
     """
-    from huggingface_hub import HfApi
-
-    with _said_plainly("data set", name, revision):
-        found = HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S)
-        if found.gated:
-            _refuse_without_access("datasets", name)
-        return found
+    return _described("dataset", name, revision)
 
 
-def _refuse_without_access(kind: str, name: str) -> None:
-    """Raise what the Hub would raise at the first file: it describes a gated repository to everyone."""
-    from huggingface_hub import constants, get_session, hf_raise_for_status
+def _described(what: Literal["model", "dataset"], name: str, revision: str | None) -> Any:
+    from huggingface_hub import HfApi, constants, get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    url = f"{constants.ENDPOINT}/api/{kind}/{name}/auth-check"  # as HfApi.auth_check, which would wait for ever
-    hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_S))
+    with _said_plainly(what, name, revision):
+        described = getattr(HfApi(), f"{what}_info")(name, revision=revision, timeout=TIMEOUT_S)
+        if described.gated:  # described to everyone, refused at its first file
+            # As HfApi.auth_check, which would wait for ever.
+            url = f"{constants.ENDPOINT}/api/{what}s/{name}/auth-check"
+            hf_raise_for_status(get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_S))
+    return described
 
 
 def is_dataset_id(name: str) -> bool:
@@ -239,12 +222,12 @@ def split_sizes(name: str, config_name: str | None, revision: str | None) -> dic
 
 
 @contextmanager
-def _said_plainly(what: str, name: str, revision: str | None) -> Iterator[None]:
+def _said_plainly(what: Literal["model", "dataset"], name: str, revision: str | None) -> Iterator[None]:
     """Turn the Hub's errors into refusals that say what to do."""
     import httpx2
     from huggingface_hub import errors
 
-    subject = f"{what} {name!r}"
+    subject = f"{'model' if what == 'model' else 'data set'} {name!r}"
     try:
         yield
     except errors.GatedRepoError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,10 @@ class Order:
     def __init__(self, row_counts: Sequence[int], shares: Sequence[float], seed: int) -> None:
         assert len(row_counts) == len(shares) > 0, (row_counts, shares)
         assert all(row_counts), row_counts
-        self._epochs = [_Epochs(count, seed + 7919 * part) for part, count in enumerate(row_counts)]
+        self._row_counts = row_counts
+        self._permutations = [  # two stay in memory, since a step can meet two epochs
+            lru_cache(2)(partial(_permutation, count, seed + 7919 * part)) for part, count in enumerate(row_counts)
+        ]
         left = [sum(shares[part:]) for part in range(len(shares))]
         # Part p takes this share of the rows that the parts before it leave.
         self._shares = [min(ONE - 1, round(share / rest * ONE)) for share, rest in zip(shares, left, strict=True)][:-1]
@@ -43,8 +47,11 @@ class Order:
         The processes' rows are the batch's, every `world_size`-th, whatever their number.
         """
         places = range(step * batch_size + rank, (step + 1) * batch_size, world_size)
-        turns = map(self._turn, places)
-        return [(part, self._epochs[part].row(place)) for part, place in turns]
+        return [(part, self._row(part, place)) for part, place in map(self._turn, places)]
+
+    def _row(self, part: int, place: int) -> int:
+        epoch, index = divmod(place, self._row_counts[part])
+        return int(self._permutations[part](epoch)[index])
 
     def _turn(self, place: int) -> tuple[int, int]:
         """Return which part has the turn `place`, from 0, and how many turns it has had before."""
@@ -56,20 +63,9 @@ class Order:
         return len(self._shares), place
 
 
-class _Epochs:
-    """The permutations of one part's rows; the two last used stay in memory, since a step can meet two."""
-
-    def __init__(self, row_count: int, seed: int) -> None:
-        self.row_count, self.seed = row_count, seed
-        self._drawn: dict[int, NDArray[np.int32]] = {}
-
-    def row(self, place: int) -> int:
-        epoch, index = divmod(place, self.row_count)
-        if epoch not in self._drawn:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            drawn = torch.randperm(self.row_count, generator=generator).to(torch.int32).numpy()
-            self._drawn = {**dict(list(self._drawn.items())[-1:]), epoch: drawn}
-        return int(self._drawn[epoch][index])
+def _permutation(row_count: int, seed: int, epoch: int) -> NDArray[np.int32]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(row_count, generator=generator).to(torch.int32).numpy()
 
 
 class Training:
@@ -87,8 +83,6 @@ class Training:
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Return the rows of step `step` (from 0) that process `rank` takes; `batch_size` is that of all processes."""
         chosen = self.order.rows(step, batch_size, rank, world_size)
-        if len(self.parts) == 1:
-            return self.parts[0].batch([row for _, row in chosen])
         shape = (len(chosen), self.parts[0].row_length)
         whole = Batch(torch.empty(shape, dtype=torch.long), torch.empty(shape, dtype=torch.long))
         for number, part in enumerate(self.parts):

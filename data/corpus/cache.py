@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from utils.console import console
+from utils.console import console, progress
 from utils.errors import Refused
 from utils.files import jsonable, write_json
 
@@ -48,7 +48,14 @@ def made_once(final: Path, what: str, make: Callable[[Path], dict[str, Any]]) ->
             meta = _whole(final)  # another process may have made it meanwhile
             return _make(final, make) if meta is None else meta
     except OSError as error:
-        raise _refusal(error, final, what) from None
+        where = f"SIXGIG_CACHE names another directory than {root()}, where prepared data are kept."
+        if error.errno in NO_ROOM:
+            free = shutil.disk_usage(final.parent).free / 2**30
+            raise Refused(
+                f"no room for {what}: {final.parent} has {free:.1f} GiB free. Make room there, or {where}"
+            ) from None
+        reason = f"{error.strerror or error} ({error.filename or final})"
+        raise Refused(f"{what} cannot be written: {reason}. {where}") from None
 
 
 def _make(final: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -92,9 +99,17 @@ def _locked(final: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _refusal(error: OSError, final: Path, what: str) -> Refused:
-    where = f"SIXGIG_CACHE names another directory than {root()}, where prepared data are kept."
-    if error.errno in NO_ROOM:
-        free = shutil.disk_usage(final.parent).free / 2**30
-        return Refused(f"no room for {what}: {final.parent} has {free:.1f} GiB free. Make room there, or {where}")
-    return Refused(f"{what} cannot be written: {error.strerror or error} ({error.filename or final}). {where}")
+@contextmanager
+def metered(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar over `total_bytes` in MB, 0 if unknown; gives the function that is told of each more bytes read."""
+    done = 0
+    with progress(f"{what} (MB)", -(-total_bytes >> 20)) as bar:
+
+        def read(more_bytes: int) -> None:
+            nonlocal done
+            done += more_bytes
+            if done >> 20 > (done - more_bytes) >> 20:
+                bar.update(done >> 20)
+
+        yield read
+        bar.update(bar.total or -(-done >> 20))  # a part of what is read, such as JSON's own, may not count

@@ -3,40 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
-from data.corpus import enwik8
 from data.corpus.cache import key_of
 from data.corpus.corpus import Corpus, prepare
 from data.corpus.documents import ON_HUB, Options
 from data.corpus.mixture import parse
 from data.sources import files_now
+from kinds import Config
 from utils import hub
 from utils.files import user_path
 
 
-class CorpusConfig(Protocol):
-    """What of a configuration decides its documents."""
-
-    @property
-    def dataset_name(self) -> str: ...
-    @property
-    def dataset_config_name(self) -> str | None: ...
-    @property
-    def dataset_revision(self) -> str | None: ...
-    @property
-    def document_separator(self) -> str | None: ...
-    @property
-    def data_fraction(self) -> float: ...
-    @property
-    def max_samples(self) -> int | None: ...
-    @property
-    def eval_samples(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def corpus_for(config: CorpusConfig) -> Corpus:
+def corpus_for(config: Config) -> Corpus:
     """Return the corpus that `config` names; see `data.corpus.prepare`. Checks, training and evaluation share it."""
     options = Options(
         separator=config.document_separator,
@@ -55,14 +34,11 @@ def _prepared(source: str, options: Options, data_fraction: float, _files: Any) 
     return prepare(source, options, data_fraction=data_fraction)
 
 
-def is_here(config: CorpusConfig) -> bool:
+def is_here(config: Config) -> bool:
     """Tell whether all parts are on this machine, so that the corpus can be had without a download."""
 
     def part_is_here(name: str) -> bool:
-        if name == "enwik8":
-            return enwik8.is_here()
-        on_hub = ON_HUB.get(name, name)
-        return name.startswith("made:") or user_path(name).exists() or hub.has_dataset(on_hub)
+        return name.startswith("made:") or user_path(name).exists() or hub.has_dataset(ON_HUB.get(name, name))
 
     return all(part_is_here(name) for name, _ in parse(config.dataset_name))
 

@@ -33,6 +33,29 @@ class Part:
         limit = max(1, round(max_documents * self.weight))
         return np.sort(np.argsort(self.store.keys(split), kind="stable")[:limit])
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the run's record tells of it."""
+        return {
+            "name": self.store.name,
+            "weight": self.weight,
+            "fingerprint": self.store.key,
+            "train_rows": len(self.train),
+            **{name: self.store.meta[name] for name in ("splits", "left_out", "overlap")},
+            "held_out_elsewhere": self.held_out_elsewhere,
+        }
+
+    def line(self) -> str:
+        """Return what was read, left out and held out, to be shown to the user."""
+        splits, left, overlap = (self.store.meta[name] for name in ("splits", "left_out", "overlap"))
+        read = " + ".join(f"{splits[split]['documents']:,} {split}" for split in ("train", "validation", "test"))
+        used = f", {len(self.train):,} of them used" if len(self.train) < splits["train"]["documents"] else ""
+        return (
+            f"{self.store.name}: {read} documents{used}; left out {left['empty']:,} empty, {left['duplicates']:,} "
+            f"repeated, {left['held_out'] + self.held_out_elsewhere:,} held out elsewhere; "
+            f"{sum(overlap.values()):,} in two splits"
+        )
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -44,22 +67,11 @@ class Corpus:
     @property
     def info(self) -> dict[str, Any]:
         """What the run's record tells of its data; `parts` has one entry for each source."""
-        described = [
-            {
-                "name": part.store.name,
-                "weight": part.weight,
-                "fingerprint": part.store.key,
-                "train_rows": len(part.train),
-                **{name: part.store.meta[name] for name in ("splits", "left_out", "overlap")},
-                "held_out_elsewhere": part.held_out_elsewhere,
-            }
-            for part in self.parts
-        ]
-        return {"name": self.name, "parts": described}
+        return {"name": self.name, "parts": [part.info for part in self.parts]}
 
     def lines(self) -> list[str]:
         """Return for each part what was read, left out and held out, to be shown to the user."""
-        return [_line(part) for part in self.parts]
+        return [part.line() for part in self.parts]
 
     def training_texts(self, limit: int) -> Iterator[str]:
         """Yield about `limit` training documents, from each part by its weight, to train a tokenizer on.
@@ -109,16 +121,3 @@ def _part(store: Store, weight: float, stores: list[tuple[Store, float]], fracti
     free = ~np.isin(keys, np.concatenate(others)) if others else np.ones(len(keys), bool)
     chosen = keys < np.uint64(int(fraction * 2**64)) if fraction < 1 else True
     return Part(store, weight, np.flatnonzero(free & chosen), int(np.sum(~free)))
-
-
-def _line(part: Part) -> str:
-    meta = part.store.meta
-    read = " + ".join(f"{meta['splits'][split]['documents']:,} {split}" for split in ("train", "validation", "test"))
-    left = meta["left_out"]
-    elsewhere = left["held_out"] + part.held_out_elsewhere
-    used = f", {len(part.train):,} of them used" if len(part.train) < meta["splits"]["train"]["documents"] else ""
-    return (
-        f"{part.store.name}: {read} documents{used}; left out {left['empty']:,} empty, "
-        f"{left['duplicates']:,} repeated, {elsewhere:,} held out elsewhere; "
-        f"{sum(meta['overlap'].values()):,} in two splits"
-    )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data import made
-from data.corpus import enwik8, hub_data
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
 from data.files import ALIASES, READERS, named_splits, separated
+from data.hub_rows import HubRows
 from data.messages import Malformed
 from utils import hub
 from utils.errors import Refused, did_you_mean
@@ -19,7 +19,6 @@ from utils.files import user_path
 SPLITS = ("test", "validation", "train")
 """In the order in which they are read: what is held out is known before the training documents come."""
 ON_HUB = {"tinystories": "roneneldan/TinyStories", "hermes": "interstellarninja/hermes_reasoning_tool_use"}
-BUILT_IN = ("enwik8", *ON_HUB)
 PARQUET_ROWS = 1024  # rows of a Parquet file in memory at once
 
 Documents = Mapping[str, Iterable[str]]
@@ -55,7 +54,7 @@ class Source:
     size_bytes: int | None = None
     """Of what will be read, as far as it is known."""
     as_it_is: bool = False
-    """Neither normalised nor freed of duplicates: a benchmark or a generator whose documents are published so."""
+    """Neither normalised nor freed of duplicates: a generator's documents, which repeat short drills on purpose."""
 
 
 def source_of(name: str, options: Options) -> Source:
@@ -66,8 +65,6 @@ def source_of(name: str, options: Options) -> Source:
     """
     path = user_path(name)
     of_hub = bool(options.config_name or options.revision)
-    if name == "enwik8":
-        return Source(name, key_of(name, enwik8.ENWIK8.sha1), enwik8.documents, enwik8.ENWIK8.size_bytes, as_it_is=True)
     if name.startswith("made:"):
         return _made(name, options)
     if name not in ON_HUB and path.exists():
@@ -75,13 +72,13 @@ def source_of(name: str, options: Options) -> Source:
             raise Refused(f"{name} is a local path, which has no configurations or revisions: leave them out.")
         return _local(name, path, options.separator)
     if name in ON_HUB or hub.is_dataset_id(name):
-        found = hub_data.find(ON_HUB.get(name, name), options.config_name, options.revision)
-        return Source(name, key_of("hub", *found.key), lambda: _published(found.open(), name), found.size_bytes)
+        on_hub = HubRows(ON_HUB.get(name, name), options.config_name, options.revision)
+        return Source(name, key_of("hub", *on_hub.key), lambda: _of_hub(on_hub, name), on_hub.size_bytes)
     beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    meant = did_you_mean(name, [*beside, *BUILT_IN, "made:documents"]) or "."
+    meant = did_you_mean(name, [*beside, *ON_HUB, "made:documents"]) or "."
     raise Refused(
         f"there are no data {name!r}{meant} Data are a local file or folder (looked in {path.parent.resolve()}), a Hub "
-        f"id as owner/name, {', '.join(BUILT_IN)}, or made:documents."
+        f"id as owner/name, {', '.join(ON_HUB)}, or made:documents."
     )
 
 
@@ -89,7 +86,8 @@ def _local(name: str, path: Path, separator: str | None) -> Source:
     folder = path if path.is_dir() else path.parent
     suffixes = (*READERS, ".parquet")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in suffixes)
-    files = [file for file in files if path.is_file() or not _hidden(file.relative_to(folder))]
+    hidden = (any(part.startswith(".") for part in file.relative_to(folder).parts) for file in files)
+    files = [file for file, skip in zip(files, hidden, strict=True) if path.is_file() or not skip]
     if not files or files[0].suffix not in suffixes:
         what = f"{name} has suffix {path.suffix!r}" if path.is_file() else f"{name} holds no data files"
         raise Refused(f"{what}; data files are {' '.join(suffixes)}.")
@@ -98,14 +96,17 @@ def _local(name: str, path: Path, separator: str | None) -> Source:
     key = key_of("files", separator, [(str(file.relative_to(folder)), _sha256(file)) for file in files])
 
     def documents() -> Documents:
-        named = {split: _documents_of(found, separator) for split, found in splits.items()}
-        return _published(named, name)
+        return _published({split: _documents_of(each, separator) for split, each in splits.items()}, name)
 
     return Source(name, key, documents, sum(file.stat().st_size for file in files))
 
 
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def _of_hub(data: HubRows, name: str) -> Documents:
+    def documents(rows: Any) -> Iterator[str]:
+        known = rows.column_names
+        return texts_of(data.each(rows.select_columns(to_text(known, name)[0]) if known else rows), name)
+
+    return _published({split: documents(rows) for split, rows in data.splits().items()}, name)
 
 
 def _documents_of(files: Iterable[Path], separator: str | None) -> Iterator[str]:

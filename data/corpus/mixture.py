@@ -26,25 +26,22 @@ def parse(source: str) -> list[tuple[str, float]]:
         raise Refused("the data have no name: give a file, a folder, a Hub id, a built-in name, or a mixture of them.")
     if _exists(source) or ("," not in source and _weight(source.rpartition(":")[2]) is None):
         return [(source, 1.0)]
-    parts = [_part(each.strip(), source) for each in source.split(",")]
-    names = [name for name, _ in parts]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise Refused(f"the mixture {source!r} names {', '.join(sorted(twice))} twice. {FORM}")
-    total = math.fsum(weight for _, weight in parts)
+    weights: dict[str, float] = {}
+    for part in source.split(","):
+        name, _, number = part.strip().rpartition(":")
+        name, weight = name.strip(), _weight(number)
+        if not name or weight is None:
+            raise Refused(f"{part.strip()!r} in the mixture {source!r} is not a name and its weight. {FORM}")
+        if not (math.isfinite(weight) and weight > 0):
+            raise Refused(f"the weight {number} in the mixture {source!r} is no share of the tokens. {FORM}")
+        if name in weights:
+            raise Refused(f"the mixture {source!r} names {name} twice. {FORM}")
+        weights[name] = weight
+    total = math.fsum(weights.values())
     if abs(total - 1) > TOLERANCE:
-        shares = ",".join(f"{name}:{weight / total:.4g}" for name, weight in parts)
+        shares = ",".join(f"{name}:{weight / total:.4g}" for name, weight in weights.items())
         raise Refused(f"the weights of {source!r} sum to {total:g}, not to 1: write {shares}?")
-    return [(name, weight / total) for name, weight in parts] if total != 1 else parts
-
-
-def _part(text: str, source: str) -> tuple[str, float]:
-    name, _, number = text.rpartition(":")
-    weight = _weight(number)
-    if not name.strip() or weight is None:
-        raise Refused(f"{text!r} in the mixture {source!r} is not a name and its weight. {FORM}")
-    if not (math.isfinite(weight) and weight > 0):
-        raise Refused(f"the weight {number} in the mixture {source!r} is no share of the tokens. {FORM}")
-    return name.strip(), weight
+    return [(name, weight / total) for name, weight in weights.items()]
 
 
 def _weight(text: str) -> float | None:

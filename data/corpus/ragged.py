@@ -38,7 +38,7 @@ class Ragged:
 
 
 class Writer:
-    """Writes sequences one after another; they can be read when it is closed, as the end of a `with` does."""
+    """Writes sequences one after another; they are on the disk at the end of its `with`."""
 
     def __init__(self, path: Path, dtype: DTypeLike = np.uint8) -> None:
         self._path, self._dtype = path, np.dtype(dtype)
@@ -52,21 +52,14 @@ class Writer:
         self._end += len(data) // self._dtype.itemsize
         self._ends.append(self._end)
 
-    def close(self) -> None:
-        """Bring everything to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        np.save(self._path.with_name(self._path.name + ".ends.npy"), np.array(self._ends, np.int64))
-
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        np.save(self._path.with_name(self._path.name + ".ends.npy"), np.array(self._ends, np.int64))
 
 
 def mapped(path: Path, dtype: DTypeLike) -> NDArray:

@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.chat import CHAT_TEMPLATE, TURN_END
-from data.converters import CONVERSATIONS
-from data.messages import Malformed, says_nothing, without_padding
+from data.converters import CONVERSATIONS, LAYOUTS
+from data.messages import says_nothing, without_padding
 from utils.errors import Refused, did_you_mean
 
 Row = Mapping[str, Any]
 
 RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
-CONVERT = {column: convert for (column,), convert in CONVERSATIONS}
-"""How a row becomes messages and tools, by the column that holds its conversation."""
-COLUMNS = ("text", *CONVERT)
+CONVERT = {column: convert for (column,), convert in (*LAYOUTS["documents"].layouts, *CONVERSATIONS)}
+"""How a row becomes text, or messages and tools, by the column that holds it."""
 
 
 def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row], str]]:
@@ -26,24 +25,22 @@ def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row
         Refused: there is neither text nor a conversation in the columns.
     """
     columns = list(columns)
-    found = next((column for column in COLUMNS if column in columns), None)
-    if found is None:
-        near = next((hint for column in columns if (hint := did_you_mean(column, COLUMNS))), ".")
+    column = next((column for column in CONVERT if column in columns), None)
+    if column is None:
+        near = next((hint for column in columns if (hint := did_you_mean(column, CONVERT))), ".")
         raise Refused(
             f"{name} has no text: its columns are {', '.join(columns) or 'none'}{near} Pretraining needs a column "
-            f"{' or '.join(COLUMNS)}: rename one, or choose other data."
+            f"{' or '.join(CONVERT)}: rename one, or choose other data."
         )
-    if found == "text":
-        return ["text"], _text
-    convert = CONVERT[found]
-    used = [column for column in (found, "system", "tools") if column in columns]
+    used = [column, *(beside for beside in ("system", "tools") if beside in columns and column != "text")]
 
-    def conversation(row: Row) -> str:
-        if not row.get(found):
+    def document(row: Row) -> str:
+        if column != "text" and not row.get(column):
             return ""
-        return render(**convert({column: without_padding(row[column]) for column in used if column in row}))
+        converted = CONVERT[column]({key: without_padding(row.get(key)) for key in used})
+        return converted["text"] if column == "text" else render(**converted)
 
-    return used, conversation
+    return used, document
 
 
 def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
@@ -67,10 +64,3 @@ def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = 
         [turns], tools=None if listed else tools, chat_template=CHAT_TEMPLATE, eos_token=TURN_END
     )
     return str(text)
-
-
-def _text(row: Row) -> str:
-    value = row.get("text")
-    if value is not None and not isinstance(value, str):
-        raise Malformed(f"text is a string, not {value!r:.80}")
-    return value or ""

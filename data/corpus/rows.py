@@ -1,5 +1,7 @@
 """Rows of one length out of a shard: whole documents packed best-fit, gathered as a batch when they are asked for."""
 
+from collections.abc import Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.corpus.cache import made_once
-from data.corpus.packing import best_fit, pieces
 from data.corpus.shards import Shard
+
+Array = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
@@ -45,13 +48,19 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def batch(self, rows: NDArray[np.int64] | list[int]) -> Batch:
+    def batch(self, rows: Sequence[int]) -> Batch:
         """Return the rows at these indices."""
-        places, source, number = self._places(np.asarray(rows, np.int64))
         input_ids = np.full((len(rows), self.row_length), self.shard.pad_token_id, np.int64)
-        document = np.zeros((len(rows), self.row_length), np.int64)
-        input_ids.reshape(-1)[places] = self.shard.tokens.values[source]
-        document.reshape(-1)[places] = number
+        document = np.zeros_like(input_ids)
+        for place, row in enumerate(rows):
+            pieces = slice(self._ends[row - 1] if row else 0, self._ends[row])
+            column = 0
+            for number, (start, length) in enumerate(
+                zip(self._start[pieces].tolist(), self._length[pieces].tolist(), strict=True), 1
+            ):
+                input_ids[place, column : column + length] = self.shard.tokens.values[start : start + length]
+                document[place, column : column + length] = number
+                column += length
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(document))
 
     def padding(self) -> Batch:
@@ -70,17 +79,43 @@ class PackedRows:
         n_bytes = (before[self._start + self._length] - before[self._start + 1]).sum()
         return self.tokens - len(self._length), int(n_bytes)
 
-    def _places(self, rows: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
-        """Return of each token in `rows` its place in the flattened batch, its place in the shard, its document."""
-        first = np.where(rows > 0, self._ends[rows - 1], 0)
-        counts = self._ends[rows] - first
-        row = np.repeat(np.arange(len(rows)), counts)
-        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        piece = first[row] + number
-        length = self._length[piece]
-        behind = np.cumsum(length)
-        within = np.arange(length.sum()) - np.repeat(behind - length, length)
-        tokens_before_row = np.concatenate([[0], np.cumsum(np.bincount(row, length, len(rows)))[:-1]]).astype(np.int64)
-        column = behind - length - tokens_before_row[row]
-        places = np.repeat(row * self.row_length + column, length) + within
-        return places, np.repeat(self._start[piece], length) + within, np.repeat(number + 1, length)
+
+def best_fit(lengths: Array, row_length: int) -> tuple[Array, Array]:
+    """Assign each document to the fullest row that still has room, longest document first.
+
+    Best-fit decreasing (Ding et al. 2024, arXiv:2404.10830); of rows with the same room, and of documents of the same
+    length, the first. `lengths` are within 1 to `row_length`. Returns the documents' indices, row by row in the order
+    in which they were placed, and where each row ends in them.
+    """
+    assert not len(lengths) or (lengths.min() >= 1 and lengths.max() <= row_length), "lengths are 1 to row_length"
+    by_length = np.argsort(-lengths, kind="stable")
+    room: list[list[int]] = [[] for _ in range(row_length)]  # heaps of rows, by the tokens free in them
+    has_rows = 0  # bit n is set where room[n] has rows: the least room that suffices is one look away
+    rows, row_of = 0, np.empty(len(lengths), np.int64)  # of the documents by length
+    for place, length in enumerate(lengths[by_length].tolist()):
+        if suffices := has_rows >> length:
+            free = length + (suffices & -suffices).bit_length() - 1
+            row = heappop(room[free])
+            has_rows ^= 0 if room[free] else 1 << free
+        else:
+            free, row, rows = row_length, rows, rows + 1
+        if left := free - length:
+            heappush(room[left], row)
+            has_rows |= 1 << left
+        row_of[place] = row
+    order = np.argsort(row_of, kind="stable")
+    return by_length[order], np.cumsum(np.bincount(row_of, minlength=rows))
+
+
+def pieces(lengths: Array, row_length: int) -> tuple[Array, Array]:
+    """Cut documents into consecutive pieces of at most `row_length` tokens; return each piece's start and length.
+
+    Starts count from the first token of the first document. A single token predicts nothing and makes no piece, so a
+    document's last token may be left out.
+    """
+    counts = -(-lengths // row_length)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    within = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * row_length
+    size = np.minimum(lengths[document] - within, row_length)
+    start = np.repeat(np.cumsum(lengths) - lengths, counts) + within
+    return start[size > 1], size[size > 1]

@@ -1,19 +1,16 @@
 """Token shards: the documents of one split of one source as token ids, memory-mapped, each ended by end-of-text."""
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.corpus.cache import key_of, made_once, root
-from data.corpus.meter import metered
+from data.corpus.cache import key_of, made_once, metered, root
 from data.corpus.ragged import Ragged, Writer, mapped
 from data.corpus.store import Store
 from utils.errors import Refused
@@ -25,20 +22,17 @@ if TYPE_CHECKING:
 VERSION = "1"
 END_OF_TEXT = "<|endoftext|>"
 BATCH_CHARS = 1 << 21
-"""Text in the tokenizer's hands at once; an encoding takes about a hundred bytes a token, and two are in memory."""
+"""Text in the tokenizer's hands at once; an encoding takes about a hundred bytes a token."""
 PIECE_CHARS = 1 << 17
 """Longer documents are tokenised in pieces of that length, so that one book does not occupy one core alone."""
 SAMPLE_DOCUMENTS, SAMPLE_TOKENS = 5, 200
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """Token ids of documents, in the order of the documents."""
 
     directory: Path
     tokens: Ragged
-    text_bytes: NDArray[np.int64]
-    """UTF-8 bytes of each document."""
     token_bytes: NDArray[np.uint32] | None
     """UTF-8 bytes of text that each token stands for, 0 for end-of-text; of held-out shards only."""
     pad_token_id: int
@@ -61,15 +55,25 @@ def tokenised(
     """
     end, backend = end_of_text_id(tokenizer), _own_copy(tokenizer)
     texts = store.texts(split)
-    if indices is None or len(indices) == len(texts):
-        indices = np.arange(len(texts))
+    indices = np.arange(len(texts)) if indices is None else indices
     chosen = sha256(indices.tobytes()).hexdigest()
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     key = key_of(VERSION, store.key, split, chosen, backend.to_str(), end, token_bytes)
     directory = root() / "tokens" / key
 
     def write(partial: Path) -> dict[str, Any]:
-        _write(partial, texts, indices, backend, end, dtype, token_bytes, f"tokenise {store.name}, {split}")
+        documents = (texts.text(index) for index in indices.tolist())
+        read_bytes = int(texts.lengths[indices].sum())
+        with (
+            metered(f"tokenise {store.name}, {split}", read_bytes) as read,
+            Writer(partial / "tokens", dtype) as tokens,
+        ):
+            n_bytes = [np.empty(0, np.uint32)]
+            for ids, found in _encoded(documents, backend, end, read, token_bytes):
+                tokens.append(ids)
+                n_bytes += found
+        if token_bytes:
+            np.concatenate(n_bytes).tofile(partial / "token_bytes.bin")
         _write_sample(partial, f"{store.name}, {split}", Ragged(partial / "tokens", dtype), tokenizer)
         return {"name": store.name, "split": split, "documents": len(indices), "dtype": dtype.name}
 
@@ -77,7 +81,6 @@ def tokenised(
     return Shard(
         directory=directory,
         tokens=Ragged(directory / "tokens", dtype),
-        text_bytes=texts.lengths[indices],
         token_bytes=mapped(directory / "token_bytes.bin", np.uint32) if token_bytes else None,
         pad_token_id=end if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
     )
@@ -89,10 +92,10 @@ def end_of_text_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     Raises:
         Refused: there is neither.
     """
-    found = tokenizer.get_vocab().get(END_OF_TEXT, tokenizer.eos_token_id)
-    if found is None:
+    end = tokenizer.get_vocab().get(END_OF_TEXT, tokenizer.eos_token_id)
+    if end is None:
         raise Refused(f"this tokenizer has neither {END_OF_TEXT} nor an EOS token, so no document would end. Add one.")
-    return int(found)
+    return int(end)
 
 
 def _own_copy(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
@@ -107,72 +110,32 @@ def _own_copy(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     return copy
 
 
-def _write(
-    directory: Path,
-    texts: Ragged,
-    indices: NDArray[np.int64],
-    backend: "Tokenizer",
-    end: int,
-    dtype: np.dtype,
-    token_bytes: bool,
-    what: str,
-) -> None:
+def _encoded(
+    documents: Iterator[str], backend: "Tokenizer", end: int, read: Callable[[int], None], token_bytes: bool
+) -> Iterator[tuple[NDArray, list[NDArray[np.uint32]]]]:
+    """Yield the ids of each document with its end, and the bytes of its tokens, if they are asked for."""
     encode = backend.encode_batch if token_bytes else backend.encode_batch_fast  # the fast one tells no offsets
-    last = np.array([end])
-    with (
-        Writer(directory / "tokens", dtype) as tokens,
-        (directory / "token_bytes.bin").open("wb") as lengths,
-        metered(what, int(texts.lengths[indices].sum())) as read,
-    ):
-        for pieces, encodings in _encoded(texts, indices, encode):
-            document: list[NDArray] = []
-            for (text, ends), encoding in zip(pieces, encodings, strict=True):
-                document.append(np.array(encoding.ids, np.int64))
-                if token_bytes:
-                    lengths.write(bytes_of_tokens(text, encoding).tobytes())
-                if ends:
-                    tokens.append(np.concatenate([*document, last]))
-                    document = []
-                    if token_bytes:
-                        lengths.write(np.zeros(1, np.uint32).tobytes())
-                read(len(text))
-    if not token_bytes:
-        (directory / "token_bytes.bin").unlink()
+    for batch in _batches(documents):
+        with _parallel():
+            encodings = iter(encode([piece for pieces in batch for piece in pieces], add_special_tokens=False))
+        for pieces in batch:
+            whole = list(zip(pieces, encodings, strict=False))
+            n_bytes = [bytes_of_tokens(*piece) for piece in whole] + [np.zeros(1, np.uint32)] if token_bytes else []
+            yield np.array([*(id for _, encoding in whole for id in encoding.ids), end]), n_bytes
+            read(sum(map(len, pieces)))
 
 
-Piece = tuple[str, bool]
-"""Text, and whether a document ends with it."""
-
-
-def _encoded(texts: Ragged, indices: NDArray[np.int64], encode: Any) -> Iterator[tuple[list[Piece], "list[Encoding]"]]:
-    """Yield batches of whole documents with their encodings; while one is used, the next is computed."""
-
-    def encoded(batch: list[Piece]) -> "tuple[list[Piece], list[Encoding]]":
-        return batch, encode([text for text, _ in batch], add_special_tokens=False)
-
-    with _parallel(), ThreadPoolExecutor(1) as ahead:
-        waiting = None
-        for batch in _batches(texts, indices):
-            following = ahead.submit(encoded, batch)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
-
-
-def _batches(texts: Ragged, indices: NDArray[np.int64]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
+def _batches(documents: Iterator[str]) -> Iterator[list[list[str]]]:
+    """Yield documents in their pieces, so many at once as have BATCH_CHARS together."""
+    batch: list[list[str]] = []
     size = 0
-    for index in indices.tolist():
-        parts = cut(texts.text(index))
-        batch += [(part, number == len(parts)) for number, part in enumerate(parts, 1)]
-        size += sum(map(len, parts))
+    for text in documents:
+        batch.append(cut(text))
+        size += len(text)
         if size >= BATCH_CHARS:
             yield batch
             batch, size = [], 0
-    if batch:
-        yield batch
+    yield batch
 
 
 def cut(text: str) -> list[str]:
@@ -181,9 +144,8 @@ def cut(text: str) -> list[str]:
     start = 0
     while len(text) - start > PIECE_CHARS:
         until = start + PIECE_CHARS
-        place = max(text.rfind("\n", start + 1, until), -1)
-        place = place if place > 0 else text.rfind(" ", start + 1, until)
-        end = place if place > 0 else until
+        ends = (text.rfind(mark, start + 1, until) for mark in "\n ")
+        end = next((place for place in ends if place > 0), until)
         parts.append(text[start:end])
         start = end
     return [*parts, text[start:]]
@@ -198,10 +160,8 @@ def _parallel() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        os.environ.pop(name)
+        os.environ |= {} if before is None else {name: before}
 
 
 def bytes_of_tokens(text: str, encoding: "Encoding") -> NDArray[np.uint32]:

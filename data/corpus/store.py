@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.corpus.cache import made_once, root
+from data.corpus.cache import made_once, metered, root
 from data.corpus.documents import SPLITS, Source
-from data.corpus.meter import metered
 from data.corpus.ragged import Ragged, Writer
 from data.splits import normalised, position
 from utils.console import warn
@@ -64,7 +63,7 @@ def _write(source: Source, directory: Path, alone: bool) -> dict[str, Any]:
         for split in SPLITS:
             here: set[bytes] = set()
             for raw in named.get(split, ()):
-                text = raw if source.as_it_is else _normal(raw)
+                text = raw if source.as_it_is else raw.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
                 content = text.encode()
                 read(len(content))
                 digest, key = _digest(content), _digest(normalised(text).encode())
@@ -85,18 +84,14 @@ def _write(source: Source, directory: Path, alone: bool) -> dict[str, Any]:
     for split in SPLITS:
         np.save(directory / f"{split}.keys.npy", np.array(keys[split], np.uint64))
     _refuse_empty(source.name, {split: len(keys[split]) for split in SPLITS}, left_out, alone)
-    overlap = _overlap(keys)
+    overlap = {  # keys that each pair of splits shares
+        f"{one}/{other}": len(np.intersect1d(keys[one], keys[other])) for one, other in combinations(SPLITS[::-1], 2)
+    }
     if any(overlap.values()):
         warn(f"{source.name}: documents in two splits: {overlap}")
-    counts = {
-        split: {"documents": len(keys[split]), "bytes": (directory / f"{split}.bin").stat().st_size} for split in SPLITS
-    }
+    sizes = {split: (directory / f"{split}.bin").stat().st_size for split in SPLITS}
+    counts = {split: {"documents": len(keys[split]), "bytes": sizes[split]} for split in SPLITS}
     return {"name": source.name, "splits": counts, "left_out": left_out, "overlap": overlap}
-
-
-def _normal(text: str) -> str:
-    """Return a document without a byte order mark, its lines ended by line feeds."""
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _digest(content: bytes) -> bytes:
@@ -108,15 +103,6 @@ def _side(text: str, published: Iterable[str]) -> str:
     place = position(text)
     side = "test" if place < TEST_SHARE else "validation" if place < HELD_OUT_SHARE else "train"
     return "train" if side in published else side
-
-
-def _overlap(keys: dict[str, "array[int]"]) -> dict[str, int]:
-    """Return how many keys each pair of splits shares."""
-    sets = {split: np.unique(np.array(found, np.uint64)) for split, found in keys.items()}
-    return {
-        f"{one}/{other}": len(np.intersect1d(sets[one], sets[other], assume_unique=True))
-        for one, other in combinations(reversed(SPLITS), 2)
-    }
 
 
 def _refuse_empty(name: str, documents: dict[str, int], left_out: dict[str, int], alone: bool) -> None:

@@ -302,7 +302,7 @@ def test_every_fault_is_counted_shown_and_told_in_one_message(tmp_path: Path) ->
     told = str(refusal.value).splitlines()
     assert told[0] == f"{path}: 11 of 100 rows cannot be used (read as prompt, chosen, rejected, for dpo):"
     assert told[1].startswith("  2 × not valid JSON (also line 5), line 4: not valid JSON (")
-    assert told[2] == "  1 × no JSON object, line 6: each line is one JSON object, not '7'"
+    assert told[2] == "  1 × no JSON object, line 6: each line is one JSON object, not 7"
     assert told[3].startswith("  1 × a value of another kind than most of its column, row 4: column 'rejected' holds")
     assert told[4:7] == [  # numbered as they were read
         "  1 × the chosen is empty, row 4: 'a 7'",
@@ -428,14 +428,14 @@ def test_hub_data_prepared_earlier_load_offline_in_their_revision_only(
     data = load("owner/sums", "sft", eval_fraction=0.2)
     assert data.info["train_rows"] + data.info["eval_rows"] == 100
     assert load("owner/sums", "sft", eval_fraction=0.2, revision="c0ffee").info == data.info
-    with pytest.raises(Refused, match="as c0ffee, not as revision 'main'"):
+    with pytest.raises(Refused, match=r"revision 'main'.* is on this machine as c0ffee only"):
         load("owner/sums", "sft", revision="main")
     refs = Path(constants.HF_HUB_CACHE) / "datasets--owner--sums" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text("c0ffee")
     assert load("owner/sums", "sft", eval_fraction=0.2, revision="main").info == data.info
     (refs / "main").write_text("decaf")  # fetched since, as another commit
-    with pytest.raises(Refused, match="as c0ffee, not as revision 'main'"):
+    with pytest.raises(Refused, match=r"revision 'main'.* is on this machine as c0ffee only"):
         load("owner/sums", "sft", revision="main")
 
 

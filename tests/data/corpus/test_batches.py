@@ -11,8 +11,7 @@ from data import made
 from data.corpus import prepare
 from data.corpus.batches import Order, held_out, training
 from data.corpus.documents import Options
-from data.corpus.packing import best_fit
-from data.corpus.rows import PackedRows
+from data.corpus.rows import PackedRows, best_fit
 from data.corpus.shards import tokenised
 from evaluation.encode import document
 from pretrain.packing import IGNORED, labels_of

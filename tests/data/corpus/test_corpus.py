@@ -206,7 +206,7 @@ def test_made_documents_are_the_generators_own_on_both_sides() -> None:
         ("model.bin", b"12", "has suffix '.bin'"),
         ("numbers.jsonl", b'{"n": 1}\n', "has no text: its columns are n"),
         ("near.jsonl", b'{"texts": "a"}\n', "did you mean 'text'"),
-        ("kinds.jsonl", b'{"text": "a"}\n{"text": 3}\n', "row 2: text is a string, not 3"),
+        ("kinds.jsonl", b'{"text": "a"}\n{"text": 3}\n', "row 2: text must be text, not the int 3"),
         ("chat.jsonl", b'{"messages": [{"role": "wizard", "content": "a"}]}\n', "row 1: the role 'wizard'"),
     ],
 )

@@ -1,14 +1,9 @@
-"""Data that are published: enwik8's download and its cuts, data sets of the Hub from caches and streams."""
+"""Data sets of the Hub, from caches and streams."""
 
-import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import datasets
@@ -16,94 +11,12 @@ import pytest
 from datasets import config, load_dataset
 from huggingface_hub import constants
 
-from data.corpus import enwik8, hub_data, prepare
+from data import hub_rows
+from data.corpus import prepare
 from data.corpus.documents import Options
 from tests.data.corpus.conftest import tales
 from utils import hub
 from utils.errors import Refused
-
-CONTENT = ("<mediawiki>\n" + "".join(f"  <page>\n    {text} naïve – 中\r\n  </page>\n" for text in tales(400))).encode()
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> enwik8.Published:
-    """A small archive as the published one is, and what is known of it."""
-    path = tmp_path / "served" / "enwik8.zip"
-    path.parent.mkdir()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("enwik8", CONTENT)
-    return enwik8.Published(path.as_uri(), len(CONTENT), hashlib.sha1(CONTENT).hexdigest())
-
-
-def test_the_published_size_and_sum_of_enwik8() -> None:
-    assert (enwik8.ENWIK8.size_bytes, len(enwik8.ENWIK8.sha1)) == (100_000_000, 40)
-
-
-def test_enwik8_is_cut_by_position_and_no_byte_is_lost(archive: enwik8.Published) -> None:
-    pages = {split: list(found) for split, found in enwik8.documents(archive).items()}
-    joined = {split: "".join(found).encode() for split, found in pages.items()}
-    assert joined["train"] + joined["validation"] + joined["test"] == CONTENT
-    assert 0 <= len(joined["train"]) - len(CONTENT) * 90 // 100 <= 3
-    assert 0 <= len(CONTENT) * 5 // 100 + 1 - len(joined["test"]) <= 3
-    assert pages["train"][1] == f"  <page>\n    {tales(1)[0]} naïve – 中\r\n  </page>\n"
-
-
-def test_a_cut_inside_a_character_moves_behind_it() -> None:
-    text = "ab中d".encode()
-    assert [enwik8._whole(text, cut) for cut in range(7)] == [0, 1, 2, 5, 5, 5, 6]
-
-
-def test_enwik8_is_a_source_like_others(archive: enwik8.Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enwik8, "ENWIK8", archive)
-    store = prepare("enwik8").parts[0].store
-    assert sum(split["bytes"] for split in store.meta["splits"].values()) == len(CONTENT)
-
-
-def test_the_download_is_kept(archive: enwik8.Published) -> None:
-    enwik8.file(archive)
-    Path(archive.url.removeprefix("file://")).unlink()
-    assert enwik8.file(archive).read_bytes() == CONTENT
-
-
-def test_a_server_gives_the_archive(archive: enwik8.Published, tmp_path: Path) -> None:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served")))
-    Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/enwik8.zip"
-    try:
-        found = enwik8.file(enwik8.Published(url, archive.size_bytes, archive.sha1)).read_bytes()
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert found == CONTENT
-
-
-def test_an_archive_put_there_by_hand_is_taken(archive: enwik8.Published, cache_root: Path) -> None:
-    (cache_root / "downloads").mkdir(parents=True)
-    shutil.copy(archive.url.removeprefix("file://"), cache_root / "downloads" / "enwik8.zip")
-    unreachable = enwik8.Published("http://127.0.0.1:9/enwik8.zip", archive.size_bytes, archive.sha1)
-    assert enwik8.file(unreachable).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sha1": "0" * 40}, "the archive is not the published one"),
-        ({"size_bytes": 7}, "where 7 and"),
-        ({"url": "http://127.0.0.1:9/enwik8.zip"}, r"cannot be downloaded: .*Put the archive there by hand as"),
-        ({"url": Path(__file__).as_uri()}, "is not the archive of"),
-    ],
-)
-def test_what_is_not_enwik8_is_refused_and_leaves_nothing(
-    archive: enwik8.Published, cache_root: Path, change: dict[str, Any], message: str
-) -> None:
-    known = {"url": archive.url, "size_bytes": archive.size_bytes, "sha1": archive.sha1}
-    with pytest.raises(Refused, match=message):
-        enwik8.file(enwik8.Published(**{**known, **change}))
-    assert not [path for path in cache_root.rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -187,8 +100,8 @@ def test_large_hub_data_are_streamed_and_give_the_same_documents(
     )
     found = []
     for streamed_bytes in (1 << 40, -1):
-        monkeypatch.setattr(hub_data, "STREAMED_BYTES", streamed_bytes)
-        data = hub_data.find("owner/large", None, None)
-        found.append({split: list(documents) for split, documents in data.open().items()})
+        monkeypatch.setattr(hub_rows, "STREAMED_BYTES", streamed_bytes)
+        data = hub_rows.HubRows("owner/large", None, None)
+        found.append({split: [row["text"] for row in data.each(rows)] for split, rows in data.splits().items()})
     assert found[0] == found[1] == {"train": tales(100), "test": tales(9, start=100)}
     assert asked[1] is True
