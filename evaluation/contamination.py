@@ -45,7 +45,7 @@ def turns_of(row: Row, *, held_out: bool = False) -> list[str]:
 
 def training_turns(stage: Trained) -> tuple[int, Iterable[Turns], str]:
     """Return how many rows a stage trains on, their turns, read when they are needed, and their fingerprint now."""
-    if stage.kind == "pretrain":
+    if stage.kind.layout == "documents":
         from data.corpus.configured import corpus_for, record_of
 
         corpus = corpus_for(stage.options)
@@ -54,23 +54,23 @@ def training_turns(stage: Trained) -> tuple[int, Iterable[Turns], str]:
         return corpus.count("train"), rows, record_of(corpus, stage.options.eval_samples)["fingerprint"]
     from data.sources import load_for
 
-    data = load_for(stage.options, stage.kind)
+    data = load_for(stage.options, stage.kind.name)
     return len(data.train), map(turns_of, data.train), data.info["fingerprint"]
 
 
 def held_out_sets(stages: Iterable[Trained]) -> list[HeldOutSet]:
     """Return what these stages were measured on, each set once, and none that is a part of another."""
-    by_run: dict[str, dict[str, Any]] = {}
+    by_run: dict[str, dict[str, Trained]] = {}
     for stage in stages:
-        by_run.setdefault(stage.run, {})[stage.kind] = stage.options
+        by_run.setdefault(stage.run, {})[stage.kind.name] = stage
     found: list[HeldOutSet] = []
-    for run, configs in by_run.items():
-        for kind, tasks in tasks_for(configs).items():
-            named = {task.name: task.held_out.rows for task in tasks}
-            if kind == "pretrain":
-                named["test documents"] = _test_documents(configs[kind])
-            for name, rows in named.items():
-                found.append(HeldOutSet(f"{run}/{kind} {name}", tuple(_items(rows))))
+    for run, trained in by_run.items():
+        for name, tasks in tasks_for({name: stage.options for name, stage in trained.items()}).items():
+            stage = trained[name]
+            sets = {task.name: task.held_out.rows for task in tasks}
+            if stage.kind.layout == "documents":
+                sets["test documents"] = _test_documents(stage.options)
+            found += [HeldOutSet(f"{run}/{stage.label} {title}", tuple(_items(rows))) for title, rows in sets.items()]
     return [one for place, one in enumerate(found) if not _is_part(one, found[:place], found[place + 1 :])]
 
 

@@ -11,7 +11,7 @@ from evaluation.report import story
 from evaluation.report.curves import curves
 from evaluation.report.facts import Facts, RunFacts, StageFacts, items, mapping
 from evaluation.report.prompts import chosen
-from evaluation.table import difference, number
+from evaluation.table import difference, number, shown
 from utils.console import duration
 from utils.text import safe
 
@@ -33,14 +33,16 @@ def page(run: RunFacts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, finalize=harmless,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    shown = (css, number, difference, cost, short, cut, gate, moved, result_verdict)
-    environment.filters |= {function.__name__: function for function in shown} | {"change": story.change}
+    filters = (css, number, difference, cost, short, cut, gate, moved, result_verdict)
+    environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
     energy_from = sorted({name for stage in run.stages for name in _energy_from(stage)})
     has_energy = any(stage.info["energy_j"] for stage in run.stages)
     costs = {name: field for name, field in COSTS.items() if field != "energy_j" or has_energy}
     given = {"facts": facts_of(run), "prompts": chosen(run), "repeat": repeat_command(run.record)}
     template = environment.get_template(TEMPLATE)
-    return template.render(run=run, story=story, curves=curves, energy_from=energy_from, costs=costs, **given)
+    return template.render(
+        run=run, story=story, shown=shown, curves=curves, energy_from=energy_from, costs=costs, **given
+    )
 
 
 def facts_of(run: RunFacts) -> dict[str, str]:

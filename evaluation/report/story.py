@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from evaluation.metrics import verdict
 from evaluation.report.facts import Facts, RunFacts, StageFacts
-from evaluation.table import number
+from evaluation.table import number, shown
 from kinds import Kind
 from utils.console import duration
 from utils.text import one_line
@@ -33,28 +33,10 @@ def verdict_on(stage: StageFacts) -> str:
     return (verdict(judged[1]["metric"], judged[1]["ci95"]) if judged else "") or "not compared"
 
 
-def _figure(kind: Kind, result: Facts) -> tuple[int, str] | None:
-    """Return the place of a result among the figures of a kind, and its name there; None if it is none of them."""
-    measured = f"{result['task']} {result['metric']}"
-    for place, (pattern, label) in enumerate(kind.figures.items()):
-        start, star, _ = pattern.partition("*")
-        if measured == pattern or (star and measured.startswith(start)):
-            return place, label.replace("*", measured.removeprefix(start).replace("_", " "))
-    return None
-
-
 def name_of(kind: Kind, result: Facts) -> str:
     """Return the name of what a result measures."""
-    figure = _figure(kind, result)
-    return figure[1].strip() if figure else f"{result['task']} {result['metric']}".replace("_", " ")
-
-
-def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
-    """Return what is shown of a stage's results, each with its name: all of a kind that names no figures."""
-    if not stage.kind.figures:
-        return [(name_of(stage.kind, result), result) for result in stage.results]
-    rows = [(*figure, result) for result in stage.results if (figure := _figure(stage.kind, result))]
-    return [(label, result) for _, label, result in sorted(rows, key=lambda row: row[0])]
+    named = next(shown(kind, [result]), (f"{result['task']} {result['metric']}".replace("_", " "), result))
+    return named[0].strip()
 
 
 def change(result: Facts) -> str:
