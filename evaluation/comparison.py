@@ -1,7 +1,7 @@
 """Runs side by side: what differs in settings, data and environment, and every result with its interval."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluation.checkpoint import CACHE_FILE
 from evaluation.compare import Result, difference_of
+from evaluation.costs import COSTS, shown_cost
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.sections import Section
 from evaluation.table import difference, number
@@ -17,8 +18,9 @@ from utils.errors import Refused
 from utils.run_directory import RunInfo, status_now
 from utils.stage_log import StageLog, read_object
 
-RESOLVED = "trainer"
-"""The part of a stage's configuration that is known when it has begun: what the trainer made of the rest."""
+ENVIRONMENT = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
+ONCE_BEGUN = ("trainer.", "data.", "weights.")
+"""What is known of a stage when it has begun, such as what the trainer made of its settings."""
 
 
 class Recorded:
@@ -44,14 +46,17 @@ class Recorded:
         """Return the record of a stage; {} of one that has not begun, or is not in the run."""
         return self._stages.get(label) or {}
 
-    def config(self, label: str) -> dict[str, Any]:
-        """Return every resolved value of a stage, or what the recipe says of one that has not begun, by dotted name.
+    def facts(self, label: str) -> dict[str, Any]:
+        """Return the settings, the data and the weights of a stage by dotted name, however far it went.
 
         The directory of the run, wherever it was, is RUN: it is never the same.
         """
-        config = self.stage(label).get("config") or (self.record.get("configs") or {}).get(label) or {}
+        stage = self.stage(label)
+        settings = stage.get("config") or (self.record.get("configs") or {}).get(label) or {}
+        data = {name: value for name, value in (stage.get("data") or {}).items() if name != "parts"}
+        weights = {side: str(stage[side].get("sha256"))[:16] for side in ("input", "output") if stage.get(side)}
         own = re.compile(rf"[^'\"]*{re.escape(self.id)}")
-        flat = flattened(config).items()
+        flat = flattened({**settings, "data": data, "weights": weights}).items()
         return {name: own.sub("RUN", value) if isinstance(value, str) else value for name, value in flat}
 
     def results(self, label: str) -> dict[tuple[str, str], Result]:
@@ -88,41 +93,17 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
 
 def compared(one: RunInfo, other: RunInfo) -> list[Section]:
     """Return all that can be said of two runs side by side, as tables."""
-    runs = a, b = Recorded(one), Recorded(other)
+    a, b = Recorded(one), Recorded(other)
     labels = list(dict.fromkeys([*a.entries, *b.entries]))
-    names = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
-    environments = [flattened({name: run.record.get(name) for name in names}) for run in runs]
     both = [label for label in labels if label in a.entries and label in b.entries]
-    settings = [(label, *row) for label in both for row in _both(*_configs(a, b, label))]
-    data = [(label, *row) for label in both for row in _both(*(_data(run.stage(label)) for run in runs))]
-    return [
-        _runs(a, b, labels),
-        _differing("Environment", ("what",), _both(*environments)),
-        _differing("Settings", ("stage", "value"), settings),
-        _differing("Data and weights", ("stage", "what"), data),
-        *(section for label in labels if (section := _metrics(a, b, label))),
-        _cost(a, b, both),
-    ]
-
-
-def _differing(title: str, first: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Section:
-    kept = [row for row in rows if row[-2] != row[-1]]
-    return Section(title, (*first, "A", "B"), kept, "" if kept else "nothing differs")
-
-
-def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [(name, shown(one.get(name)), shown(other.get(name))) for name in dict.fromkeys([*one, *other])]
-
-
-def shown(value: Any) -> str:
-    """Return a recorded value as it is shown; a dash for none."""
-    return "–" if value is None else value if isinstance(value, str) else repr(value)
+    results = [section for label in labels if (section := _results(a, b, label))]
+    return [_runs(a, b, labels), _differences(a, b, both), *results, _costs(a, b, both)]
 
 
 def _runs(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
-    rows = [("status", a.status, b.status)]
-    rows += [(name, *(shown(run.record.get(name)) for run in (a, b))) for name in ("recipe", "from_run", "started_at")]
-    rows += [(f"stage {label}", *(_ended(run, label) for run in (a, b))) for label in labels]
+    facts = {name: [shown(run.record.get(name)) for run in (a, b)] for name in ("recipe", "from_run", "started_at")}
+    facts |= {f"stage {label}": [_ended(run, label) for run in (a, b)] for label in labels}
+    rows = [("status", a.status, b.status), *((name, *values) for name, values in facts.items())]
     return Section(f"A is {a.id}, B is {b.id}", ("", "A", "B"), rows)
 
 
@@ -135,22 +116,24 @@ def _ended(run: Recorded, label: str) -> str:
     return f"{status}: {error}" if error else status
 
 
-def _configs(a: Recorded, b: Recorded, label: str) -> list[dict[str, Any]]:
-    """Return the configurations of a stage, without what its trainer made of them where only one has begun."""
-    configs = [run.config(label) for run in (a, b)]
-    if all(any(name.startswith(f"{RESOLVED}.") for name in config) for config in configs):
-        return configs
-    return [{name: config[name] for name in config if not name.startswith(f"{RESOLVED}.")} for config in configs]
+def _differences(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
+    facts = {"run": [flattened({name: run.record.get(name) for name in ENVIRONMENT}) for run in (a, b)]}
+    facts |= {label: [run.facts(label) for run in (a, b)] for label in labels}
+    rows = [
+        (of, name, shown(one.get(name)), shown(other.get(name)))
+        for of, (one, other) in facts.items()
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name) and (name in one.keys() & other or not name.startswith(ONCE_BEGUN))
+    ]
+    return Section("What differs", ("of", "what", "A", "B"), rows, "" if rows else "nothing")
 
 
-def _data(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a stage recorded of its data and weights, by dotted name."""
-    data = {name: value for name, value in (stage.get("data") or {}).items() if name != "parts"}
-    weights = {side: stage[side] for side in ("input", "output") if stage.get(side)}
-    return flattened(data | {side: f"weights {str(one.get('sha256'))[:16]}" for side, one in weights.items()})
+def shown(value: Any) -> str:
+    """Return a recorded value as it is shown; a dash for none."""
+    return "–" if value is None else value if isinstance(value, str) else repr(value)
 
 
-def _metrics(a: Recorded, b: Recorded, label: str) -> Section | None:
+def _results(a: Recorded, b: Recorded, label: str) -> Section | None:
     title, columns = f"Results of {label}", ("measure", "n", "A", "B", "B − A, 95 %", "")
     measured = [run.results(label) for run in (a, b)]
     if not all(measured):
@@ -213,28 +196,20 @@ def _scores(run: Recorded, label: str, task: str, metric: str) -> dict[str, tupl
     return found
 
 
-COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "time": ("duration_s", duration),
-    "steps": ("steps", "{:,}".format),
-    "tokens": ("tokens", "{:,}".format),
-    "peak of memory, GiB": ("peak_memory_bytes", lambda value: f"{value / 2**30:.2f}"),
-}
-
-
-def _cost(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
+def _costs(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
     ended = {label: [run.stage(label) for run in (a, b)] for label in labels}
     ended = {label: costs for label, costs in ended.items() if all(cost.get("duration_s") for cost in costs)}
-    rows = [
-        (label, name, *_ratio([cost.get(field) or 0 for cost in costs], show))
-        for label, costs in ended.items()
-        for name, (field, show) in COSTS.items()
+    rows: list[tuple[str, ...]] = [
+        (label, name, shown_cost(one, name), shown_cost(other, name), _ratio(one[field], other[field]))
+        for label, (one, other) in ended.items()
+        for name, (field, _) in COSTS.items()
+        if one.get(field) is not None and other.get(field) is not None
     ]
-    if rows:
+    if ended:
         totals = [sum(costs[side]["duration_s"] for costs in ended.values()) for side in (0, 1)]
-        rows.append(("stages of both", "time", *_ratio(totals, duration)))
+        rows.append(("stages of both", "time", *map(duration, totals), _ratio(*totals)))
     return Section("Cost", ("stage", "what", "A", "B", "B / A"), rows, "" if rows else "no stage has ended in both")
 
 
-def _ratio(values: Sequence[Any], show: Callable[[Any], str]) -> tuple[str, str, str]:
-    one, other = values
-    return show(one), show(other), f"{other / one:.2f}" if one else "–"
+def _ratio(one: Any, other: Any) -> str:
+    return f"{other / one:.2f}" if one else "–"

@@ -143,4 +143,5 @@ class Index:
             stretches.append([])
             count += len(turn) - turn.count("")
         covered = sum(map(len, stretches))
-        return Overlap(item, covered / count, rows, first, " ".join(max(stretches, key=len)))
+        longest: list[str] = max(stretches, key=len)
+        return Overlap(item, covered / count, rows, first, " ".join(longest))

@@ -1,6 +1,5 @@
 """What a run's measurements come to: the verdict on each stage, what was gained over the chain, what was forgotten."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -102,8 +101,8 @@ def forgotten(run: RunFacts) -> list[str]:
 
 def summary(run: RunFacts) -> list[str]:
     """Return at most five lines: how it ended, what it reached, which stages helped, which did not, what it cost."""
-    words = ("worse", "no evidence", "not compared")
-    better, *others = (_judged(run, which) for which in ("better", *words))
+    judged = {word: _judged(run, word) for word in ("better", "worse", "no evidence", "not compared")}
+    better, *others = (f"{word.capitalize()}: {', '.join(told)}" if told else "" for word, told in judged.items())
     lines = [_ending(run), _whole_chain(run), better, "; ".join(filter(None, others)), _warnings(run)]
     return [one_line(line) for line in lines if line]
 
@@ -138,15 +137,9 @@ def _whole_chain(run: RunFacts) -> str:
     return ""
 
 
-def _judged(run: RunFacts, which: str) -> str:
-    stages = [f"{stage.name} ({name} {change(result)})" for stage, name, result in _headlines(run, which)]
-    return f"{which.capitalize()}: {', '.join(stages)}" if stages else ""
-
-
-def _headlines(run: RunFacts, which: str) -> Iterator[tuple[StageFacts, str, Facts]]:
-    for stage in run.stages:
-        if (judged := headline(stage)) and verdict_on(stage) == which:
-            yield stage, *judged
+def _judged(run: RunFacts, word: str) -> list[str]:
+    stages = [(stage, result) for stage in run.stages if (result := headline(stage)) and verdict_on(stage) == word]
+    return [f"{stage.name} ({name} {change(result)})" for stage, (name, result) in stages]
 
 
 def _warnings(run: RunFacts) -> str:

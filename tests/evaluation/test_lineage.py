@@ -1,5 +1,6 @@
 """Lineage: stages are known by label, and judged by their kind."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def _run(directory: Path, **changed: Any) -> RunInfo:
     """Record a passed run whose stages follow each other, of which two are of one kind and one of an unknown kind."""
     labels = list(STAGES)
     configs: dict[str, Any] = {label: {"dataset_name": f"{label} data", "max_steps": 3} for label in labels}
-    for before, label in zip(labels, labels[1:], strict=False):
+    for before, label in pairwise(labels):
         configs[label]["model_name"] = f'StageOutput("{before}")'
     configs["tools"] |= changed
     info = RunInfo(directory / RUN)
@@ -36,6 +37,6 @@ def test_the_lineage_of_a_label_goes_through_stages_of_one_kind(tmp_path: Path) 
 
 def test_two_stages_of_one_kind_are_compared_label_by_label(tmp_path: Path) -> None:
     sections = compared(_run(tmp_path / "a"), _run(tmp_path / "b", max_steps=4))
-    settings = next(section for section in sections if section.title == "Settings")
-    assert settings.rows == [("tools", "max_steps", "3", "4")]
+    differences = next(section for section in sections if section.title == "What differs")
+    assert differences.rows == [("tools", "max_steps", "3", "4")]
     assert {row[0] for row in sections[0].rows} >= {f"stage {label}" for label in STAGES}
