@@ -60,15 +60,19 @@ def card_of(info: RunInfo, label: str, stage_dir: Path) -> str:
     kind, is_adapter = stages[-1].kind, (stage_dir / ADAPTER_CONFIG).is_file()
     model = "reward model" if kind.scores else "language model"
     hardware = run.get("hardware") or {}
+    revisions = {one.config.get("model_name"): one.config.get("revision") for one in stages}
     card = ModelCard.from_template(
         _metadata(stage_dir.name, record, stages, unknown, is_adapter),
         template_path=str(TEMPLATE),
         text=markdown, duration=duration, name=stage_dir.name, label=label, run_id=info.run_dir.name, run=run,
         record=record, kind=kind, stages=stages, is_adapter=is_adapter,
         what=f"adapter for a {model}" if is_adapter else model,
-        bases=[_base(name, stages) for name in unknown],
+        bases=[(_public(name), revision := revisions.get(name), licence(name, "model", revision)) for name in unknown],
         data=[_data(one) for one in stages],
-        figures=[_figure(result) for result in record.get("evaluation") or []],
+        figures=[
+            (f"{one['task']} {one['metric']}", one["n"], number(one["before"]), number(one["after"]), difference(one))
+            for one in record.get("evaluation") or []
+        ],
         auto="AutoModelForSequenceClassification" if kind.scores else "AutoModelForCausalLM",
         has_template=(stage_dir / "chat_template.jinja").is_file(),
         made_by=[one.label for one in stages if one.config["dataset_name"].startswith("made:")],
@@ -132,11 +136,6 @@ def _on_hub(stage: Trained) -> Iterator[str]:
             yield dataset
 
 
-def _base(name: str, stages: Sequence[Trained]) -> dict[str, Any]:
-    revision = next((one.config.get("revision") for one in stages if one.config.get("model_name") == name), None)
-    return {"name": _public(name), "revision": revision, "licence": licence(name, "model", revision)}
-
-
 def _data(stage: Trained) -> list[str]:
     """Return the cells of a stage's row in the table of data."""
     data, revision = stage.record.get("data") or {}, stage.config.get("dataset_revision")
@@ -161,8 +160,3 @@ def licence(repo_id: str, repo_type: str, revision: str | None) -> str:
     card = (DatasetCard if repo_type == "dataset" else ModelCard).load(file, ignore_metadata_errors=True)
     told = card.data.get("license") or NOT_KNOWN
     return ", ".join(map(str, told)) if isinstance(told, list) else str(told)
-
-
-def _figure(result: Mapping[str, Any]) -> list[str]:
-    ends = (number(result["before"]), number(result["after"]))
-    return [f"{result['task']} {result['metric']}", str(result["n"]), *ends, difference(result)]
