@@ -9,7 +9,7 @@ from evaluation.gates import line
 from evaluation.metrics import verdict
 from evaluation.report import story
 from evaluation.report.curves import curves
-from evaluation.report.facts import Facts, RunFacts, items, mapping
+from evaluation.report.facts import Facts, RunFacts
 from evaluation.report.prompts import chosen
 from evaluation.table import difference, number, shown
 from utils.text import safe
@@ -36,31 +36,10 @@ def page(run: RunFacts) -> str:
     environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
     energy_from = sorted({name for stage in run.stages for name in stage.info["energy_from"]})
     costs = [name for name, (field, _) in COSTS.items() if any(stage.info[field] for stage in run.stages)]
-    given = {"facts": facts_of(run), "prompts": chosen(run), "repeat": repeat_command(run.record)}
-    template = environment.get_template(TEMPLATE)
-    return template.render(
-        run=run, story=story, shown=shown, curves=curves, energy_from=energy_from, costs=costs, **given
-    )
-
-
-def facts_of(run: RunFacts) -> dict[str, str]:
-    """Return what stands below the title, and in full at the end: name and value, of what is recorded."""
-    record, hardware = run.record, mapping(run.record.get("hardware"))
-    machine = [str(hardware[name]) for name in ("cpu", "platform") if hardware.get(name)]
-    machine += [str(gpu.get("name")) for gpu in items(hardware.get("gpus"))]
-    values = {
-        "recipe": record.get("recipe") or ("run_pipeline" if record else None),
-        "started": str(record.get("started_at") or "")[:16].replace("T", " "),
-        "finished": str(record.get("finished_at") or "")[:16].replace("T", " "),
-        "seed": record.get("seed") if record.get("seed") is not None else ("each stage its own" if record else None),
-        "inputs from run": record.get("from_run"),
-        "device": hardware.get("device"),
-        "machine": ", ".join(machine),
-        "commit": record.get("git_commit"),
-        "versions": ", ".join(f"{name} {version}" for name, version in mapping(record.get("versions")).items()),
-        "accepted by --force": "; ".join(map(str, record.get("forced") or [])),
-    }
-    return {name: str(value) for name, value in values.items() if value not in (None, "")}
+    return environment.get_template(TEMPLATE).render(
+        run=run, record=run.record, story=story, shown=shown, curves=curves, energy_from=energy_from, costs=costs,
+        prompts=chosen(run), repeat=repeat_command(run.record),
+    )  # fmt: skip
 
 
 def repeat_command(record: Facts) -> str:
