@@ -9,17 +9,18 @@ from typing import Any
 
 from evaluation.checkpoint import CACHE_FILE
 from evaluation.compare import Result, difference_of
+from evaluation.costs import COSTS, shown_cost
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.sections import Section
 from evaluation.table import difference, number
 from utils.console import duration
 from utils.errors import Refused
-from utils.files import read_json
 from utils.run_directory import RunInfo, status_now
-from utils.stage_log import StageLog
+from utils.stage_log import StageLog, read_object
 
-RESOLVED = "trainer"
-"""The part of a stage's configuration that is known when it has begun: what the trainer made of the rest."""
+ENVIRONMENT = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
+ONCE_BEGUN = ("trainer.", "data.", "weights.")
+"""What is known of a stage when it has begun, such as what the trainer made of its settings."""
 
 
 class Recorded:
@@ -28,57 +29,54 @@ class Recorded:
     def __init__(self, info: RunInfo) -> None:
         self.run_dir, self.id = info.run_dir, info.run_dir.name
         self.record = info.read()
-        if not all(isinstance(entry, dict) and {"name", "output_dir", "status"} <= entry.keys()
-                   for entry in self.record["stages"]):  # fmt: skip
-            raise Refused(f"{info.file} is no record of a run: a stage lacks its name, output_dir or status")
-        self.kinds = [str(entry["name"]) for entry in self.record["stages"]]
-        self.directories = {str(entry["name"]): self.run_dir / entry["output_dir"] for entry in self.record["stages"]}
-        self.stages = {kind: _object(directory / StageLog.INFO) for kind, directory in self.directories.items()}
+        self.entries = {str(entry["name"]): entry for entry in self.record["stages"]}
+        """What run_info.json tells of each stage, by label."""
+        self._stages = {label: StageLog(self.directory(label)).read_info() for label in self.entries}
+
+    def directory(self, label: str) -> Path:
+        """Return the directory of a stage."""
+        return self.run_dir / str(self.entries[label]["output_dir"])
 
     @property
     def status(self) -> str:
         """Its status, of a run that was killed too."""
         return status_now(self.run_dir, str(self.record["status"]))
 
-    def stage(self, kind: str) -> Mapping[str, Any]:
+    def stage(self, label: str) -> Mapping[str, Any]:
         """Return the record of a stage; {} of one that has not begun, or is not in the run."""
-        return self.stages.get(kind) or {}
+        return self._stages.get(label) or {}
 
-    def config(self, kind: str) -> dict[str, Any]:
-        """Return every resolved value of a stage, or what the recipe says of one that has not begun, by dotted name."""
-        config = self.stage(kind).get("config") or (self.record.get("configs") or {}).get(kind) or {}
-        return {name: self.within(value) for name, value in flattened(config).items()}
+    def facts(self, label: str) -> dict[str, Any]:
+        """Return the settings, the data and the weights of a stage by dotted name, however far it went.
 
-    def within(self, value: Any) -> Any:
-        """Return a value with the directory of the run, wherever it was, as RUN: it is never the same."""
-        return re.sub(rf"[^'\"]*{re.escape(self.id)}", "RUN", value) if isinstance(value, str) else value
+        The directory of the run, wherever it was, is RUN: it is never the same.
+        """
+        stage = self.stage(label)
+        settings = stage.get("config") or (self.record.get("configs") or {}).get(label) or {}
+        data = {name: value for name, value in (stage.get("data") or {}).items() if name != "parts"}
+        weights = {side: str(stage[side].get("sha256"))[:16] for side in ("input", "output") if stage.get(side)}
+        own = re.compile(rf"[^'\"]*{re.escape(self.id)}")
+        flat = flattened({**settings, "data": data, "weights": weights}).items()
+        return {name: own.sub("RUN", value) if isinstance(value, str) else value for name, value in flat}
 
-    def results(self, kind: str) -> dict[tuple[str, str], Result]:
+    def results(self, label: str) -> dict[tuple[str, str], Result]:
         """Return a stage's results by task and metric."""
         try:
-            return {(one["task"], one["metric"]): one for one in self.stage(kind).get("evaluation") or []}
+            return {(one["task"], one["metric"]): one for one in self.stage(label).get("evaluation") or []}
         except (KeyError, TypeError) as error:
-            raise Refused(f"{self.directories[kind] / StageLog.INFO}: evaluation is no list of results") from error
+            raise Refused(f"{self.directory(label) / StageLog.INFO}: evaluation is no list of results") from error
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
         """The scores of every example, by stage: of its output alone, under `TASK-VERSION-DATA-OPTIONS@READING`."""
-        return {kind: dict(self._scores_of(kind)) for kind in self.kinds}
+        return {label: dict(self._scores_of(label)) for label in self.entries}
 
-    def _scores_of(self, kind: str) -> Iterator[tuple[str, Any]]:
-        file, weights = self.directories[kind] / CACHE_FILE, (self.stage(kind).get("output") or {}).get("sha256")
-        for key, value in _object(file).items():
+    def _scores_of(self, label: str) -> Iterator[tuple[str, Any]]:
+        weights = (self.stage(label).get("output") or {}).get("sha256")
+        for key, value in read_object(self.directory(label) / CACHE_FILE).items():
             task, _, read = key.partition("@")
             if weights and isinstance(value, dict) and read.startswith(own := f"{weights[:16]}-"):
                 yield f"{task}@{read.removeprefix(own)}", value
-
-
-def _object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, {} where there is none."""
-    found = read_json(file) if file.exists() else {}
-    if not isinstance(found, dict):
-        raise Refused(f"{file} holds no JSON object: it is no record of a stage")
-    return found
 
 
 def flattened(value: Any, name: str = "") -> dict[str, Any]:
@@ -96,76 +94,38 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
 def compared(one: RunInfo, other: RunInfo) -> list[Section]:
     """Return all that can be said of two runs side by side, as tables."""
     a, b = Recorded(one), Recorded(other)
-    kinds = list(dict.fromkeys([*a.kinds, *b.kinds]))
-    metrics = [section for kind in kinds if (section := _metrics(a, b, kind))]
-    return [_runs(a, b, kinds), _environment(a, b), _settings(a, b, kinds), _data(a, b, kinds), *metrics,
-            _cost(a, b, kinds)]  # fmt: skip
+    labels = list(dict.fromkeys([*a.entries, *b.entries]))
+    both = [label for label in labels if label in a.entries and label in b.entries]
+    results = [section for label in labels if (section := _results(a, b, label))]
+    return [_runs(a, b, labels), _differences(a, b, both), *results, _costs(a, b, both)]
 
 
-def _differing(title: str, first: Sequence[str], rows: list[tuple[str, ...]]) -> Section:
-    kept = [row for row in rows if row[-2] != row[-1]]
-    same = "" if kept else "nothing differs"
-    return Section(title, (*first, "A", "B"), kept, same)
-
-
-def _runs(a: Recorded, b: Recorded, kinds: list[str]) -> Section:
+def _runs(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
     facts = {name: [shown(run.record.get(name)) for run in (a, b)] for name in ("recipe", "from_run", "started_at")}
+    facts |= {f"stage {label}": [_ended(run, label) for run in (a, b)] for label in labels}
     rows = [("status", a.status, b.status), *((name, *values) for name, values in facts.items())]
-    for kind in kinds:
-        rows.append((f"stage {kind}", *(_ended(run, kind) for run in (a, b))))
     return Section(f"A is {a.id}, B is {b.id}", ("", "A", "B"), rows)
 
 
-def _ended(run: Recorded, kind: str) -> str:
-    if kind not in run.kinds:
+def _ended(run: Recorded, label: str) -> str:
+    if label not in run.entries:
         return "not in the run"
-    entry = next(entry for entry in run.record["stages"] if entry["name"] == kind)
-    status = status_now(run.run_dir, str(entry["status"]))
-    error, alarms = (run.stage(kind).get(name) for name in ("error", "alarms"))
+    status = status_now(run.run_dir, str(run.entries[label]["status"]))
+    error, alarms = (run.stage(label).get(name) for name in ("error", "alarms"))
     status += f", {len(alarms)} alarms" if alarms else ""
     return f"{status}: {error}" if error else status
 
 
-def _environment(a: Recorded, b: Recorded) -> Section:
-    names = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
-    facts = [flattened({name: run.record.get(name) for name in names}) for run in (a, b)]
-    return _differing("Environment", ("what",), _both(*facts))
-
-
-def _settings(a: Recorded, b: Recorded, kinds: list[str]) -> Section:
-    rows: list[tuple[str, ...]] = []
-    for kind in kinds:
-        if kind in a.kinds and kind in b.kinds:
-            configs = [run.config(kind) for run in (a, b)]
-            if not all(any(name.startswith(f"{RESOLVED}.") for name in config) for config in configs):
-                configs = [
-                    {name: value for name, value in config.items() if not name.startswith(f"{RESOLVED}.")}
-                    for config in configs
-                ]
-            rows += [(kind, *row) for row in _both(*configs)]
-    return _differing("Settings", ("stage", "value"), rows)
-
-
-def _data(a: Recorded, b: Recorded, kinds: list[str]) -> Section:
-    rows: list[tuple[str, ...]] = []
-    for kind in kinds:
-        facts = []
-        for run in (a, b):
-            stage = run.stage(kind)
-            data = {name: value for name, value in (stage.get("data") or {}).items() if name != "parts"}
-            data |= {side: _short(stage.get(side)) for side in ("input", "output") if stage.get(side)}
-            facts.append(flattened(data))
-        if all(facts):
-            rows += [(kind, *row) for row in _both(*facts)]
-    return _differing("Data and weights", ("stage", "what"), rows)
-
-
-def _short(weights: Mapping[str, Any] | None) -> str:
-    return f"weights {str((weights or {}).get('sha256'))[:16]}"
-
-
-def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [(name, shown(one.get(name)), shown(other.get(name))) for name in dict.fromkeys([*one, *other])]
+def _differences(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
+    facts = {"run": [flattened({name: run.record.get(name) for name in ENVIRONMENT}) for run in (a, b)]}
+    facts |= {label: [run.facts(label) for run in (a, b)] for label in labels}
+    rows = [
+        (of, name, shown(one.get(name)), shown(other.get(name)))
+        for of, (one, other) in facts.items()
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name) and (name in one.keys() & other or not name.startswith(ONCE_BEGUN))
+    ]
+    return Section("What differs", ("of", "what", "A", "B"), rows, "" if rows else "nothing")
 
 
 def shown(value: Any) -> str:
@@ -173,28 +133,28 @@ def shown(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else repr(value)
 
 
-def _metrics(a: Recorded, b: Recorded, kind: str) -> Section | None:
-    title, columns = f"Results of {kind}", ("measure", "n", "A", "B", "B − A, 95 %", "")
-    measured = [run.results(kind) for run in (a, b)]
+def _results(a: Recorded, b: Recorded, label: str) -> Section | None:
+    title, columns = f"Results of {label}", ("measure", "n", "A", "B", "B − A, 95 %", "")
+    measured = [run.results(label) for run in (a, b)]
     if not all(measured):
         return Section(title, columns, [], f"not measured in {'B' if measured[0] else 'A'}") if any(measured) else None
     rows, reasons = [], dict[str, str]()
     for task, metric in dict.fromkeys(chain(*measured)):
-        found, why = paired(a, b, kind, task, metric)
-        mark = verdict(metric, found["ci95"]) or reasons.setdefault(why, f"({len(reasons) + 1})")
-        values = (number(found["before"]), number(found["after"]))
-        rows.append((f"{task} {metric}", str(found["n"] or "–"), *values, difference(found), mark))
-    told = ["After the stage, on held-out examples. B − A is of the same examples."]
-    return Section(title, columns, rows, "\n".join([*told, *(f"{mark} {why}" for why, mark in reasons.items())]))
+        result, why = paired(a, b, label, task, metric)
+        mark = verdict(metric, result["ci95"]) or reasons.setdefault(why, f"({len(reasons) + 1})")
+        values = (number(result["before"]), number(result["after"]))
+        rows.append((f"{task} {metric}", str(result["n"] or "–"), *values, difference(result), mark))
+    notes = ["After the stage, on held-out examples. B − A is of the same examples."]
+    return Section(title, columns, rows, "\n".join([*notes, *(f"{mark} {why}" for why, mark in reasons.items())]))
 
 
-def paired(a: Recorded, b: Recorded, kind: str, task: str, metric: str) -> tuple[Result, str]:
+def paired(a: Recorded, b: Recorded, label: str, task: str, metric: str) -> tuple[Result, str]:
     """Return what a metric is after the stage in both runs, as a result whose before is A's and whose after is B's.
 
     Where both scored the same examples with the same options and version of the task, `n`, means and interval are of
     these; else there is no interval, and the second value says why.
     """
-    ends = [run.results(kind).get((task, metric), {}) for run in (a, b)]
+    ends = [run.results(label).get((task, metric), {}) for run in (a, b)]
     values = [end.get("after") for end in ends]
     plain = {"task": task, "metric": metric, "n": min(int(end.get("n") or 0) for end in ends), "ci95": None}
     plain |= {"before": values[0], "after": values[1]}
@@ -204,7 +164,7 @@ def paired(a: Recorded, b: Recorded, kind: str, task: str, metric: str) -> tuple
         return plain, "e to the power of the loss"
     if task == "reward_model":
         return plain, "judged by each run's own reward model"
-    kept = [_scores(run, kind, task, metric) for run in (a, b)]
+    kept = [_scores(run, label, task, metric) for run in (a, b)]
     if not all(kept):
         return plain, "the scores of each example are not kept"
     shared = kept[0].keys() & kept[1].keys()
@@ -215,9 +175,9 @@ def paired(a: Recorded, b: Recorded, kind: str, task: str, metric: str) -> tuple
     if metric in TOKEN_METRICS.get(task, ()) and reading != other_reading:
         return plain, "another tokenizer or chat template: tokens are not the same"
     if len(before) != len(after):
-        raise Refused(f"{b.directories[kind] / CACHE_FILE} has {len(after)} scores under {key}, not {len(before)}")
-    found = difference_of(task, metric, before, after)
-    return found, "" if found["ci95"] else found.get("reason") or "too few examples for an interval"
+        raise Refused(f"{b.directory(label) / CACHE_FILE} has {len(after)} scores under {key}, not {len(before)}")
+    result = difference_of(task, metric, before, after)
+    return result, "" if result["ci95"] else result.get("reason") or "too few examples for an interval"
 
 
 def _apart(one: str, other: str) -> str:
@@ -226,36 +186,30 @@ def _apart(one: str, other: str) -> str:
     return f"measured with other {' and '.join(name for name, *values in parts if len(set(values)) > 1)}"
 
 
-def _scores(run: Recorded, kind: str, task: str, metric: str) -> dict[str, tuple[str, list[float | None]]]:
+def _scores(run: Recorded, label: str, task: str, metric: str) -> dict[str, tuple[str, list[float | None]]]:
     """Return how the output was read, and the score of each example, by task, version, data and options."""
     found = {}
-    for key, scores in run.scores.get(kind, {}).items():
+    for key, scores in run.scores.get(label, {}).items():
         asked, _, reading = key.partition("@")
         if asked.startswith(f"{task}-v") and metric in scores:
             found[asked] = (reading, scores[metric])
     return found
 
 
-def _cost(a: Recorded, b: Recorded, kinds: list[str]) -> Section:
-    rows: list[tuple[str, ...]] = []
-    totals = [0.0, 0.0]
-    for kind in kinds:
-        costs = [run.stage(kind) for run in (a, b)]
-        if not all(cost.get("duration_s") for cost in costs):
-            continue
-        totals = [total + cost["duration_s"] for total, cost in zip(totals, costs, strict=True)]
-        rows.append((kind, "time", *(duration(cost["duration_s"]) for cost in costs), _ratio(costs, "duration_s")))
-        for name in ("steps", "tokens"):
-            rows.append((kind, name, *(f"{cost.get(name) or 0:,}" for cost in costs), _ratio(costs, name)))
-        peaks = [(cost.get("peak_memory_bytes") or 0) / 2**30 for cost in costs]
-        rows.append((kind, "peak of memory, GiB", *(f"{p:.2f}" for p in peaks), _ratio(costs, "peak_memory_bytes")))
-    if rows:
-        ratio = f"{totals[1] / totals[0]:.2f}"
-        rows.append(("stages of both", "time", *(duration(total) for total in totals), ratio))
-    said = "" if rows else "no stage has ended in both"
-    return Section("Cost", ("stage", "what", "A", "B", "B / A"), rows, said)
+def _costs(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
+    ended = {label: [run.stage(label) for run in (a, b)] for label in labels}
+    ended = {label: costs for label, costs in ended.items() if all(cost.get("duration_s") for cost in costs)}
+    rows: list[tuple[str, ...]] = [
+        (label, name, shown_cost(one, name), shown_cost(other, name), _ratio(one[field], other[field]))
+        for label, (one, other) in ended.items()
+        for name, (field, _) in COSTS.items()
+        if one.get(field) is not None and other.get(field) is not None
+    ]
+    if ended:
+        totals = [sum(costs[side]["duration_s"] for costs in ended.values()) for side in (0, 1)]
+        rows.append(("stages of both", "time", *map(duration, totals), _ratio(*totals)))
+    return Section("Cost", ("stage", "what", "A", "B", "B / A"), rows, "" if rows else "no stage has ended in both")
 
 
-def _ratio(costs: Sequence[Mapping[str, Any]], name: str) -> str:
-    one, other = (cost.get(name) or 0 for cost in costs)
+def _ratio(one: Any, other: Any) -> str:
     return f"{other / one:.2f}" if one else "–"

@@ -12,7 +12,7 @@ from evaluation.named import label
 from evaluation.ngrams import SHORTEST, Index, Turns, words
 from evaluation.sections import Section
 from evaluation.task import Task
-from kinds import Stage, recorded
+from kinds import Stage
 from utils.console import progress
 
 COLUMNS = ("text", "messages", "prompt", "completion", "chosen", "rejected", "answer", "solution")
@@ -46,7 +46,7 @@ def turns_of(row: Row, *, held_out: bool = False) -> list[str]:
 
 def training_turns(stage: Trained) -> tuple[int, Iterable[Turns], str]:
     """Return how many rows a stage trains on, their turns, read when they are needed, and their fingerprint now."""
-    if stage.kind == "pretrain":
+    if stage.kind.layout == "documents":
         from data.corpus.configured import corpus_for, record_of
 
         corpus = corpus_for(stage.options)
@@ -55,7 +55,7 @@ def training_turns(stage: Trained) -> tuple[int, Iterable[Turns], str]:
         return corpus.count("train"), rows, record_of(corpus, stage.options.eval_samples)["fingerprint"]
     from data.sources import load_for
 
-    data = load_for(stage.options, stage.kind)
+    data = load_for(stage.options, stage.kind.name)
     return len(data.train), map(turns_of, data.train), data.info["fingerprint"]
 
 
@@ -63,17 +63,15 @@ def held_out_sets(stages: Iterable[Trained]) -> list[HeldOutSet]:
     """Return what these stages were measured on, each set once, and none that is a part of another."""
     by_run: dict[str, list[Stage]] = {}
     for stage in stages:
-        kind = recorded({"name": stage.kind})
-        by_run.setdefault(stage.run, []).append(Stage(stage.kind, kind, stage.options))
+        by_run.setdefault(stage.run, []).append(Stage(stage.label, stage.kind, stage.options))
     found: list[HeldOutSet] = []
-    for run, of_run in by_run.items():
-        tasks = tasks_for(of_run)
-        for one in of_run:
-            named = {task.name: task.held_out.rows for task in tasks[one.label]}
+    for run, trained in by_run.items():
+        tasks = tasks_for(trained)
+        for one in trained:
+            sets = {task.name: task.held_out.rows for task in tasks[one.label]}
             if one.kind.layout == "documents":
-                named["test documents"] = _test_documents(one.config)
-            for name, rows in named.items():
-                found.append(HeldOutSet(f"{run}/{one.label} {name}", tuple(_items(rows))))
+                sets["test documents"] = _test_documents(one.config)
+            found += [HeldOutSet(f"{run}/{one.label} {title}", tuple(_items(rows))) for title, rows in sets.items()]
     return [one for place, one in enumerate(found) if not _is_part(one, found[:place], found[place + 1 :])]
 
 
@@ -109,7 +107,10 @@ def contamination(lineage: Lineage, n: int, others: Iterable[Task] = ()) -> dict
         for one in sets:
             places = range(first, first := first + len(one.items))
             items = [asdict(found[item]) | {"item": item - places.start} for item in places if item in found]
-            overlaps.append({"training_set": stage.name, "evaluation_set": one.name, **_counts(items), "found": items})
+            shares = [float(item["share"]) for item in items]
+            counts = {"items": len(items), "half": sum(share >= 0.5 for share in shares), "whole": shares.count(1.0)}
+            names = {"training_set": stage.name, "evaluation_set": one.name}
+            overlaps.append({**names, **counts, "most": max(shares, default=0.0), "found": items})
     return {
         "run_id": lineage.run_id,
         "ngram": n,
@@ -132,45 +133,33 @@ def _shown(rows: Iterable[Turns], what: str, count: int) -> Iterator[Turns]:
                 bar.update(number)
 
 
-def _counts(items: list[dict[str, Any]]) -> dict[str, Any]:
-    shares = [item["share"] for item in items]
-    half, whole = (sum(share >= least for share in shares) for least in (0.5, 1.0))
-    return {"items": len(items), "half": half, "whole": whole, "most": max(shares, default=0.0)}
-
-
 def sections(report: dict[str, Any]) -> list[Section]:
     """Return the tables of a report; sets of the run itself go by their stage."""
-    own = f"{report['run_id']}/"
     sizes = {one["name"]: one["items"] for one in report["evaluation_sets"]}
-    rows = [
-        (*_short(one, own), f"{sizes[one['evaluation_set']]:,}",
-         *(f"{one[name]:,}" for name in ("items", "half", "whole")), f"{one['most']:.0%}")
+
+    def names(overlap: dict[str, Any]) -> tuple[str, str]:
+        training, evaluation = (overlap[name] for name in ("training_set", "evaluation_set"))
+        return training.removeprefix(f"{report['run_id']}/"), evaluation.removeprefix(f"{report['run_id']}/")
+
+    counts = [
+        (*names(one), f"{sizes[one['evaluation_set']]:,}", f"{one['items']:,}", f"{one['half']:,}",
+         f"{one['whole']:,}", f"{one['most']:.0%}")
         for one in report["overlaps"]
     ]  # fmt: skip
-    said = [f"Shared: a run of {report['ngram']} words, or a whole turn of {report['shortest']} words and more."]
-    said += [
-        f"{one['name']}: the rows have changed since; these are those of now"
-        for one in report["training_sets"]
-        if one["changed"]
+    shared = [(one, item) for one in report["overlaps"] for item in one["found"]]
+    worst = [
+        (*names(one), str(item["item"]), f"{item['share']:.0%}", _rows(item), f"{item['shared']:.150}")
+        for one, item in sorted(shared, key=lambda pair: -pair[1]["share"])[:WORST]
     ]
-    said += [f"What {name} was trained on is not known" for name in report["not_known"]]
+    notes = [f"Shared: a run of {report['ngram']} words, or a whole turn of {report['shortest']} words and more."]
+    changed = [one["name"] for one in report["training_sets"] if one["changed"]]
+    notes += [f"{name}: the rows have changed since; these are those of now" for name in changed]
+    notes += [f"What {name} was trained on is not known" for name in report["not_known"]]
     columns = ("training set", "evaluation set", "items", "share words", "half and more", "all", "most")
-    worst = sorted(
-        ((one, item) for one in report["overlaps"] for item in one["found"]), key=lambda pair: -pair[1]["share"]
-    )[:WORST]
-    shown = [
-        (*_short(one, own), str(item["item"]), f"{item['share']:.0%}", _rows(item),
-         f"{item['shared']:.150}")
-        for one, item in worst
-    ]  # fmt: skip
-    named = ("training set", "evaluation set", "item", "share", "rows", "the longest stretch")
-    told = "Items and rows are numbered from 0, in the order in which the stages read them." if shown else "none"
-    return [Section("Held-out items in training text", columns, rows, "\n".join(said)),
-            Section("The items that share most", named, shown, told)]  # fmt: skip
-
-
-def _short(one: dict[str, Any], own: str) -> tuple[str, str]:
-    return one["training_set"].removeprefix(own), one["evaluation_set"].removeprefix(own)
+    of_worst = ("training set", "evaluation set", "item", "share", "rows", "the longest stretch")
+    numbered = "Items and rows are numbered from 0, in the order in which the stages read them." if worst else "none"
+    return [Section("Held-out items in training text", columns, counts, "\n".join(notes)),
+            Section("The items that share most", of_worst, worst, numbered)]  # fmt: skip
 
 
 def _rows(item: dict[str, Any]) -> str:

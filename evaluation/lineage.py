@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kinds
 from evaluation.comparison import Recorded
 from utils.errors import Refused
-from utils.files import read_json, user_path
+from utils.files import user_path
 from utils.run_directory import RunInfo, find
 from utils.stage_log import StageLog
 
-STAGE_OUTPUT = re.compile(r'StageOutput\("(\w+)"\)')
+STAGE_OUTPUT = re.compile(r'StageOutput\("(.+)"\)')
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Trained:
 
     run: str
     """The run's id; of a directory outside of runs its name."""
-    kind: str
+    label: str
+    kind: kinds.Kind
     config: Mapping[str, Any]
     record: Mapping[str, Any]
     """What stage_info.json tells; {} where there is none."""
@@ -30,7 +32,7 @@ class Trained:
     @property
     def name(self) -> str:
         """What its data are called."""
-        return f"{self.run}/{self.kind} {self.config['dataset_name']}"
+        return f"{self.run}/{self.label} {self.config['dataset_name']}"
 
     @property
     def fingerprint(self) -> str | None:
@@ -51,41 +53,39 @@ class Lineage:
         self._runs_dir, self._seen = runs_dir, set[tuple[str, str]]()
         self.unknown: list[str] = []
         """Models of which no record here tells what they were trained on."""
-        self.stages = list(self._of_run(info, None if only is None else {only}))
+        self.stages = list(self._of_run(info, only))
 
-    def _of_run(self, info: RunInfo, only: set[str] | None) -> Iterator[Trained]:
-        """Yield the stages of a run that have begun, or `only` some, after what they were built on."""
+    def _of_run(self, info: RunInfo, only: str | None) -> Iterator[Trained]:
+        """Yield the stages of a run that have begun, or the one of that label, after what they were built on."""
         run = Recorded(info)
-        begun = {entry["name"] for entry in run.record["stages"] if entry["status"] != "pending"}
-        for kind in run.kinds:
-            if kind in (begun if only is None else only) and (run.id, kind) not in self._seen:
-                yield from self._of_stage(run, kind)
+        for label, entry in run.entries.items():
+            if label == only or (only is None and entry["status"] != "pending"):
+                yield from self._of_stage(run, label)
 
-    def _of_stage(self, run: Recorded, kind: str) -> Iterator[Trained]:
-        self._seen.add((run.id, kind))
-        config = (run.record.get("configs") or {}).get(kind) or run.stage(kind).get("config")
+    def _of_stage(self, run: Recorded, label: str) -> Iterator[Trained]:
+        if (run.id, label) in self._seen:
+            return
+        self._seen.add((run.id, label))
+        config = (run.record.get("configs") or {}).get(label) or run.stage(label).get("config")
         if not isinstance(config, dict) or "dataset_name" not in config:
-            raise Refused(f"{run.run_dir} does not say what its stage {kind} was trained on")
+            raise Refused(f"{run.run_dir} does not say what its stage {label} was trained on")
         for model in _models(config):
-            named = STAGE_OUTPUT.fullmatch(model)
-            if named and named[1] in run.kinds:
-                if (run.id, named[1]) not in self._seen:
-                    yield from self._of_stage(run, named[1])
-            elif named:
-                source = run.record.get("from_run")
-                if not source:
-                    raise Refused(f"{run.run_dir}: {kind} starts from {model}, and no run it came from is named")
-                yield from self._of_run(find(self._runs_dir, source), {named[1]})
-            else:
+            output = STAGE_OUTPUT.fullmatch(model)
+            if output is None:
                 yield from self._of_directory(model)
-        yield Trained(run.id, kind, config, run.stage(kind))
+            elif output[1] in run.entries:
+                yield from self._of_stage(run, output[1])
+            elif source := run.record.get("from_run"):
+                yield from self._of_run(find(self._runs_dir, source), output[1])
+            else:
+                raise Refused(f"{run.run_dir}: {label} starts from {model}, and no run it came from is named")
+        yield Trained(run.id, label, kinds.recorded(run.entries[label]), config, run.stage(label))
 
     def _of_directory(self, model: str) -> Iterator[Trained]:
         """Yield the stage that wrote a model outside of the run, and what it came from, as far as records tell."""
         directory = user_path(model)
-        file = directory / StageLog.INFO
-        record = read_json(file) if file.is_file() else {}
-        if not isinstance(record, dict) or "dataset_name" not in (record.get("config") or {}):
+        record = StageLog(directory).read_info()
+        if "dataset_name" not in (record.get("config") or {}):
             if model not in self.unknown:
                 self.unknown.append(model)
             return
@@ -94,7 +94,7 @@ class Lineage:
         self._seen.add(key)
         if source := (record.get("input") or {}).get("path"):
             yield from self._of_directory(source)
-        yield Trained(directory.name, record["name"], record["config"], record)
+        yield Trained(directory.name, record["name"], kinds.recorded(record), record["config"], record)
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:

@@ -89,7 +89,7 @@ def harness_tasks(
     """
     if find_spec("lm_eval") is None:
         raise Refused(
-            f"{PREFIX}{names[0]} needs lm-eval, which is not installed: pip install 'sixgig[lm-eval]', or in a checkout"
+            f"{PREFIX}{names[0]} needs lm-eval, which is not installed. In the project's folder:"
             " pip install -e '.[lm-eval]'"
         )
     if include_path is not None and not include_path.is_dir():

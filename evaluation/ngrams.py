@@ -143,5 +143,5 @@ class Index:
             stretches.append([])
             count += len(turn) - turn.count("")
         covered = sum(map(len, stretches))
-        longest = max(stretches, key=len)
+        longest: list[str] = max(stretches, key=len)
         return Overlap(item, covered / count, rows, first, " ".join(longest))

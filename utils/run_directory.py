@@ -59,8 +59,8 @@ def usable(runs_dir: Path | str) -> Path:
     return existing
 
 
-NAMES = {dict: "object", list: "list", str: "text"}
-FIELDS: dict[str, Any] = {
+NAMES: dict[type, str] = {dict: "object", list: "list", str: "text"}
+FIELDS: dict[str, type] = {
     "status": str, "recipe": str, "from_run": str, "configs": dict, "versions": dict, "hardware": dict, "code": dict,
     "limits": dict, "data": dict, "values": list, "forced": list,
 }  # fmt: skip

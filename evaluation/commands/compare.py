@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> None:
     """Print the tables."""
     from evaluation.comparison import compared
-    from evaluation.sections import on_console, page
+    from evaluation.sections import page, rendered
 
     if len(set(args.runs)) < len(args.runs) or len(args.runs) < 2:
         raise Refused(f"compare takes two different runs or more, not {' '.join(args.runs)}")
@@ -27,7 +27,7 @@ def serve(args: argparse.Namespace) -> None:
     first, *others = [find(args.runs_dir, name) for name in args.runs]
     sections = [section for other in others for section in compared(first, other)]
     for section in sections:
-        console().print(on_console(section))
+        console().print(rendered(section))
     if file is not None:
-        replace_text(file, page(f"{' against '.join(args.runs)}", sections))
+        replace_text(file, page(sections))
         console().print(f"written to {file}", markup=False, soft_wrap=True)

@@ -29,7 +29,7 @@ def serve(args: argparse.Namespace) -> None:
     from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named
     from evaluation.ngrams import SHORTEST
-    from evaluation.sections import on_console
+    from evaluation.sections import rendered
     from utils.quiet import quiet_libraries
 
     if args.ngram < SHORTEST:
@@ -45,7 +45,7 @@ def serve(args: argparse.Namespace) -> None:
     with quiet_libraries(None):
         report = contamination(Lineage(info, args.runs_dir), args.ngram, tasks)
     for section in sections(report):
-        console().print(on_console(section))
+        console().print(rendered(section))
     if file is not None:
         write_json(file, report)
         console().print(f"written to {file}", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.command_line import relative
 from utils.console import console
 from utils.errors import Refused, without_number
-from utils.run_directory import RUN_ID, find
+from utils.run_directory import find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,23 +23,9 @@ def serve(args: argparse.Namespace) -> None:
     """
     from evaluation.report import REPORT_FILE, write_report
 
-    run_dir = run_directory(args.runs_dir, args.run)
+    run_dir = find(args.runs_dir, args.run).run_dir
     try:
         lines = write_report(run_dir)
     except OSError as error:
         raise Refused(f"the report of {run_dir} cannot be written: {without_number(error)}") from error
     console().print(*lines, f"Report: {relative(run_dir / REPORT_FILE)}", sep="\n", markup=False, soft_wrap=True)
-
-
-def run_directory(runs_dir: Path, run_id: str) -> Path:
-    """Return the directory of a run, which may have no record yet; `latest` is the newest.
-
-    Raises:
-        Refused: there is no such run.
-    """
-    found = sorted(path for path in runs_dir.glob("*") if RUN_ID.fullmatch(path.name) and path.is_dir())
-    if run_id == "latest" and found:
-        return found[-1].resolve()
-    if run_id in {path.name for path in found}:
-        return (runs_dir / run_id).resolve()
-    return find(runs_dir, run_id).run_dir

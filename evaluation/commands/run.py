@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
+from evaluation.sections import Section, rendered
+from evaluation.table import number
 from utils.command_line import refuse
 from utils.console import console
-from utils.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +59,7 @@ def serve(args: argparse.Namespace) -> None:
         found = [find_checkpoint(name, args.runs_dir, talks=False) for name in given]
         refuse_unfit(found, tasks)
         results = results_of(found, tasks)
-    console().print(results_table([one.name for one in found], results))
+    console().print(rendered(results_table([one.name for one in found], results)))
     if file is not None:
         models = [{"name": one.name, "path": one.path, "sha256": weights_sha256(one.path)} for one in found]
         sides = dict(zip(("checkpoint", "against"), models, strict=False))
@@ -70,39 +67,22 @@ def serve(args: argparse.Namespace) -> None:
         write_json(file, sides | {"limit": args.limit, "results": results} | machine)
 
 
-def results_table(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Table:
+def results_table(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Section:
     """Return the table of one checkpoint's results, or of the first against the second; reasons stand below it."""
-    from evaluation.table import COLOURS, number
-
-    table = Table(
-        title=" against ".join(escape(one_line(name)) for name in names),
-        title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("task", overflow="fold")
-    table.add_column("metric", no_wrap=True)
-    for header in ("n", "value, 95 %", *(("against", "difference, 95 %") if len(names) == 2 else ())):
-        table.add_column(header, justify="right", no_wrap=True)
-    if len(names) == 2:
-        table.add_column("", no_wrap=True)
+    columns = ["task", "metric", "n", "value, 95 %", *(["against", "difference, 95 %", ""] if len(names) == 2 else [])]
+    rows = []
     reasons: dict[str, None] = {}
-    shown = ""
     for result in results:
         task = f"{result['task']} v{result['version']}"
-        cells = [escape(one_line(cell)) for cell in ("" if task == shown else task, result["metric"])]
-        cells += [str(result["n"]), _with_interval(number(result["value"]), result["ci95"])]
-        if len(names) == 2 and "against" in result:
-            mark = result["verdict"]
+        cells = [task, str(result["metric"]), str(result["n"]), _with_interval(number(result["value"]), result["ci95"])]
+        if "against" in result:
             difference = _with_interval(number(result["difference"], "+"), result["difference_ci95"], "+")
-            cells += [number(result["against"]), difference, f"[{COLOURS.get(mark, 'none')}]{mark}[/]"]
-        table.add_row(*cells)
-        shown = task
+            cells += [number(result["against"]), difference, str(result["verdict"])]
+        rows.append((*cells, *[""] * (len(columns) - len(cells))))
         if result.get("reason"):
             reasons[f"{task}, {result['metric']}: {result['reason']}"] = None
-    table.caption = "\n".join(escape(one_line(reason)) for reason in reasons) or None
-    return table
+    return Section(" against ".join(names), tuple(columns), rows, "\n".join(reasons))
 
 
 def _with_interval(value: str, interval: Sequence[float] | None, sign: str = "") -> str:
-    from evaluation.table import number
-
-    return value if interval is None else escape(f"{value} [{', '.join(number(bound, sign) for bound in interval)}]")
+    return value if interval is None else f"{value} [{', '.join(number(bound, sign) for bound in interval)}]"

@@ -106,6 +106,8 @@ def sound(info: Mapping[str, Any]) -> Facts:
     """Return the record of a stage with every field of its type, empty where it is another."""
     typed: Facts = {name: mapping(info.get(name)) for name in OBJECTS}
     typed |= {name: items(info.get(name)) for name in LISTS} | {name: number(info.get(name)) for name in NUMBERS}
+    names = info.get("energy_from")
+    typed["energy_from"] = [str(name) for name in names] if isinstance(names, list) else []
     typed["evaluation"] = [result for one in typed["evaluation"] if (result := _result(one))]
     return {**info, **typed}
 

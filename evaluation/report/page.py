@@ -1,18 +1,17 @@
 """The report's page: what the template is given, and how text from outside is made harmless in it."""
 
 import shlex
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evaluation.costs import COSTS, shown_cost
 from evaluation.gates import line
 from evaluation.metrics import verdict
 from evaluation.report import story
 from evaluation.report.curves import curves
-from evaluation.report.facts import Facts, RunFacts, StageFacts, items, mapping
+from evaluation.report.facts import Facts, RunFacts
 from evaluation.report.prompts import chosen
-from evaluation.table import difference, number
-from utils.console import duration
+from evaluation.table import difference, number, shown
 from utils.text import safe
 
 TEMPLATE = "page.html.jinja"
@@ -33,42 +32,14 @@ def page(run: RunFacts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, finalize=harmless,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    shown = (css, number, difference, cost, short, cut, gate, moved, result_verdict)
-    environment.filters |= {function.__name__: function for function in shown} | {"change": story.change}
-    energy_from = sorted({name for stage in run.stages for name in _energy_from(stage)})
-    has_energy = any(stage.info["energy_j"] for stage in run.stages)
-    costs = {name: field for name, field in COSTS.items() if field != "energy_j" or has_energy}
-    given = {"facts": facts_of(run), "prompts": chosen(run), "repeat": repeat_command(run.record)}
-    template = environment.get_template(TEMPLATE)
-    return template.render(run=run, story=story, curves=curves, energy_from=energy_from, costs=costs, **given)
-
-
-def facts_of(run: RunFacts) -> dict[str, str]:
-    """Return what stands below the title, and in full at the end: name and value, of what is recorded."""
-    record, hardware = run.record, mapping(run.record.get("hardware"))
-    machine = [str(hardware[name]) for name in ("cpu", "platform") if hardware.get(name)]
-    machine += [str(gpu.get("name")) for gpu in items(hardware.get("gpus"))]
-    values = {
-        "recipe": record.get("recipe") or ("run_pipeline" if record else None),
-        "started": moment(record.get("started_at")),
-        "finished": moment(record.get("finished_at")),
-        "seed": record.get("seed") if record.get("seed") is not None else ("each stage its own" if record else None),
-        "inputs from run": record.get("from_run"),
-        "device": hardware.get("device"),
-        "machine": ", ".join(machine),
-        "commit": record.get("git_commit"),
-        "versions": ", ".join(f"{name} {version}" for name, version in mapping(record.get("versions")).items()),
-        "accepted by --force": "; ".join(map(str, record.get("forced") or [])),
-    }
-    return {name: str(value) for name, value in values.items() if value not in (None, "")}
-
-
-def moment(iso: Any) -> str:
-    """Return an ISO time to the minute, with its offset; "" if it is none."""
-    try:
-        return f"{datetime.fromisoformat(str(iso)):%Y-%m-%d %H:%M %z}".strip()
-    except ValueError:
-        return ""
+    filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict)
+    environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
+    energy_from = sorted({name for stage in run.stages for name in stage.info["energy_from"]})
+    costs = [name for name, (field, _) in COSTS.items() if any(stage.info[field] for stage in run.stages)]
+    return environment.get_template(TEMPLATE).render(
+        run=run, record=run.record, story=story, shown=shown, curves=curves, energy_from=energy_from, costs=costs,
+        prompts=chosen(run), repeat=repeat_command(run.record),
+    )  # fmt: skip
 
 
 def repeat_command(record: Facts) -> str:
@@ -102,24 +73,6 @@ def moved(after: float, before: float | None) -> str:
     return "better" if after > before else "worse"
 
 
-COSTS = {"time": "duration_s", "steps": "steps", "tokens": "tokens", "peak memory": "peak_memory_bytes",
-         "disk": "disk_bytes", "energy": "energy_j"}  # fmt: skip
-"""The columns of what each stage cost, and the fields of its record."""
-
-
-def cost(value: float | None, field: str) -> str:
-    """Return what a stage cost as people say it."""
-    if value is None:
-        return "–"
-    if field == "duration_s":
-        return duration(value)
-    if field == "energy_j":
-        return f"{value / 3600:.2f} Wh"
-    if field.endswith("_bytes"):
-        return f"{value / 2**20:,.0f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
-    return f"{value:,.0f}"
-
-
 def short(value: Any) -> str:
     """Return as much of a hash as one compares by eye."""
     return str(value)[:16] if value else "–"
@@ -136,8 +89,3 @@ def gate(record: Facts) -> str:
         return line(record)
     except (KeyError, TypeError, ValueError):
         return f"{record.get('metric')}: its record is not whole"
-
-
-def _energy_from(stage: StageFacts) -> list[str]:
-    names = stage.info.get("energy_from")
-    return [str(name) for name in names] if isinstance(names, list) else []

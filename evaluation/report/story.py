@@ -1,12 +1,11 @@
 """What a run's measurements come to: the verdict on each stage, what was gained over the chain, what was forgotten."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from evaluation.metrics import verdict
 from evaluation.report.facts import Facts, RunFacts, StageFacts
-from evaluation.table import number
+from evaluation.table import number, shown
 from kinds import Kind
 from utils.console import duration
 from utils.text import one_line
@@ -33,28 +32,10 @@ def verdict_on(stage: StageFacts) -> str:
     return (verdict(judged[1]["metric"], judged[1]["ci95"]) if judged else "") or "not compared"
 
 
-def _figure(kind: Kind, result: Facts) -> tuple[int, str] | None:
-    """Return the place of a result among the figures of a kind, and its name there; None if it is none of them."""
-    measured = f"{result['task']} {result['metric']}"
-    for place, (pattern, label) in enumerate(kind.figures.items()):
-        start, star, _ = pattern.partition("*")
-        if measured == pattern or (star and measured.startswith(start)):
-            return place, label.replace("*", measured.removeprefix(start).replace("_", " "))
-    return None
-
-
 def name_of(kind: Kind, result: Facts) -> str:
     """Return the name of what a result measures."""
-    figure = _figure(kind, result)
-    return figure[1].strip() if figure else f"{result['task']} {result['metric']}".replace("_", " ")
-
-
-def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
-    """Return what is shown of a stage's results, each with its name: all of a kind that names no figures."""
-    if not stage.kind.figures:
-        return [(name_of(stage.kind, result), result) for result in stage.results]
-    rows = [(*figure, result) for result in stage.results if (figure := _figure(stage.kind, result))]
-    return [(label, result) for _, label, result in sorted(rows, key=lambda row: row[0])]
+    named = next(shown(kind, [result]), (f"{result['task']} {result['metric']}".replace("_", " "), result))
+    return named[0].strip()
 
 
 def change(result: Facts) -> str:
@@ -120,8 +101,8 @@ def forgotten(run: RunFacts) -> list[str]:
 
 def summary(run: RunFacts) -> list[str]:
     """Return at most five lines: how it ended, what it reached, which stages helped, which did not, what it cost."""
-    words = ("worse", "no evidence", "not compared")
-    better, *others = (_judged(run, which) for which in ("better", *words))
+    judged = {word: _judged(run, word) for word in ("better", "worse", "no evidence", "not compared")}
+    better, *others = (f"{word.capitalize()}: {', '.join(told)}" if told else "" for word, told in judged.items())
     lines = [_ending(run), _whole_chain(run), better, "; ".join(filter(None, others)), _warnings(run)]
     return [one_line(line) for line in lines if line]
 
@@ -156,15 +137,9 @@ def _whole_chain(run: RunFacts) -> str:
     return ""
 
 
-def _judged(run: RunFacts, which: str) -> str:
-    stages = [f"{stage.name} ({name} {change(result)})" for stage, name, result in _headlines(run, which)]
-    return f"{which.capitalize()}: {', '.join(stages)}" if stages else ""
-
-
-def _headlines(run: RunFacts, which: str) -> Iterator[tuple[StageFacts, str, Facts]]:
-    for stage in run.stages:
-        if (judged := headline(stage)) and verdict_on(stage) == which:
-            yield stage, *judged
+def _judged(run: RunFacts, word: str) -> list[str]:
+    stages = [(stage, result) for stage in run.stages if (result := headline(stage)) and verdict_on(stage) == word]
+    return [f"{stage.name} ({name} {change(result)})" for stage, (name, result) in stages]
 
 
 def _warnings(run: RunFacts) -> str:

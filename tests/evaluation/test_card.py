@@ -196,3 +196,17 @@ def test_a_licence_is_what_the_cached_card_of_the_hub_tells(tmp_path: Path, monk
     assert licence("o/d", "dataset", None) == "mit, cc0-1.0"
     assert licence("o/m", "model", "abc") == "apache-2.0"
     assert [licence(name, "model", None) for name in ("o/n", "o/absent", "./here")] == ["not known"] * 3
+
+
+def test_a_card_names_the_stage_by_its_label_and_loads_it_by_its_kind(passed: tuple[RunInfo, Path]) -> None:
+    info, stage_dir = passed
+    record = info.read()
+    entry = record["stages"][0] | {"name": "my judge", "kind": "reward"}
+    info.set(stages=[entry], configs={"my judge": record["configs"]["dpo"]})
+    StageLog(stage_dir).info(name="my judge", kind="reward")
+    write_card(info, "my judge")
+    card = read(stage_dir)
+    assert (card.data.tags, card.data.pipeline_tag) == (["sixgig", "reward"], "text-classification")
+    assert "The reward model of stage my judge of run" in card.text
+    assert "| my judge | made:preferences |" in card.text
+    assert "AutoModelForSequenceClassification" in card.text

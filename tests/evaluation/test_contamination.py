@@ -161,7 +161,7 @@ def test_the_lineage_goes_through_runs_directories_and_reward_models() -> None:
     ]
     new.set(configs={"grpo": grpo | {"grpo_extra": extra}}, stages=stages)
     lineage = Lineage(new, Path("runs"))
-    assert [(stage.run, stage.kind) for stage in lineage.stages] == [
+    assert [(stage.run, stage.kind.name) for stage in lineage.stages] == [
         ("my-base", "pretrain"), (OLD, "sft"), (OLD, "reward"), (NEW, "grpo"),
     ]  # fmt: skip
     assert lineage.unknown == ["owner/other"]

@@ -46,7 +46,7 @@ def definitions(tmp_path: Path) -> Path:
 
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.lm_harness.find_spec", lambda _: None)
-    with pytest.raises(Refused, match=r"lm-eval:hellaswag needs lm-eval, which is not installed: pip install"):
+    with pytest.raises(Refused, match=r"lm-eval:hellaswag needs lm-eval.*: pip install -e '\.\[lm-eval\]'$"):
         harness_tasks(["hellaswag"], None, None)
 
 

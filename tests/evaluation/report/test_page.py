@@ -114,6 +114,7 @@ def test_an_empty_a_half_written_and_a_broken_run_have_a_report(make_run: MakeRu
     assert "pretrain" in words(report(run_dir))
     empty = run_dir.with_name("20260131_101501_aaaa")
     empty.mkdir()
+    assert "no start was recorded · seed not recorded" in words(report(empty))
     assert "no stage has begun" in words(report(empty))
 
 

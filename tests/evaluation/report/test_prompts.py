@@ -12,7 +12,7 @@ STAGES = {"pretrain": "passed", "sft": "passed", "dpo": "passed"}
 def test_improvements_and_regressions_are_both_shown(make_run: Callable[..., Path]) -> None:
     """Of SCORES: 0, 3, 4, 6 improve, 1 falls back, 2 and 5 stay; one place is free, and goes to the first other."""
     asked, rule = chosen(read_run(make_run(**STAGES)))
-    assert [one.turns[1] for one in asked] == [f"question {number}" for number in (0, 1, 2, 3, 4)]
+    assert [one.text for one in asked] == [f"question {number}" for number in (0, 1, 2, 3, 4)]
     assert "Of 7 held-out prompts, at 4 the last stage scores higher than the first, at 1 a stage scores lower" in rule
 
 
