@@ -37,7 +37,7 @@ def parser() -> Parser:
         prog="python -m pretrain",
         description="Train base weights from random ones, on text of your own or published text.",
         epilog="presets (MB: weights, gradients and optimizer; activations come on top):\n"
-        + "\n".join(f"  {name:12} {_summary(name)}" for name in PRESETS),
+        + "\n".join(f"  {name:12} {summary}" for name, (summary, _) in PRESETS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -56,10 +56,6 @@ def parser() -> Parser:
         "--resume", nargs="?", const="", metavar="DIR", help="go on where DIR stopped; without DIR: the newest stopped"
     )
     return made
-
-
-def _summary(name: str) -> str:
-    return (PRESETS[name].__doc__ or "").strip().split("\n")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_it_taken(
     train(SMALL, tmp_path)
     said = capsys.readouterr().out
     assert f"checkpoint-20 is damaged, and kept as damaged-checkpoint-20: {name} has" in said
-    assert "pretrain goes on from checkpoint-12" in said
+    assert "going on from checkpoint-12" in said
     assert weights_sha256(tmp_path) == weights_sha256(trained)
 
 
