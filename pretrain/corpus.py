@@ -64,13 +64,13 @@ class Tokens:
     def documents(self, step: int, rows_per_step: int) -> list[str]:
         """Return the beginnings of the documents that step `step` trains on, over all processes."""
         batch = self.train.batch(step, rows_per_step)
-        found = []
+        texts = []
         for ids, document in zip(*batch, strict=True):
             for number in range(1, int(document.max()) + 1):
                 text = self.tokenizer.decode(ids[document == number][:SHOWN_TOKENS])
-                found.append(repr(text[:SHOWN_CHARACTERS]))
-        beyond = len(found) - SHOWN_DOCUMENTS
-        return found if beyond <= 0 else [*found[:SHOWN_DOCUMENTS], f"and {beyond} more"]
+                texts.append(repr(text[:SHOWN_CHARACTERS]))
+        beyond = len(texts) - SHOWN_DOCUMENTS
+        return texts if beyond <= 0 else [*texts[:SHOWN_DOCUMENTS], f"and {beyond} more"]
 
 
 SHOWN_DOCUMENTS, SHOWN_TOKENS, SHOWN_CHARACTERS = 16, 20, 50

@@ -113,21 +113,21 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        found = by_first(lambda: newest_sound(self.stage_dir, warn))
-        if found:
-            position = checkpoint.load_checkpoint(found, self.accelerator, self.model, self.optimizer)
+        newest = by_first(lambda: newest_sound(self.stage_dir, warn))
+        if newest:
+            position = checkpoint.load_checkpoint(newest, self.accelerator, self.model, self.optimizer)
             if position.rows_per_step != self.position.rows_per_step:
                 raise Refused(
-                    f"{found} is of a run with {position.rows_per_step} rows a step, this one has "
+                    f"{newest} is of a run with {position.rows_per_step} rows a step, this one has "
                     f"{self.position.rows_per_step}: rows × gradient_accumulation_steps × processes must stay the same."
                 )
             self.position = position
         log, step = self.watch.log, self.position.step
         log.cut_back(step)
         self.rows = [*log.read_metrics()]
-        if found:
-            log.resumed(found.name, found.name)
-            console().print(f"going on from {found.name}", markup=False)
+        if newest:
+            log.resumed(newest.name, newest.name)
+            console().print(f"going on from {newest.name}", markup=False)
         parameters = self.accelerator.unwrap_model(self.model).num_parameters()
         where = self.accelerator.device.type
         log.event("TRAIN_START", f"{self.config.max_steps} steps, {parameters} parameters, on {where}")
@@ -137,7 +137,7 @@ class Run:
         """Train to the last step, or to the end of the one in which a stop was asked for."""
         self.model.train()
         config = self.config
-        with asked_to_stop() as asked, told_with_step(lambda: self.position.step + 1):
+        with asked_to_stop() as stop_requested, told_with_step(lambda: self.position.step + 1):
             while self.position.step < config.max_steps:
                 metrics = self._step()
                 step = self.position.step
@@ -146,7 +146,7 @@ class Run:
                 evaluated = last or step % config.eval_steps == 0
                 if evaluated:
                     metrics |= self.evaluate(self.tokens.validation)
-                reason = any_says(self._stopped() if asked() else self.watch.out_of_time())
+                reason = any_says(self._stopped() if stop_requested() else self.watch.out_of_time())
                 best = self.position.best_loss
                 better = evaluated and (best is None or metrics["eval_loss"] < best)
                 if better:

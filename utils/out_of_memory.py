@@ -100,8 +100,8 @@ def train_within_memory(train: Callable[[Batch], Path], batch: Batch, stage_dir:
 def _taken_up(batch: Batch, log: StageLog) -> Batch:
     """Return the batch that an earlier attempt came down to, if it is of the same training."""
     name = "per_device_train_batch_size"
-    found = [change[name][1] for change in log.read_info().get("out_of_memory") or [] if name in change]
-    rows = found[-1] if found else batch.per_device_train_batch_size
+    earlier = [change[name][1] for change in log.read_info().get("out_of_memory") or [] if name in change]
+    rows = earlier[-1] if earlier else batch.per_device_train_batch_size
     step_rows = batch.per_device_train_batch_size * batch.gradient_accumulation_steps
     if rows >= batch.per_device_train_batch_size or step_rows % rows or batch.generation_batch_size % rows:
         return batch
