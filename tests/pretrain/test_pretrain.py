@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain import PretrainConfig, checkpoint, loop, train, untrained
+from pretrain import PretrainConfig, loop, train, untrained
 from pretrain.config import range_problems
 from pretrain.optim import MuonAndAdamW
 from utils.errors import Interrupted, Refused, StageFailed
@@ -334,13 +334,11 @@ def test_out_of_memory_is_survived_and_the_training_is_the_same(trained: Path, t
 def test_a_checkpoint_that_memory_runs_out_for_is_not_said_to_be_wrong(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = checkpoint.load_file
-
     def once(*given: Any) -> Any:
-        monkeypatch.setattr(checkpoint, "load_file", load)
+        monkeypatch.undo()
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(checkpoint, "load_file", once)
+    monkeypatch.setattr("pretrain.checkpoint.load_file", once)
     shutil.copytree(trained / "checkpoint-20", tmp_path / "checkpoint-20")
     train(SMALL, tmp_path)
     assert "out of memory before the first step" in (tmp_path / "training_events.log").read_text()

@@ -110,7 +110,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     import torch
 
     answers = Nvml(2**32 + 500)  # more than 32 bits hold
-    monkeypatch.setitem(sys.modules, "pynvml", answers)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", answers)
     monkeypatch.setattr(energy, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
