@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import pytest
 
+import kinds
 from benchmarks import seeds
+from chain.record import deciding_code
 from utils.run_directory import RunInfo
-from utils.runtime import code, versions
+from utils.runtime import versions
 from utils.stage_log import StageLog
 
 STAGES = ("pretrain", "sft", "reward", "dpo", "grpo")
@@ -40,7 +42,8 @@ def make_run(
         ends |= dict.fromkeys(names[names.index(failed) :], "pending") | {failed: "failed"}
     RunInfo(run_dir).set(
         run_id=run_dir.name, recipe="scratch_tiny", seed=seed, status="failed" if failed else "passed", from_run=None,
-        values=[f"{name}.seed={seed}" for name in names], git_commit=f"commit{seed}", code=code(), versions=versions(),
+        values=[f"{name}.seed={seed}" for name in names], git_commit=f"commit{seed}",
+        code=deciding_code(map(kinds.named, names)), versions=versions(),
         started_at="2026-01-31T10:15:00+00:00", finished_at="2026-01-31T10:20:30+00:00",
         stages=[{"name": name, "output_dir": f"tiny-{name}", "status": how} for name, how in ends.items()],
     )  # fmt: skip
