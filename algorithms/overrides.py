@@ -46,16 +46,16 @@ def continue_unlogged(trainer: Any, checkpoint: Path) -> None:
 
     if not (checkpoint / UNLOGGED).is_file():  # of a version before
         return
-    kept = read_json(checkpoint / UNLOGGED)
+    saved = read_json(checkpoint / UNLOGGED)
     trainer._metrics["train"].update(  # JSON has no NaN, which a metric may be
-        {name: [math.nan if value is None else value for value in values] for name, values in kept["metrics"].items()}
+        {name: [math.nan if value is None else value for value in values] for name, values in saved["metrics"].items()}
     )
-    trainer._total_train_tokens = kept["tokens"]
+    trainer._total_train_tokens = saved["tokens"]
 
     class Continue(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:  # `train` has just set both back
-            trainer._tr_loss.fill_(kept["loss"])
-            trainer._globalstep_last_logged = kept["last_logged_step"]
+            trainer._tr_loss.fill_(saved["loss"])
+            trainer._globalstep_last_logged = saved["last_logged_step"]
 
     trainer.add_callback(Continue())
 
@@ -172,11 +172,11 @@ def _finish(written: Path, final: Path, state: Any, unlogged: dict[str, Any], li
     rotate_checkpoints(str(final.parent), limit, state.best_model_checkpoint)
 
 
-def sample_in_parts(trainer: Any, told: Callable[[int, int], None]) -> None:
+def sample_in_parts(trainer: Any, tell: Callable[[int, int], None]) -> None:
     """Let GRPO sample in parts of half as many completions where memory runs out; other trainers sample nothing.
 
     TRL samples all completions of a generation at once, however small the micro-batch. They are drawn from the same
-    policy in parts, though not the same ones. `told` gets how many were sampled at once, and how many are now.
+    policy in parts, though not the same ones. `tell` gets how many were sampled at once, and how many are now.
     """
     if not samples(trainer):
         return
@@ -202,7 +202,7 @@ def sample_in_parts(trainer: Any, told: Callable[[int, int], None]) -> None:
             if checkpoints and not trainer.model.is_gradient_checkpointing:  # TRL's context left it off
                 trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
             most = -(-rows // 2)
-            told(rows, most)
+            tell(rows, most)
 
     trainer._generate_single_turn = sampled
 

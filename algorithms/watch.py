@@ -2,19 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from utils import alarms
 from utils.agreement import any_says
-from utils.console import Bar, progress
-from utils.energy import counted
 from utils.errors import StageFailed
 from utils.limits import Clock
 from utils.stage_log import StageLog
-from utils.step_watch import StepWatch
+from utils.stage_watch import StageWatch
 
 if TYPE_CHECKING:
     from algorithms.trl_kind import TrlKind
@@ -40,29 +36,26 @@ class Watch(TrainerCallback):
         may_stop: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        self.log, self.description, self.shown, self.judge = log, description, kind.bar, kind.judge
-        self.asked_to_stop, self.may_stop, self.clock = asked_to_stop, may_stop, clock
+        self.log = log
+        self.asked_to_stop, self.may_stop, self.judge = asked_to_stop, may_stop, kind.judge
         self.judged = False
         self.stopped: str | None = None
         self.row: dict[str, Any] = {}
         self.step = 0
         self.zero_gradients = 0
         self.save_is_due = False
-        self.newest: dict[str, float | str] = {}
-        self.bar: Bar | None = None
-        self.steps = StepWatch(log, clock.limits.memory_budget_bytes)
-        self._open = ExitStack()
-        self._spent = self._open.enter_context(counted(log))
+        self.stage = StageWatch(log, description, kind.bar, clock)
 
     def close(self) -> None:
-        """Write the last metrics, take the progress bar away, and end the count of energy that this opened."""
-        with self._open:
+        """Write the last metrics, and end what this opened."""
+        try:
             self._write_row()
+        finally:
+            self.stage.close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the progress bar."""
-        self.bar = self._open.enter_context(progress(self.description, state.max_steps, state.global_step))
-        self.steps.begin()
+        self.stage.start(state.max_steps, state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the metrics of the step before, which are complete now."""
@@ -70,9 +63,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Advance the bar, look at time and memory; let the last step be logged, whatever `logging_steps` is."""
-        assert self.bar is not None
-        self.bar.update(state.global_step, **self.newest)
-        self.steps.done(state.global_step)
+        self.stage.done(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
         self._save_between_generations(state, control)
@@ -92,9 +83,6 @@ class Watch(TrainerCallback):
             return
         self.step = state.global_step
         self.row |= logs
-        self.newest |= {name: logs[key] for key, name in self.shown.items() if logs.get(key) is not None}
-        if self.bar is not None:
-            self.bar.update(self.step, **self.newest)
         if "loss" in logs and not math.isfinite(logs["loss"]):
             raise StageFailed(
                 f"the loss is {logs['loss']} at step {self.step}: the weights are lost. Lower learning_rate"
@@ -102,25 +90,20 @@ class Watch(TrainerCallback):
             )
         if "grad_norm" in logs and not logs.get("frac_reward_zero_std"):  # no spread in a group, no gradient
             self._watch_gradient(logs["grad_norm"])
-        if "num_tokens" in logs:
-            self.steps.logged(self.step, logs["num_tokens"])
-        done = self.step / state.max_steps
-        for name, message in alarms.found(state.log_history, share_done=done, beta=getattr(args, "beta", None) or 0.0):
-            self.steps.alarm(self.step, name, message)
+        done, beta = self.step / state.max_steps, getattr(args, "beta", None) or 0.0
+        self.stage.logged(self.step, state.log_history, share_done=done, beta=beta)
         if self.step >= HOPELESS and not self.judged:
             self.judged = True
             self.judge(state.log_history)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Let the time of an evaluation be no step's."""
-        self.steps.begin()
+        self.stage.begin_step()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record a checkpoint, and what the stage has taken: after a kill nobody else can tell."""
         self._write_row()
-        self.log.event("CHECKPOINT", f"checkpoint-{state.global_step}")
-        self.log.info(**self._spent.until_now())
-        self.steps.begin()
+        self.stage.saved(f"checkpoint-{state.global_step}")
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Let a checkpoint that is due at the end of an epoch wait, too."""
@@ -137,13 +120,12 @@ class Watch(TrainerCallback):
         """Return why all processes stop after this step, one of which may have been asked to; None if they go on."""
         if self.asked_to_stop():
             return any_says(f"stopped after step {state.global_step} of {state.max_steps}, with a checkpoint")
-        assert self.bar is not None
-        return any_says(self.clock.out_of_time(self.bar.pace, state.max_steps))
+        return any_says(self.stage.out_of_time())
 
     def _watch_gradient(self, norm: float) -> None:
         self.zero_gradients = self.zero_gradients + 1 if norm == 0 else 0
         if self.zero_gradients == ZERO_GRADIENTS:  # once is enough: GRPO may pass through many such stretches
-            self.steps.alarm(
+            self.stage.alarm(
                 self.step,
                 "zero_gradient",
                 f"the gradient is 0 in {ZERO_GRADIENTS} logged steps in a row: nothing is being learnt. Is any token"

@@ -114,14 +114,12 @@ def ours(job: Job, directory: Path) -> dict[str, Any]:
     """Train as `python -m pretrain` does, and return the figures."""
     from pretrain import loop
     from pretrain.__main__ import train
-    from pretrain.record import Record
     from utils.errors import StageFailed
 
     watch = Watch(job)
     # What follows replaces functions of the product, so that it needs no options that only a benchmark would use.
     its_loop: Any = loop
     run: Any = loop.Run
-    record: Any = Record
     one_step, evaluate, make_optimizer = run._step, run.evaluate, its_loop.make_optimizer
 
     def step(self: loop.Run) -> dict[str, float]:
@@ -148,7 +146,7 @@ def ours(job: Job, directory: Path) -> dict[str, Any]:
     run._step, run.evaluate, its_loop.make_optimizer = step, evaluated, optimizer
     run._save_checkpoint = watch.timed("save", _nothing if job.bare else run._save_checkpoint)
     run.train, run.finish = watch.timed("train", run.train), watch.timed("finish", run.finish)
-    record.metrics = watch.timed("log", _nothing if job.bare else record.metrics)
+    run._log = watch.timed("log", _nothing if job.bare else run._log)
     try:
         train(PretrainConfig(**job.config), directory)
     except StageFailed as error:  # a rate that is too high is a result too

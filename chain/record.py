@@ -171,7 +171,7 @@ def changes_of_run(info: RunInfo, force: bool) -> list[str]:
         for name in COMPARED
         if was.get(name) != now_has.get(name)
     ]
-    here = code_of(kinds.recorded(entry) for entry in record["stages"])
+    here = deciding_code(kinds.recorded(entry) for entry in record["stages"])
     before = record.get("code") or here
     files = sorted(file for file in before.keys() | here.keys() if before.get(file) != here.get(file))
     if files:
@@ -275,10 +275,10 @@ def open_record(
 
 def made_with(stages: Iterable[Stage]) -> dict[str, Any]:
     """Return what of this process decides a result beside the recipe and its data."""
-    code = code_of(stage.kind for stage in stages)
+    code = deciding_code(stage.kind for stage in stages)
     return {"versions": versions(), "git_commit": git_commit(), "code": code, "processes": count()}
 
 
-def code_of(used: Iterable[kinds.Kind]) -> dict[str, str]:
+def deciding_code(used: Iterable[kinds.Kind]) -> dict[str, str]:
     """Return the hash of each file that decides what stages of these kinds train and measure."""
     return code_hashes({type(kind).__module__ for kind in used} | {"evaluation"})

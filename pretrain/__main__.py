@@ -12,9 +12,11 @@ from typing import Any
 from rich.console import RenderableType
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
+from kinds import recorded
 from pretrain import prepare
 from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
+from pretrain.stage import PRETRAIN
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
 from utils.energy import counted
@@ -28,38 +30,31 @@ from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 from utils.values import field_type, mistyped, parse
 
-NAME = "pretrain"
+NAME = PRETRAIN.name
 
 
 def parser() -> Parser:
     """Return the parser of the command line."""
-    made = Parser(
+    parser = Parser(
         prog="python -m pretrain",
         description="Train base weights from random ones, on text of your own or published text.",
         epilog="presets (MB: weights, gradients and optimizer; activations come on top):\n"
-        + "\n".join(f"  {name:12} {_summary(name)}" for name in PRESETS),
+        + "\n".join(f"  {name:12} {summary}" for name, (summary, _) in PRESETS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--preset", default="tiny", metavar="NAME", help="the shape and its settings (tiny)")
-    made.add_argument(
-        "--data",
-        metavar="SOURCE",
-        help="file or folder of text, Hub id, tinystories, hermes, or a mixture: tinystories:0.7,notes/:0.3",
-    )
-    made.add_argument("--out", metavar="DIR", help="where the model goes (runs/PRESET-TIME)")
-    made.add_argument("--max-steps", metavar="N", help="optimizer steps, rather than the preset's")
-    made.add_argument("--data-fraction", metavar="F", help="train on this share of the documents, above 0 to 1")
+    add = parser.add_argument
+    add("--preset", default="tiny", metavar="NAME", help="the shape and its settings (tiny)")
+    sources = "file or folder of text, Hub id, tinystories, hermes, or a mixture: tinystories:0.7,notes/:0.3"
+    add("--data", metavar="SOURCE", help=sources)
+    add("--out", metavar="DIR", help="where the model goes (runs/PRESET-TIME)")
+    add("--max-steps", metavar="N", help="optimizer steps, rather than the preset's")
+    add("--data-fraction", metavar="F", help="train on this share of the documents, above 0 to 1")
     value: dict[str, Any] = {"dest": "values", "action": "append", "default": [], "metavar": "FIELD=VALUE"}
-    made.add_argument("--set", **value, help="change a value of the preset; repeatable")
-    made.add_argument(
-        "--resume", nargs="?", const="", metavar="DIR", help="go on where DIR stopped; without DIR: the newest stopped"
-    )
-    return made
-
-
-def _summary(name: str) -> str:
-    return (PRESETS[name].__doc__ or "").strip().split("\n")[0]
+    add("--set", **value, help="change a value of the preset; repeatable")
+    again = "go on where DIR stopped; without DIR: the newest stopped"
+    add("--resume", nargs="?", const="", metavar="DIR", help=again)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,15 +75,15 @@ def serve(args: argparse.Namespace) -> None:
         Interrupted: it was stopped, and can be resumed.
     """
     if args.resume is None:
-        out, config = asked(args)
+        out, config = new_run(args)
     else:
         changes = [args.data, args.out, args.max_steps, args.data_fraction, *args.values]
         refuse((any(changes), "--resume goes on with the values that the run began with: leave the other flags out"))
-        out, config = stopped(args.resume)
+        out, config = stopped_run(args.resume)
     train(config, out)
 
 
-def asked(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
+def new_run(args: argparse.Namespace) -> tuple[Path, PretrainConfig]:
     """Return the directory and the configuration of a new run."""
     if not args.data:
         raise Refused("--data says what to train on: a file or folder of text, a Hub id, tinystories, hermes.")
@@ -123,17 +118,17 @@ def _new_directory(out: str | None, preset_name: str) -> Path:
     return path
 
 
-def stopped(directory: str) -> tuple[Path, PretrainConfig]:
+def stopped_run(directory: str) -> tuple[Path, PretrainConfig]:
     """Return a run that was stopped, the newest in `runs` if none is named, and the configuration it began with."""
     if not directory:
         records = sorted(Path("runs").glob(f"*/{StageLog.INFO}"), key=lambda path: path.stat().st_mtime)
-        found = [path.parent for path in records if _can_go_on(path.parent)]
-        if not found:
+        stopped = [path.parent for path in records if _can_go_on(path.parent)]
+        if not stopped:
             raise Refused("runs/ holds no stopped pretraining run to go on with: name the directory of one.")
-        directory = str(found[-1])
+        directory = str(stopped[-1])
     out = user_path(directory)
     info = StageLog(out).read_info()
-    if info.get("name") != NAME:
+    if not recorded(info).starts_from_nothing:
         raise Refused(f"{out} is not the directory of a pretraining run: it has no {StageLog.INFO} of one.")
     if info["status"] == "passed":
         raise Refused(f"{out} has been trained to its last step, {info['steps']}: there is nothing to go on with.")
@@ -144,7 +139,7 @@ def stopped(directory: str) -> tuple[Path, PretrainConfig]:
 
 def _can_go_on(directory: Path) -> bool:
     info = StageLog(directory).read_info()
-    return info.get("name") == NAME and info["status"] != "passed" and not is_live(directory)
+    return recorded(info).starts_from_nothing and info["status"] != "passed" and not is_live(directory)
 
 
 def train(config: PretrainConfig, out: Path) -> None:
@@ -157,7 +152,7 @@ def train(config: PretrainConfig, out: Path) -> None:
 
             trained_tokenizer(config, corpus)  # and so is a text that is too small for it
     with _stage(config, out) as log:
-        from pretrain.loop import pretrain
+        from pretrain.loop import pretrain  # torch and transformers load only when something is trained
 
         pretrain(config, out)
     if is_first():
@@ -166,11 +161,7 @@ def train(config: PretrainConfig, out: Path) -> None:
 
 @contextmanager
 def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
-    """Record a run as a stage is recorded, in the first process; the others print nothing."""
-    if not is_first():
-        with quiet_libraries(None):
-            yield StageLog(out)
-        return
+    """Record a run as a stage is recorded."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,7 +174,7 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
         stage_environment(out.name, NAME, out),
         quiet_libraries(out / "training.log"),
     ):
-        log.open(name=NAME, status="running", config=asdict(config), error=None)
+        log.open(name=NAME, kind=NAME, status="running", config=asdict(config), error=None)
         log.event("STAGE_START", f"{NAME} from random weights")
         console().print(_header(config, out))
         status, reason = "failed", None
@@ -192,15 +183,15 @@ def _stage(config: PretrainConfig, out: Path) -> Iterator[StageLog]:
             status = "passed"
         except KeyboardInterrupt as error:
             status = "interrupted"
-            raise Interrupted(
-                f"{str(error) or 'interrupted'}. Go on with:\n  {this_command('--resume', str(out))}"
-            ) from error
+            resume = this_command("--resume", str(out))
+            raise Interrupted(f"{str(error) or 'interrupted'}. Go on with:\n  {resume}") from error
         except Exception as error:
             reason = str(error)
             log.event("STAGE_FAILED", reason)
             raise
         finally:
-            output = {"path": str(out.resolve()), "sha256": weights_sha256(out)} if status == "passed" else None
+            done = status == "passed" and is_first()  # others may be here before the weights are
+            output = {"path": str(out.resolve()), "sha256": weights_sha256(out)} if done else None
             log.info(status=status, error=reason, output=output, **spent.until_now())
 
 

@@ -72,9 +72,9 @@ def save_checkpoint(
     model: Any,
     optimizer: Any,
     tokenizer: "PreTrainedTokenizerBase",
-    keep: int,
+    newest: int,
 ) -> Path:
-    """Write `checkpoint-<step>`, sealed; keep the best and the `keep` newest.
+    """Write `checkpoint-<step>`, sealed; keep the best and the `newest` newest.
 
     Every process takes part, since each may hold a part of the tensors; the first writes.
 
@@ -94,7 +94,7 @@ def save_checkpoint(
             torch.save(training, written / OPTIMIZER)
             write_json(written / STATE, {"global_step": position.step} | asdict(position))
             seal(written, final)
-        for old in sealed(stage_dir)[:-keep]:
+        for old in sealed(stage_dir)[:-newest]:
             if old.name != f"checkpoint-{position.best_step}":
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -135,14 +135,14 @@ def load_checkpoint(directory: Path, accelerator: "Accelerator", model: Any, opt
 def load_weights(directory: Path, accelerator: "Accelerator", model: Any) -> None:
     """Restore the model's weights in place from a checkpoint."""
     plain = accelerator.unwrap_model(model, keep_torch_compile=False)
-    found, own = load_file(directory / WEIGHTS), dict(plain.named_parameters())
-    if set(found) != set(own):
-        raise ValueError(f"its tensors are not those of the model: {sorted(set(found) ^ set(own))[:4]}")
+    saved, own = load_file(directory / WEIGHTS), dict(plain.named_parameters())
+    if set(saved) != set(own):
+        raise ValueError(f"its tensors are not those of the model: {sorted(set(saved) ^ set(own))[:4]}")
     with torch.no_grad():
         for name, parameter in own.items():
-            if found[name].shape != parameter.shape:
-                raise ValueError(f"{name} has shape {list(found[name].shape)}, the model's {list(parameter.shape)}")
-            parameter.copy_(placed_like(parameter, found[name].to(parameter.device)))
+            if saved[name].shape != parameter.shape:
+                raise ValueError(f"{name} has shape {list(saved[name].shape)}, the model's {list(parameter.shape)}")
+            parameter.copy_(placed_like(parameter, saved[name].to(parameter.device)))
 
 
 def _gathered(state: Any) -> Any:

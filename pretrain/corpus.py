@@ -16,8 +16,9 @@ from data.corpus.rows import Batch
 from pretrain.checkpoint import refuse_other_data
 from pretrain.config import PretrainConfig
 from pretrain.packing import labels_of
-from pretrain.record import Record
 from pretrain.tokenizer import copy_tokenizer, load_tokenizer, trained_tokenizer
+from utils.console import console
+from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,40 +64,37 @@ class Tokens:
     def documents(self, step: int, rows_per_step: int) -> list[str]:
         """Return the beginnings of the documents that step `step` trains on, over all processes."""
         batch = self.train.batch(step, rows_per_step)
-        found = []
+        texts = []
         for ids, document in zip(*batch, strict=True):
             for number in range(1, int(document.max()) + 1):
                 text = self.tokenizer.decode(ids[document == number][:SHOWN_TOKENS])
-                found.append(repr(text[:SHOWN_CHARACTERS]))
-        beyond = len(found) - SHOWN_DOCUMENTS
-        return found if beyond <= 0 else [*found[:SHOWN_DOCUMENTS], f"and {beyond} more"]
+                texts.append(repr(text[:SHOWN_CHARACTERS]))
+        beyond = len(texts) - SHOWN_DOCUMENTS
+        return texts if beyond <= 0 else [*texts[:SHOWN_DOCUMENTS], f"and {beyond} more"]
 
 
 SHOWN_DOCUMENTS, SHOWN_TOKENS, SHOWN_CHARACTERS = 16, 20, 50
 
 
-def load_corpus(config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", record: Record) -> Tokens:
+def load_corpus(config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", log: StageLog) -> Tokens:
     """Read and split the documents, train or load the tokenizer, and pack; what an earlier run made is found again."""
     corpus = corpus_for(config)  # several processes make it once: a file lock sees to that, and has no time limit
-    data = str(record_of(corpus, config.eval_samples)["fingerprint"])
+    record = record_of(corpus, config.eval_samples)
+    data = str(record["fingerprint"])
     refuse_other_data(stage_dir, data)
-    record.data(corpus)
+    log.info(data=record)
+    for line in corpus.lines():
+        console().print(line, markup=False)
     with accelerator.main_process_first():
         tokenizer = _tokenizer(config, corpus, stage_dir)
     validation, test = (
         held_out(corpus, tokenizer, config.max_length, split, config.eval_samples) for split in ("validation", "test")
     )
     train = training(corpus, tokenizer, config.max_length, config.seed)
-    return Tokens(
-        data,
-        tokenizer,
-        train,
-        validation,
-        test,
-        rows=config.per_device_train_batch_size,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
+    rows, process, processes = (
+        config.per_device_train_batch_size, accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    return Tokens(data, tokenizer, train, validation, test, rows, process, processes)
 
 
 def _tokenizer(config: PretrainConfig, corpus: Corpus, stage_dir: Path) -> "PreTrainedTokenizerBase":

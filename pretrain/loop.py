@@ -2,8 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,16 +21,18 @@ from pretrain.config import PretrainConfig
 from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
-from pretrain.record import Record, recording
-from utils.agreement import by_first, peer_has_ended
-from utils.console import warn
+from utils import trackers
+from utils.agreement import any_says, by_first, peer_has_ended
+from utils.console import console, warn
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.gradients import Gradients
 from utils.limits import Clock
 from utils.out_of_memory import told_with_step
-from utils.runtime import computes_in_bf16
+from utils.runtime import computes_in_bf16, peak_memory_bytes
 from utils.runtime import device as find_device
 from utils.sealed import damage, newest_sound, partial, publish, sealed, writing
+from utils.stage_log import StageLog
+from utils.stage_watch import StageWatch
 from utils.stopping import asked_to_stop
 
 if TYPE_CHECKING:
@@ -49,16 +51,16 @@ def pretrain(config: PretrainConfig, stage_dir: Path, clock: Clock | None = None
         OutOfMemory: memory ran out.
     """
     stage_dir.mkdir(parents=True, exist_ok=True)
-    accelerator = make_accelerator(config)
-    with (
-        recording(stage_dir, config, accelerator.is_main_process, clock or Clock()) as record,
-        _others_alive(accelerator),
-    ):
-        tokens = load_corpus(config, stage_dir, accelerator, record)
-        run = _prepared(config, stage_dir, accelerator, tokens, record)
+    accelerator, log = make_accelerator(config), StageLog(stage_dir)
+    name = log.read_info().get("name") or stage_dir.name
+    with closing(StageWatch(log, name, SHOWN, clock or Clock())) as watch, _others_alive(accelerator):
+        tokens = load_corpus(config, stage_dir, accelerator, log)
+        run = _prepared(config, stage_dir, accelerator, tokens, watch)
         run.resume()
-        run.train()
-        run.finish()
+        model = accelerator.unwrap_model(run.model)
+        with trackers.recording(stage_dir, config, model, run.position.step) as run.track:
+            run.train()
+            run.finish()
     return stage_dir
 
 
@@ -74,7 +76,7 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
 
 
 def _prepared(
-    config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", tokens: Tokens, record: Record
+    config: PretrainConfig, stage_dir: Path, accelerator: "Accelerator", tokens: Tokens, watch: StageWatch
 ) -> "Run":
     model: Any = random_model(config, tokens.tokenizer, str(accelerator.device))
     optimizer: Any = make_optimizer(
@@ -88,16 +90,8 @@ def _prepared(
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
     rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    return Run(
-        config,
-        stage_dir,
-        accelerator,
-        tokens,
-        record,
-        model,
-        optimizer,
-        Position(rows_per_step=rows_per_step, data=tokens.data),
-    )
+    position = Position(rows_per_step=rows_per_step, data=tokens.data)
+    return Run(config, stage_dir, accelerator, tokens, watch, model, optimizer, position)
 
 
 @dataclass
@@ -108,50 +102,73 @@ class Run:
     stage_dir: Path
     accelerator: "Accelerator"
     tokens: Tokens
-    record: Record
+    watch: StageWatch
     model: Any
     optimizer: Any
     position: Position
+    track: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+    """Sends a step's metrics to the trackers."""
     gradients: Gradients = field(default_factory=Gradients)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
+    """All metrics that were logged, also before a resume."""
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        found = by_first(lambda: newest_sound(self.stage_dir, warn))
-        if found:
-            position = checkpoint.load_checkpoint(found, self.accelerator, self.model, self.optimizer)
+        newest = by_first(lambda: newest_sound(self.stage_dir, warn))
+        if newest:
+            position = checkpoint.load_checkpoint(newest, self.accelerator, self.model, self.optimizer)
             if position.rows_per_step != self.position.rows_per_step:
                 raise Refused(
-                    f"{found} is of a run with {position.rows_per_step} rows a step, this one has "
+                    f"{newest} is of a run with {position.rows_per_step} rows a step, this one has "
                     f"{self.position.rows_per_step}: rows × gradient_accumulation_steps × processes must stay the same."
                 )
             self.position = position
-        plain = self.accelerator.unwrap_model(self.model)
-        self.record.start(plain, self.position.step, found.name if found else None)
+        log, step = self.watch.log, self.position.step
+        log.cut_back(step)
+        self.rows = [*log.read_metrics()]
+        if newest:
+            log.resumed(newest.name, newest.name)
+            console().print(f"going on from {newest.name}", markup=False)
+        parameters = self.accelerator.unwrap_model(self.model).num_parameters()
+        where = self.accelerator.device.type
+        log.event("TRAIN_START", f"{self.config.max_steps} steps, {parameters} parameters, on {where}")
+        self.watch.start(self.config.max_steps, step)
 
     def train(self) -> None:
         """Train to the last step, or to the end of the one in which a stop was asked for."""
         self.model.train()
-        with asked_to_stop() as asked, told_with_step(lambda: self.position.step + 1):
-            while self.position.step < self.config.max_steps:
+        config = self.config
+        with asked_to_stop() as stop_requested, told_with_step(lambda: self.position.step + 1):
+            while self.position.step < config.max_steps:
                 metrics = self._step()
-                self.record.step(self.position.step)
-                last = self.position.step == self.config.max_steps
-                evaluated = last or self.position.step % self.config.eval_steps == 0
+                step = self.position.step
+                self.watch.done(step)
+                last = step == config.max_steps
+                evaluated = last or step % config.eval_steps == 0
                 if evaluated:
                     metrics |= self.evaluate(self.tokens.validation)
-                reason = self.record.out_of_time() or (self._stopped() if asked() else None)
-                stop = self._any(reason is not None)
+                reason = any_says(self._stopped() if stop_requested() else self.watch.out_of_time())
                 best = self.position.best_loss
                 better = evaluated and (best is None or metrics["eval_loss"] < best)
                 if better:
-                    self.position = replace(self.position, best_step=self.position.step, best_loss=metrics["eval_loss"])
+                    self.position = replace(self.position, best_step=step, best_loss=metrics["eval_loss"])
                 # Before the checkpoint: after a kill in between, a line too much is cut off, one too few would be lost.
-                if evaluated or self.position.step % self.config.logging_steps == 0:
-                    self.record.metrics(self.position.step, self._epoch(), metrics)
-                if stop or (not last and (better or self.position.step % self.config.save_steps == 0)):
+                if evaluated or step % config.logging_steps == 0:
+                    self._log(metrics)
+                if reason or (not last and (better or step % config.save_steps == 0)):
                     self._save_checkpoint()
-                if stop:
-                    raise Interrupted(reason or self._stopped())
+                if reason:
+                    raise Interrupted(reason)
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Record, show and judge the metrics of the newest step."""
+        step = self.position.step
+        epoch = step * self.position.rows_per_step / len(self.tokens.train)
+        self.watch.log.metrics(step, epoch, metrics)
+        self.track(step, {**metrics, "epoch": epoch})
+        self.rows.append(metrics)
+        self.watch.logged(step, self.rows)
+        self.watch.begin_step()
 
     def _stopped(self) -> str:
         return f"stopped after step {self.position.step} of {self.config.max_steps}, with a checkpoint"
@@ -221,7 +238,7 @@ class Run:
         """Save the weights of the best evaluation as the result, and measure them on the test documents, once."""
         if self.position.best_step != self.position.step:
             best = self.stage_dir / f"checkpoint-{self.position.best_step}"
-            self.record.say(f"the result is the weights of step {self.position.best_step}: lowest held-out loss")
+            console().print(f"the result is the weights of step {self.position.best_step}: lowest held-out loss")
             if wrong := damage(best):
                 raise StageFailed(f"{best} is damaged, and its weights are the result: {wrong}")
             checkpoint.load_weights(best, self.accelerator, self.model)
@@ -234,7 +251,16 @@ class Run:
                 plain.save_pretrained(written, state_dict=weights)
                 self.tokens.tokenizer.save_pretrained(written)
                 publish(written, self.stage_dir)
-        self.record.end(self.position, self.evaluate(self.tokens.test) if self.tokens.test else None)
+        test = self.evaluate(self.tokens.test) if self.tokens.test else {}
+        log, position = self.watch.log, self.position
+        log.train_end(f"step {position.step}")
+        log.info(
+            steps=position.step,
+            tokens=position.tokens,
+            best={"step": position.best_step, "eval_loss": position.best_loss},
+            test={name.replace("eval_", "test_"): value for name, value in test.items()},
+            peak_memory_bytes=peak_memory_bytes(),
+        )
 
     def _save_checkpoint(self) -> None:
         path = checkpoint.save_checkpoint(
@@ -246,7 +272,7 @@ class Run:
             self.tokens.tokenizer,
             self.config.save_total_limit,
         )
-        self.record.checkpoint(path.name)
+        self.watch.saved(path.name)
 
     def _refuse_broken(self, loss: float, grad_norm: float) -> None:
         """Raise StageFailed, before the step is made, where loss or gradient is not finite, or jumps, or explodes."""
@@ -270,9 +296,6 @@ class Run:
             "lower muon_learning_rate and learning_rate, or use mixed_precision='bf16' or 'no' in place of fp16."
         )
 
-    def _epoch(self) -> float:
-        return self.position.step * self.position.rows_per_step / len(self.tokens.train)
-
     def _sums(self, *values: float) -> list[float]:
         """Return each value summed over the processes."""
         if self.accelerator.num_processes == 1:
@@ -281,10 +304,8 @@ class Run:
         kind = torch.float32 if device.type == "mps" else torch.float64
         return list(self.accelerator.reduce(torch.tensor(values, dtype=kind, device=device)).tolist())
 
-    def _any(self, value: bool) -> bool:
-        return self._sums(float(value))[0] > 0
 
-
+SHOWN = {name: name for name in ("loss", "eval_loss", "eval_bits_per_byte")}
 RECENT, JUMP_NATS, JUMP_DEVIATIONS = 50, 2.0, 10.0
 """A jump of the loss is this far above the mean of the last `RECENT`: both, so that ordinary noise is none."""
 

@@ -30,7 +30,7 @@ from utils import errors
 from utils.text import safe
 
 NEW = "SIXGIG_FUZZ_EXAMPLES"
-EXAMPLES = int(os.environ.get(NEW, "100"))
+EXAMPLES = int(os.environ.get(NEW, "60"))
 LEAST_SHARE = 0.1
 """Of a test's examples that are planned: where nearly all are refused, nothing that comes later is tried."""
 ENOUGH = 50  # examples that tell a share

@@ -24,17 +24,17 @@ def by_first(make: Callable[[], T]) -> T:
         return make()
     import torch.distributed as dist
 
-    told: list[Any] = [None, None]
+    message: list[Any] = [None, None]
     if is_first():
         try:
-            told[0] = make()
+            message[0] = make()
         except (Refused, StageFailed, Interrupted) as error:
-            told[1] = error
-    dist.broadcast_object_list(told, group=_group())
+            message[1] = error
+    dist.broadcast_object_list(message, group=_group())
     dist.barrier(group=_group())
-    if told[1] is not None:
-        raise told[1]
-    result: T = told[0]
+    if message[1] is not None:
+        raise message[1]
+    result: T = message[0]
     return result
 
 
@@ -44,18 +44,18 @@ def any_says(text: str | None) -> str | None:
         return text
     import torch.distributed as dist
 
-    said: list[Any] = [None] * count()
-    dist.all_gather_object(said, text, group=_group())
-    return next((one for one in said if one is not None), None)
+    texts: list[Any] = [None] * count()
+    dist.all_gather_object(texts, text, group=_group())
+    return next((one for one in texts if one is not None), None)
 
 
 def first_then_all(make: Callable[[], T]) -> T:
     """Return what `make` returns here, after it has returned in the first process: the others find what it fetched."""
     if count() == 1:
         return make()
-    made: list[T] = []
-    by_first(lambda: made.append(make()))
-    return made[0] if is_first() else make()
+    results: list[T] = []
+    by_first(lambda: results.append(make()))
+    return results[0] if is_first() else make()
 
 
 def peer_has_ended(error: BaseException | None) -> bool:

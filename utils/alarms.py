@@ -79,12 +79,12 @@ def clipped_completions(rows: Rows) -> str | None:
     if not cut or fmean(cut) < CUT_OFF:
         return None
     if fmean(cut) >= NONE_ENDS:
-        said = "no completion ended by itself: the policy does not produce its EOS"
+        seen = "no completion ended by itself: the policy does not produce its EOS"
         attempt = "Train longer with SFT on answers that end, check the EOS token, or lower learning_rate if it used to"
     else:
-        said = f"{fmean(cut):.0%} of the completions were cut off at max_completion_length"
+        seen = f"{fmean(cut):.0%} of the completions were cut off at max_completion_length"
         attempt = "Raise it, ask for shorter answers, or give a reward for ending"
-    return f"{said} in the last {WINDOW} logged steps: a reward cannot see the answer that is missing. {attempt}"
+    return f"{seen} in the last {WINDOW} logged steps: a reward cannot see the answer that is missing. {attempt}"
 
 
 def entropy_collapse(rows: Rows) -> str | None:

@@ -95,7 +95,10 @@ def panel(title: str, rows: Mapping[str, str], colour: str = "cyan") -> Renderab
 
 @contextmanager
 def tee(path: Path) -> Iterator[None]:
-    """Append everything printed while open to `path` too, without colour codes. Nests."""
+    """Append everything printed while open to `path` too, without colour codes. Nests. In the first process only."""
+    if not is_first():
+        yield
+        return
     with path.open("a", encoding="utf-8") as file:
         copy = Console(file=file, width=WIDTH, color_system=None, force_terminal=False, highlight=False)
         shared = console()

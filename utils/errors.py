@@ -30,10 +30,10 @@ class Interrupted(KeyboardInterrupt):
 
 def refusal(problems: Iterable[str]) -> Refused:
     """Return the refusal of a run for all of its problems; of two about one value, the first is told."""
-    told: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for problem in problems:
-        told.setdefault(problem.partition(": must be")[0], problem)
-    return Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in told.values())]))
+        messages.setdefault(problem.partition(": must be")[0], problem)
+    return Refused("\n".join(["the run cannot start:", *(f"- {problem}" for problem in messages.values())]))
 
 
 def without_number(error: BaseException) -> str:

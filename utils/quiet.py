@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import console, warn
+from utils.processes import is_first
 from utils.runtime import now
 from utils.text import entry
 
@@ -88,11 +89,11 @@ class _Route(logging.Handler):
 def quiet_libraries(training_log: Path | None) -> Iterator[None]:
     """Send the libraries' log records and warnings to `training_log`, and show the user only those that matter.
 
-    Their own handlers and progress bars are off meanwhile, and back afterwards.
+    Their own handlers and progress bars are off meanwhile, and back afterwards. Of several processes the first writes.
     """
     if "transformers" not in sys.modules:
         console().print("loading libraries")  # it takes seconds, in which nothing else is said
-    route, hook = _Route(training_log), threading.excepthook
+    route, hook = _Route(training_log if is_first() else None), threading.excepthook
     with warnings.catch_warnings(), _no_bars():
         warnings.showwarning, threading.excepthook = _show_by(route), _tell_by(route)
         before = [_redirect(logging.getLogger(name), route) for name in LIBRARIES]

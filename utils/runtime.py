@@ -27,13 +27,13 @@ def versions() -> dict[str, str]:
     """Return the installed version of Python and of each library that shapes a result, without importing any."""
     from importlib import metadata  # 11 ms, and the command line is to answer at once
 
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_commit() -> str | None:
@@ -71,8 +71,8 @@ def computes_in_bf16(device: str) -> bool:
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return device == "cpu" and bool(found.get("avx512_bf16") or found.get("bf16"))  # bf16 is ARM's own name
+    features = torch.cpu.get_capabilities()
+    return device == "cpu" and bool(features.get("avx512_bf16") or features.get("bf16"))  # bf16 is ARM's own name
 
 
 def hardware() -> dict[str, Any]:

@@ -24,26 +24,26 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
     Only the main thread may handle signals: in another nothing is noted, and they do what they did before.
     """
-    asked, process = threading.Event(), os.getpid()
+    requested, process = threading.Event(), os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a worker that inherited the handler; Ctrl-C reaches it too, and its batch is due
             if number != signal.SIGINT:
                 os._exit(128 + number)
             return
-        if asked.is_set():
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
         if sys.stderr is not None:  # closed, its number may be another file's
             with suppress(OSError):  # the terminal has gone away
                 os.write(2, NOTED)  # print may not be called within a print
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield requested.is_set
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, *endings())}
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -144,8 +144,8 @@ def recording(
 
     arguments = Arguments(str(stage_dir), report_to=[])
     state, control = TrainerState(global_step=step), TrainerControl()
-    made = [_Guard(kind.__name__)(kind)() for kind in get_reporting_integration_callbacks(report_to())]
-    trackers = [_shielded(tracker) for tracker in made if tracker is not None] + _ours()
+    callbacks = [_Guard(kind.__name__)(kind)() for kind in get_reporting_integration_callbacks(report_to())]
+    trackers = [_shielded(tracker) for tracker in callbacks if tracker is not None] + _ours()
 
     def tell(event: str, **what: Any) -> None:
         for tracker in trackers:
@@ -188,9 +188,9 @@ def _without_secrets(argument: Any) -> Any:
 
     if not isinstance(argument, TrainingArguments):
         return argument
-    told = copy.copy(argument)
-    vars(told).update({name: hidden(value) for name, value in vars(told).items() if name != "output_dir"})
-    return told
+    shown = copy.copy(argument)
+    vars(shown).update({name: hidden(value) for name, value in vars(shown).items() if name != "output_dir"})
+    return shown
 
 
 LONGEST_CALL_S = 60.0
@@ -229,8 +229,12 @@ def stage_environment(run_id: str, stage: str, stage_dir: Path) -> Iterator[None
     """Give the trackers of one stage their names and places by environment variables, and close them afterwards.
 
     TensorBoard writes to `stage_dir/logs`. Weights & Biases and Neptune get one run a stage, in the group of the run,
-    and work offline when there is no key, since asking for one would block the run, or no service, as Neptune's.
+    and work offline when there is no key, since asking for one would block the run, or no service, as Neptune's. Of
+    several processes the first has trackers.
     """
+    if not is_first():
+        yield
+        return
     wanted = {
         "TENSORBOARD_LOGGING_DIR": str(stage_dir / "logs"),
         "WANDB_NAME": f"{run_id}-{stage}",

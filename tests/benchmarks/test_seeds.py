@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from benchmarks import seeds
-from chain.record import code_of
+from chain.record import deciding_code
 from kinds import named
 from utils.run_directory import RunInfo
 from utils.runtime import versions
@@ -43,7 +43,7 @@ def make_run(
     RunInfo(run_dir).set(
         run_id=run_dir.name, recipe="scratch_tiny", seed=seed, status="failed" if failed else "passed", from_run=None,
         values=[f"{name}.seed={seed}" for name in names], git_commit=f"commit{seed}",
-        code=code_of(map(named, STAGES)), versions=versions(),
+        code=deciding_code(map(named, STAGES)), versions=versions(),
         started_at="2026-01-31T10:15:00+00:00", finished_at="2026-01-31T10:20:30+00:00",
         stages=[{"name": name, "output_dir": f"tiny-{name}", "status": how} for name, how in ends.items()],
     )  # fmt: skip

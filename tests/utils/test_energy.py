@@ -1,22 +1,17 @@
 """Energy by NVML's counter: sums over the parts of a stage, a counter that is lost, none."""
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from algorithms.sft import SFT
-from algorithms.watch import Watch
-from pretrain import PretrainConfig
-from pretrain.record import Record
 from utils import energy
 from utils.energy import Spent, counted, gpu_joules
 from utils.limits import Clock
 from utils.stage_log import StageLog
-from utils.step_watch import StepWatch
+from utils.stage_watch import StageWatch
 
 
 class Gpu:
@@ -72,29 +67,13 @@ def test_a_stage_of_which_a_part_was_not_counted_has_no_energy(tmp_path: Path, g
     assert taken["duration_s"] >= 100.0
 
 
-def by_watch(log: StageLog, _: ExitStack) -> None:
-    watch = Watch(log, "sft", SFT, lambda: False, lambda: True, Clock())
-    watch.on_save(None, SimpleNamespace(global_step=1), None)
-    watch.close()
-
-
-def by_record(log: StageLog, stack: ExitStack) -> None:
-    record = Record(
-        log.info_file.parent, PretrainConfig(output_dir="base", dataset_name="text.txt"), True, stack, Clock()
-    )
-    record._steps = StepWatch(log)
-    record.checkpoint("checkpoint-1")
-
-
-@pytest.mark.parametrize("save", [by_watch, by_record])
-def test_a_checkpoint_has_what_the_stage_has_taken_from_its_start(
-    tmp_path: Path, gpu: Gpu, save: Callable[[StageLog, ExitStack], None]
-) -> None:
+def test_a_checkpoint_has_what_the_stage_has_taken_from_its_start(tmp_path: Path, gpu: Gpu) -> None:
     """3 J before training begins, which loads the model, say, and 4 J after the checkpoint."""
     log = StageLog(tmp_path)
-    with counted(log) as spent, ExitStack() as stack:
+    with counted(log) as spent:
         gpu.use(3.0)
-        save(log, stack)
+        with closing(StageWatch(log, "sft", {}, Clock())) as watch:
+            watch.saved("checkpoint-1")
         assert log.read_info()["energy_j"] == pytest.approx(3.0)
         gpu.use(4.0)
         assert spent.until_now()["energy_j"] == pytest.approx(7.0)
@@ -132,7 +111,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     import torch
 
     answers = Nvml(2**32 + 500)  # more than 32 bits hold
-    monkeypatch.setitem(sys.modules, "pynvml", answers)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", answers)
     monkeypatch.setattr(energy, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

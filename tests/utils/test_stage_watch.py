@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.limits import Clock
 from utils.stage_log import StageLog
-from utils.step_watch import IN_A_ROW, LEAST_RATES, MEASURED, RATES, SlowSteps, StepWatch, Throughput
+from utils.stage_watch import IN_A_ROW, LEAST_RATES, MEASURED, RATES, SlowSteps, StageWatch, Throughput
 
 
 def test_steps_that_explode_are_told_once_there_are_several_in_a_row() -> None:
@@ -52,13 +53,13 @@ def test_a_slow_stage_is_told_once_and_not_where_other_programs_keep_the_process
     log = StageLog(tmp_path)
     log.open(name="sft")
     clock = [0.0]
-    monkeypatch.setattr("utils.step_watch.time.monotonic", lambda: clock[0])
-    watch = StepWatch(log)
+    monkeypatch.setattr("utils.stage_watch.time.monotonic", lambda: clock[0])
+    watch = StageWatch(log, "sft", {}, Clock())
     for step in range(1, 80):
         clock[0] += 10.0 if step < 50 else 25.0
         watch.done(step)
         clock[0] += 500.0  # an evaluation
-        watch.begin()
-        watch.logged(step, 1000.0 * step)
+        watch.begin_step()
+        watch.logged(step, [{"num_tokens": 1000.0 * step}])
     assert [alarm["name"] for alarm in log.read_info()["alarms"]] == ["falling_throughput"] * told
     assert told == 0 or "tokens a second are trained on, 100 before" in log.read_info()["alarms"][0]["message"]

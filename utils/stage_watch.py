@@ -1,11 +1,16 @@
-"""The steps of a training loop, watched: alarms where they become slow, or memory is reserved beyond the card."""
+"""A stage's training, watched: its progress, the time, energy and memory that it takes, and its alarms."""
 
 import os
 import statistics
 import time
 from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
 
-from utils import gpu_memory
+from utils import alarms, gpu_memory
+from utils.console import Bar, progress
+from utils.energy import counted
+from utils.limits import Clock
 from utils.runtime import device
 from utils.stage_log import StageLog
 
@@ -63,25 +68,45 @@ SLOW_GPU = (
 )
 
 
-class StepWatch:
-    """Watches time and memory of a stage's steps; raises each alarm once, and caps the process anew."""
+class StageWatch:
+    """The training of a stage, watched: its bar, the time, energy and memory that it takes, and its alarms, each once.
 
-    def __init__(self, log: StageLog, memory_budget_bytes: int | None = None) -> None:
-        self.log, self.memory_budget_bytes = log, memory_budget_bytes
+    Of several processes the first shows and records. Close it when training ends or fails.
+    """
+
+    def __init__(self, log: StageLog, description: str, shown: Mapping[str, str], clock: Clock) -> None:
+        self.log, self.description, self.clock = log, description, clock
+        self.shown = shown
+        """The metrics that the bar shows, by their own name the one that it shows."""
         self.slow_steps, self.throughput = SlowSteps(), Throughput()
-        self._raised = {alarm["name"] for alarm in log.read_info().get("alarms") or []}
-        self._began = time.monotonic()
+        self._raised = set[str]()
+        self._bar: Bar | None = None
+        self._newest: dict[str, float | str] = {}
+        self._step_began = time.monotonic()
         self._first = True
         self._since_line_s = 0.0
         self._tokens: float | None = None
+        self._open = ExitStack()
+        self._spent = self._open.enter_context(counted(log))
 
-    def begin(self) -> None:
+    def close(self) -> None:
+        """Take the bar away, and end the count of what the stage takes if this began it."""
+        self._open.close()
+
+    def start(self, total: int, step: int) -> None:
+        """Open the bar of `total` steps, of which `step` were done before."""
+        self._raised = {alarm["name"] for alarm in self.log.read_info().get("alarms") or []}
+        self._bar = self._open.enter_context(progress(self.description, total, step))
+        self.begin_step()
+
+    def begin_step(self) -> None:
         """Let the time until now be no step's: it went into an evaluation or a checkpoint."""
-        self._began = time.monotonic()
+        self._step_began = time.monotonic()
 
     def done(self, step: int) -> None:
-        """Look at the step that has ended."""
-        seconds = time.monotonic() - self._began
+        """Show that `step` steps are done, and look at the time and the memory that the last one took."""
+        self._update(step)
+        seconds = time.monotonic() - self._step_began
         self._since_line_s += seconds
         slower = self.slow_steps.add(seconds)
         if slower:
@@ -92,14 +117,45 @@ class StepWatch:
                 f" Rows may have become longer. Otherwise {SLOW_CPU if device() == 'cpu' else SLOW_GPU}",
             )
         if self._first:  # the CUDA context holds the kernels of a whole step now
-            gpu_memory.keep_within(self.memory_budget_bytes)
+            gpu_memory.keep_within(self.clock.limits.memory_budget_bytes)
             self._first = False
-        beyond = gpu_memory.beyond(self.memory_budget_bytes)
+        beyond = gpu_memory.beyond(self.clock.limits.memory_budget_bytes)
         if beyond:
             self.alarm(step, "memory_beyond_card", beyond)
-        self.begin()
+        self.begin_step()
 
-    def logged(self, step: int, tokens: float) -> None:
+    def logged(self, step: int, rows: alarms.Rows, *, share_done: float = 0.0, beta: float = 0.0) -> None:
+        """Show the metrics of the newest of all logged rows, and raise the alarms that they give reason for."""
+        newest = rows[-1]
+        self._newest |= {name: newest[key] for key, name in self.shown.items() if newest.get(key) is not None}
+        self._update(step)
+        if "num_tokens" in newest:
+            self._look_at_throughput(step, newest["num_tokens"])
+        for name, message in alarms.found(rows, share_done=share_done, beta=beta):
+            self.alarm(step, name, message)
+
+    def saved(self, name: str) -> None:
+        """Record a checkpoint, and what the stage has taken: after a kill nobody else can tell."""
+        self.log.event("CHECKPOINT", name)
+        self.log.info(**self._spent.until_now())
+        self.begin_step()
+
+    def out_of_time(self) -> str | None:
+        """Say why the run must stop for its limit of time; None if it may go on."""
+        assert self._bar is not None
+        return self.clock.out_of_time(self._bar.pace, self._bar.total)
+
+    def alarm(self, step: int, name: str, message: str) -> None:
+        """Raise an alarm, unless it has been raised in this stage."""
+        if name not in self._raised:
+            self._raised.add(name)
+            self.log.alarm(step, name, message)
+
+    def _update(self, step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(step, **self._newest)
+
+    def _look_at_throughput(self, step: int, tokens: float) -> None:
         """Look at the steps since the last logged line; `tokens` were seen in all.
 
         Where other programs keep the processors busy, they are the reason, and it is not told.
@@ -115,9 +171,3 @@ class StepWatch:
                 " Is the GPU too hot (nvidia-smi -q -d PERFORMANCE), memory swapped out, the disk slow, or has the"
                 " power supply been unplugged? A stop with Ctrl-C and --resume lose nothing",
             )
-
-    def alarm(self, step: int, name: str, message: str) -> None:
-        """Raise an alarm, unless it has been raised in this stage."""
-        if name not in self._raised:
-            self._raised.add(name)
-            self.log.alarm(step, name, message)
