@@ -49,6 +49,8 @@ SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
 )
 """How files of other formats begin, and what to say of them."""
+UNDECODABLE = re.compile("[\udc80-\udcff]")
+"""What stands for a byte that is no UTF-8 where it is decoded with `surrogateescape`."""
 MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]|\\u0000")
 """In JSON, what can be an integer of more than 64 bits, half a surrogate pair, or a column that no table can have."""
 
@@ -179,10 +181,17 @@ def _files_of(path: Path, split: str) -> list[Path]:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    try:
+    with readable(folder):
         return sorted(file for file in folder.iterdir() if file.suffix in DATA_SUFFIXES)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Refuse a path that the system does not let us read."""
+    try:
+        yield
     except OSError as error:
-        raise Refused(f"{folder} cannot be read: {error.strerror}.") from None
+        raise Refused(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -216,53 +225,36 @@ def _opened(file: Path) -> Iterator[TextIO]:
     if other := _other_format(file):
         raise Refused(f"{file} is no {file.suffix} file: it looks like {other}.")
     try:
-        with file.open(encoding="utf-8-sig") as text:
+        with readable(file), file.open(encoding="utf-8-sig") as text:
             yield text
     except UnicodeDecodeError as error:
-        number, count = _undecodable_lines(file)
-        lines = f" (and {count - 1} more lines)" if count > 1 else ""
+        with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as text:
+            numbers = [number for number, line in enumerate(text, 1) if UNDECODABLE.search(line)]
+        more = f" (and {len(numbers) - 1} more lines)" if len(numbers) > 1 else ""
         raise Refused(
-            f"{file}, line {number}{lines}: not UTF-8 text ({error.reason}). Text in another encoding must be saved as "
-            "UTF-8."
+            f"{file}, line {numbers[0]}{more}: not UTF-8 text ({error.reason}). Text in another encoding must be saved "
+            "as UTF-8."
         ) from None
-    except OSError as error:
-        raise Refused(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _other_format(file: Path) -> str | None:
     """Return what a file that should be text is instead, by how it begins; None if it may be text."""
-    try:
-        with file.open("rb") as content:
-            start = content.read(4096)
-    except OSError as error:
-        raise Refused(f"{file} cannot be read: {error.strerror}.") from None
+    with readable(file), file.open("rb") as content:
+        start = content.read(4096)
     if file.suffix != ".txt" and start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "a web page: download the file itself"
     known = next((what for signature, what in SIGNATURES if start.startswith(signature)), None)
     return known or ("a binary file" if b"\0" in start else None)
 
 
-def _undecodable_lines(file: Path) -> tuple[int, int]:
-    """Return the first line that is not UTF-8, and how many are not."""
-    found = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                found.append(number)
-    return (found or [1])[0], len(found)
-
-
 def _refuse_json(file: Path, lines: list[str]) -> None:
     """Raise Refused if the first lines of a .csv or .txt file are JSON objects."""
-    for line in lines:
-        try:
-            if not line.startswith(("{", "[{")) or not isinstance(json.loads(line), dict | list):
-                return
-        except (ValueError, RecursionError):
-            return
-    if lines:
+    try:
+        for line in lines:
+            json.loads(line)
+    except (ValueError, RecursionError):
+        return
+    if lines and all(line.startswith(("{", "[{")) for line in lines):
         named = ".jsonl" if lines[0].startswith("{") else ".json"
         raise Refused(f"{file} is no {file.suffix} file: it looks like JSON, which is named {named}.")
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from data import made as made_data
 from data.faults import Faults
-from data.files import from_rows, held_out_split, read_path
+from data.files import from_rows, held_out_split, read_path, readable
 from data.hub_rows import HubRows
 from data.layouts import group_of, to_layout, unpaired
 from data.splits import key_of, normalised, position, two_sides
@@ -63,7 +63,7 @@ DataConfig = Config
 Files = tuple[tuple[str, int, int], ...]
 
 
-@lru_cache(maxsize=5)  # a recipe has five stages at most
+@lru_cache(maxsize=8)  # most recipes have fewer stages
 def _loaded(dataset_name: str, kind: str, _files: Files, **options: Any) -> StageData:
     return load(dataset_name, kind, **options)
 
@@ -71,12 +71,10 @@ def _loaded(dataset_name: str, kind: str, _files: Files, **options: Any) -> Stag
 def files_now(dataset_name: str) -> Files:
     """Return path, time of change and size of the local files that a name means; none for other data."""
     path = user_path(dataset_name)
-    try:
+    with readable(path):
         files = sorted(path.resolve().iterdir()) if path.is_dir() else [path.resolve()] if path.exists() else []
-        found = [(file, file.stat()) for file in files if file.exists()]
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}.") from None
-    return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in found)
+        stats = [(file, file.stat()) for file in files if file.exists()]
+    return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)
 
 
 def load(

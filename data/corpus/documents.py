@@ -9,7 +9,7 @@ from typing import Any
 from data import made
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
-from data.files import ALIASES, READERS, named_splits, separated
+from data.files import ALIASES, READERS, named_splits, readable, separated
 from data.hub_rows import HubRows
 from data.messages import Malformed
 from utils import hub
@@ -184,8 +184,5 @@ def _made(name: str, options: Options) -> Source:
 
 
 def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise Refused(f"{file} cannot be read: {error.strerror}.") from None
+    with readable(file), file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
