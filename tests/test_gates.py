@@ -218,7 +218,7 @@ def test_a_reward_models_judgement_can_be_asked_for_where_there_is_one(configs: 
     reward = replace(configs["dpo"], output_dir="my-reward")
     dpo = replace(configs["dpo"], gates=[preferred])
     assert stages_of({"sft": configs["sft"], "reward": reward, "dpo": dpo})
-    assert stages_of({"sft": configs["sft"], "dpo": dpo}, outputs={"reward": Path("my-reward")})
+    assert stages_of({"sft": configs["sft"], "dpo": dpo}, judged=True)
     for order in ({"sft": configs["sft"], "dpo": dpo}, {"sft": configs["sft"], "dpo": dpo, "reward": reward}):
         with pytest.raises(Refused, match="no result 'reward_model prefers_after'"):
             stages_of(order)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import TrainingConfig, liger
+from algorithms import GRPOExtraConfig, TrainingConfig, liger
 from kinds import named
 from tests.algorithms import liger_parity
 from tests.algorithms.liger_parity import ARCHITECTURES, LAYERS
@@ -99,7 +99,8 @@ def test_liger_is_the_default_on_cuda_and_off_elsewhere_which_is_said_to_whom_as
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_trl_is_never_told_of_liger(kind: str, configure: Configure) -> None:
-    assert named(kind).trainer_args(configure(kind, use_liger_kernel=True)).use_liger_kernel is False
+    extra = GRPOExtraConfig() if named(kind).samples else None
+    assert named(kind).trainer_args(configure(kind, use_liger_kernel=True), extra).use_liger_kernel is False
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
