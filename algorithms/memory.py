@@ -1,14 +1,16 @@
-"""How much GPU memory a training step takes, by formula: from shapes and settings, without a GPU or a weight.
+"""How much GPU memory a training step takes, without a GPU or a weight.
 
-Every quantity is bytes. The formulas are of decoders as transformers builds them (RMSNorm, gated MLP, rotary positions)
-and of TRL's trainers, which never make the logits of a whole batch; tests hold them against a real step of the real
-shapes. What they cannot know is how the CUDA allocator splits its blocks: that is a stated share.
+What a pass allocates is measured under fake tensors (algorithms/fake_step.py), for any architecture of transformers.
+By formula are the sizes of what is there before it, optimizers' states and steps, and what fake tensors do not see:
+weights in 4 bits, sampling's scores, the CUDA context, and how the allocator splits its blocks, a stated share.
+Every quantity is bytes.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from algorithms.shapes import Shapes, Weight
 
@@ -24,9 +26,6 @@ CONTEXT_BYTES = 400 << 20
 
 FRAGMENTATION = 0.05
 """Share of what is allocated that the caching allocator reserves besides: an assumption, not a measurement."""
-
-TOKEN_TILE, VOCABULARY_TILE = 4096, 32_768
-"""TRL projects hidden states on the vocabulary in tiles of so many tokens and pieces (trl.kernels.chunked_logprob)."""
 
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 """Of a weight in 4 bits whose constants are quantised too (Dettmers et al. 2023, QLoRA, section 3)."""
@@ -78,7 +77,7 @@ class Settings:
     optim: str
     attention: str = "sdpa"
     liger: bool = False
-    """Liger's layers save less for the backward pass: a norm its input, a gated MLP three tensors instead of four."""
+    """Liger's norms and gated MLPs take the place of the model's."""
     padding_free: bool = False
     """The rows stand behind each other in one, under one mask."""
     has_logits: bool = True
@@ -93,15 +92,14 @@ class Settings:
     reward_weight_bytes: int = 4
 
 
-Moment = Mapping[str, int]
-
-
-def moments(model: Shapes, settings: Settings) -> dict[str, Moment]:
+def moments(model: Shapes, settings: Settings) -> dict[str, Mapping[str, int]]:
     """Return what is allocated in each moment of a step that can be its peak, by component.
 
     Raises:
         ValueError: the states of this optimizer are not known.
     """
+    from algorithms import fake_step  # which imports torch
+
     trained = trained_weights(model, settings.adapter)
     number = 4 if settings.adapter else settings.weight_bytes  # of what is trained, its gradient and its states
     gradients = number * sum(weight.elements for weight in trained)
@@ -111,29 +109,24 @@ def moments(model: Shapes, settings: Settings) -> dict[str, Moment]:
         "reference": model.parameters * settings.weight_bytes if settings.reference else 0,
         "reward_models": settings.reward_models_bytes,
     }
-    earlier = gradients if settings.accumulates else 0
-    vocabulary = model.vocab_size * model.hidden_size * number if settings.adapter is None else 0
-    saved, casts = saved_bytes(model, settings), _autocast_bytes(model, settings)
-    lasting = 0 if settings.gradient_checkpointing else casts  # a checkpointed layer casts its weights again
-    cached = casts if settings.adapter is None else lasting  # autocast keeps its copies of what is trained alone
+    in_4_bits = settings.adapter is not None and settings.adapter.quantised
+    largest = max((weight.elements for weight in model.weights if weight.role == "linear"), default=0)
+    dequantised = settings.compute_bytes * largest if in_4_bits else 0  # the one that is multiplied
     found: dict[str, dict[str, int]] = {}
-    if settings.has_logits:
-        forward, backward = head_bytes(model, settings)
-        found["head, forward"] = {"gradients": earlier, "activations": saved, "autocast": cached, "logits": forward}
-        found["head, backward"] = {"gradients": earlier, "activations": saved, "autocast": lasting, "logits": backward}
-    # the head's gradient waits for the embedding's if they are one, or is there already
-    waiting = vocabulary if settings.has_logits and (model.tied or not settings.accumulates) else 0
-    found["layers, backward"] = {
-        "gradients": earlier + waiting,
-        "activations": saved + _backward_bytes(model, settings),
-        "autocast": lasting,
-    }
-    beside = settings.accumulates + (model.tied and settings.has_logits)
-    found["embedding, backward"] = {"gradients": gradients + beside * vocabulary}
+    for name, measured in fake_step.training(model, _of_a_pass(settings)).items():
+        found[name] = dict(measured)
+        found[name]["gradients"] += gradients if settings.accumulates else 0
+        found[name]["activations"] += dequantised if name.startswith("layers") else 0
     found["optimizer"] = {"gradients": gradients, "activations": _update_bytes(trained, settings.optim, number)}
     if settings.sampling is not None:
         found |= _sampling_moments(model, settings, settings.sampling)
     return {name: static | moment for name, moment in found.items()}
+
+
+def _of_a_pass(settings: Settings, **changed: Any) -> Settings:
+    """Return settings without what a pass does not depend on, so that each pass is measured once."""
+    plain = {"optim": "", "sampling": None, "reference": False, "reward_models_bytes": 0, "reward_weight_bytes": 0}
+    return replace(settings, **plain | changed)
 
 
 def peak(model: Shapes, settings: Settings) -> dict[str, int]:
@@ -143,10 +136,8 @@ def peak(model: Shapes, settings: Settings) -> dict[str, int]:
         ValueError: the states of this optimizer are not known.
     """
     largest = max(moments(model, settings).values(), key=lambda moment: sum(moment.values()))
-    whole = dict(largest) | {
-        "fragmentation": round(FRAGMENTATION * sum(largest.values())),
-        "context": CONTEXT_BYTES,
-    }
+    beside = {"fragmentation": round(FRAGMENTATION * sum(largest.values())), "context": CONTEXT_BYTES}
+    whole = {**largest, **beside}
     return {name: whole.get(name, 0) for name in COMPONENTS}
 
 
@@ -184,35 +175,31 @@ def optimizer_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
     Raises:
         ValueError: the states of this optimizer are not known.
     """
-    total = 0.0
-    for weight in trained:
-        whole = 2 * number
-        block = 2 * (1 + 4 / QUANTISATION_BLOCK)
-        small = weight.elements < 4096
-        if optim in _TORCH_ADAMW:
-            each: float = whole
-        elif optim in _BITSANDBYTES_8BIT:
-            each = 8 if small or weight.role == "embedding" else block
-        elif optim in ("paged_adamw_32bit", "paged_adamw"):
-            each = 8
-        elif optim == "adamw_torch_8bit":
-            each = whole if small or weight.elements % QUANTISATION_BLOCK else block
-        elif optim == "adamw_torch_4bit":
-            each = whole if small or weight.elements % 128 else 1 + 2 * 4 / 128
-        elif optim == MUON:
-            each = number if weight.role == "linear" else whole
-        elif optim == "sgd":
-            each = 0
-        else:
-            raise ValueError(f"the states of optim = {optim!r} are not known")
-        total += each * weight.elements
-    return round(total)
+    whole, block = 2 * number, 2 * (1 + 4 / QUANTISATION_BLOCK)
+    sizes = {  # of an element of a large tensor, and of another
+        **dict.fromkeys(("adamw_torch", "adamw_torch_fused"), (whole, whole)),
+        **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), (block, 8)),
+        **dict.fromkeys(("paged_adamw", "paged_adamw_32bit"), (8, 8)),
+        "adamw_torch_8bit": (block, whole),
+        "adamw_torch_4bit": (1 + 2 * 4 / 128, whole),
+        MUON: (number, whole),
+        "sgd": (0, 0),
+    }
+    if optim not in sizes:
+        raise ValueError(f"the states of optim = {optim!r} are not known")
+
+    def is_large(weight: Weight) -> bool:
+        if optim == MUON:
+            return weight.role == "linear"
+        divides = {"adamw_torch_8bit": QUANTISATION_BLOCK, "adamw_torch_4bit": 128}.get(optim)
+        fits = weight.elements % divides == 0 if divides else weight.role != "embedding"
+        return weight.elements >= 4096 and fits
+
+    return round(sum(weight.elements * sizes[optim][0 if is_large(weight) else 1] for weight in trained))
 
 
 MUON = "muon"
 """Pretraining's: Muon for the matrices inside the layers, torch's AdamW for the rest."""
-_TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
-_BITSANDBYTES_8BIT = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
 
 
 def _update_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
@@ -236,113 +223,24 @@ def _update_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
     return sum(elements) * number if optim == "adamw_torch" else 0
 
 
-def layer_bytes(model: Shapes, settings: Settings) -> int:
-    """Return what one layer saves for its backward pass, for one token."""
-    width, inner, compute = model.hidden_size, model.intermediate_size, settings.compute_bytes
-    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
-    stream = settings.weight_bytes
-    trained = settings.adapter is None  # a frozen weight has no gradient, so what it multiplies is not saved for one
-    # a norm saves its input in float32 and, before its own weight, the result
-    norm = stream if settings.liger else 4 + stream * trained
-    total = 2 * norm * width + (norm * (queries + keys) if model.normalises_heads else 0)
-    # under autocast, each of five projections saves a copy of its own of the norm's result
-    total += trained * (5 * compute * width if stream > compute else 2 * stream * width)
-    total += (2 + trained + (not settings.liger)) * compute * inner
-    total += _attention_bytes(model, settings, queries, keys)
-    if settings.adapter is not None:
-        inputs = [weight.shape[1] for weight in model.weights if weight.name in settings.adapter.targets]
-        total += compute * (sum(inputs) + len(inputs) * settings.adapter.r) // model.num_hidden_layers
-    return total
-
-
-def _attention_bytes(model: Shapes, settings: Settings, queries: int, keys: int) -> int:
-    compute, heads, row = settings.compute_bytes, model.num_attention_heads, _row_tokens(settings)
-    if settings.attention == "eager":  # the scores' softmax in float32, and as it multiplies the values
-        return 4 * compute * queries + heads * row * (4 + (compute if compute < 4 else 0))
-    if settings.attention.startswith("flash"):
-        return 2 * compute * (queries + keys) + 4 * heads
-    return 4 * compute * queries + 4 * heads + compute * row  # keys and values repeated a head; the mask
-
-
-def _row_tokens(settings: Settings) -> int:
-    return settings.tokens * (settings.sequences if settings.padding_free else 1)
-
-
-def saved_bytes(model: Shapes, settings: Settings) -> int:
-    """Return what a forward pass saves for the backward one: with gradient checkpointing each layer's input alone."""
-    stream, width = settings.weight_bytes, model.hidden_size
-    layer = stream * width if settings.gradient_checkpointing else layer_bytes(model, settings)
-    last = (4 + 2 * stream) * width  # the last norm, and its result
-    return settings.sequences * settings.tokens * (model.num_hidden_layers * layer + last)
-
-
-def _backward_bytes(model: Shapes, settings: Settings) -> int:
-    """Return what the backward pass of one layer takes: with checkpointing, its activations are there again."""
-    tokens = settings.sequences * settings.tokens
-    gradients = 3 * settings.compute_bytes * model.intermediate_size + 2 * settings.weight_bytes * model.hidden_size
-    again = layer_bytes(model, settings) if settings.gradient_checkpointing else 0
-    casts = _autocast_bytes(model, settings) // model.num_hidden_layers if settings.gradient_checkpointing else 0
-    dequantised = 0
-    if settings.adapter is not None and settings.adapter.quantised:
-        linear = [weight.elements for weight in model.weights if weight.role == "linear"]
-        dequantised = settings.compute_bytes * max(linear, default=0)
-    return tokens * (gradients + again) + casts + dequantised
-
-
-def _autocast_bytes(model: Shapes, settings: Settings) -> int:
-    """Return the size of the copies that autocast makes of the layers' matrices, kept until its context ends."""
-    if settings.weight_bytes <= settings.compute_bytes:
-        return 0
-    return settings.compute_bytes * sum(weight.elements for weight in model.weights if weight.role == "linear")
-
-
-def head_bytes(model: Shapes, settings: Settings) -> tuple[int, int]:
-    """Return what the head takes in the forward and in the backward pass: tiles, or the logits of the whole batch.
-
-    Of tiles the gradients of hidden states and head are summed in float32; the head's is then there once more in its
-    own type. Whole logits are there in float32 beside their softmax; then that beside the gradients of both.
-    """
-    tokens, width, compute = settings.sequences * settings.tokens, model.hidden_size, settings.compute_bytes
-    if settings.whole_logits:
-        return 8 * tokens * model.vocab_size, 12 * tokens * model.vocab_size
-    tile = compute * min(tokens, TOKEN_TILE) * min(VOCABULARY_TILE, model.vocab_size)
-    if settings.weight_bytes > compute:  # the part of the head and of the states that a tile is made from
-        tile += compute * width * (min(VOCABULARY_TILE, model.vocab_size) + min(tokens, TOKEN_TILE))
-    in_own_type = settings.weight_bytes if settings.weight_bytes < 4 else 0
-    states = tokens * width * (4 + in_own_type)
-    weight = 0 if settings.adapter else model.vocab_size * width * (4 + in_own_type)
-    return tile, tile + states + weight
-
-
-def kv_cache_bytes(model: Shapes, sequences: int, tokens: int, weight_bytes: int, compute_bytes: int) -> int:
-    """Return the size of a cache of keys and values; rotated keys have the type of the stream, values of the products.
-
-    One layer's is there twice while it grows.
-    """
-    keys = model.num_key_value_heads * model.head_dim
-    layer = sequences * tokens * keys * (weight_bytes + compute_bytes)
-    return (model.num_hidden_layers + 1) * layer
-
-
 def _sampling_moments(model: Shapes, settings: Settings, sampling: Sampling) -> dict[str, dict[str, int]]:
     """Return the moments of GRPO that have no gradients: completions sampled, and scored by reward models."""
+    from algorithms import fake_step
+
+    rows = {"sequences": sampling.sequences, "gradient_checkpointing": False, "adapter": None, "padding_free": False}
+    of_prompts = _of_a_pass(settings, tokens=sampling.prompt_tokens, **rows)
+    prompts, caches = fake_step.without_gradients(model, of_prompts, cached=True)
     tokens = sampling.prompt_tokens + sampling.completion_tokens
-    weight, compute = settings.weight_bytes, settings.compute_bytes
-    cache = kv_cache_bytes(model, sampling.sequences, tokens, weight, compute)
-    prompts = sampling.sequences * sampling.prompt_tokens
     found = {
         "sampling": {
-            "kv_cache": cache,
-            "logits": SAMPLING_BYTES * sampling.sequences * model.vocab_size,
-            "activations": prompts * _forward_bytes(model, weight, compute),
+            **prompts,  # one layer's cache is there twice while it grows
+            "kv_cache": (sum(caches) + max(caches)) * tokens // sampling.prompt_tokens,
+            "logits": SAMPLING_BYTES * sampling.sequences * model.stack.config.get_text_config().vocab_size,
         }
     }
     if settings.reward_models_bytes:  # TRL scores a whole generation batch at once, without autocast
         number = settings.reward_weight_bytes
-        found["scoring"] = {"activations": sampling.sequences * tokens * _forward_bytes(model, number, number)}
+        whole = _of_a_pass(settings, tokens=tokens, weight_bytes=number, compute_bytes=number, **rows)
+        scoring, _ = fake_step.without_gradients(model, whole, cached=False)
+        found["scoring"] = dict(scoring)
     return found
-
-
-def _forward_bytes(model: Shapes, weight_bytes: int, compute_bytes: int) -> int:
-    """Return what a forward pass without gradients takes at once, for one token: its widest layer."""
-    return 3 * compute_bytes * model.intermediate_size + 4 * weight_bytes * model.hidden_size

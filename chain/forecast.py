@@ -312,7 +312,7 @@ def remedy(stage: Stage, models: Models, budget_bytes: int) -> str | None:
         changed = replace(stage, config=replace(config, **known, **options))
         if stage.extra and _COMPLETION in changes:
             changed = replace(changed, extra=replace(stage.extra, max_completion_length=changes[_COMPLETION]))
-        if fit(changed, models, budget_bytes) is not None:
+        if not needs_float32(changed, models) and smallest(changed, models).peak_bytes <= budget_bytes:
             named = ((name if name in known or name == _COMPLETION else f"trainer_args.{name}", value)
                      for name, value in changes.items())  # fmt: skip
             return " ".join(f"--set {stage.label}.{name}={value}" for name, value in named)

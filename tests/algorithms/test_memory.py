@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from trl.trainer.utils import add_fused_lm_head
 
 from algorithms import memory
@@ -44,8 +44,8 @@ def half_billion() -> Shapes:
 
 def test_static_sizes_of_qwen_worked_by_hand(half_billion: Shapes) -> None:
     assert half_billion.parameters == 494_032_768
-    assert half_billion.tied
-    assert half_billion.vocab_size * half_billion.hidden_size == VOCABULARY
+    assert tied(half_billion)
+    assert half_billion.weights[0].elements == VOCABULARY
     assert memory.weights_bytes(half_billion, settings()) // MIB == 942  # 494,032,768 × 2 bytes
     assert memory.weights_bytes(half_billion, settings(weight_bytes=4)) == 494_032_768 * 4
     at_the_update = memory.moments(half_billion, settings())["optimizer"]
@@ -68,10 +68,11 @@ def test_states_of_each_optimizer_worked_by_hand(half_billion: Shapes) -> None:
 
 
 def test_a_cache_of_keys_and_values_worked_by_hand(half_billion: Shapes) -> None:
-    # 64 completions of 768 tokens: 24 layers, and one twice, of 2 heads of 64, keys of 4 bytes and values of 2
-    assert memory.kv_cache_bytes(half_billion, 64, 768, 4, 2) == 25 * 64 * 768 * 128 * 6
-    sampled = settings(sampling=Sampling(sequences=64, prompt_tokens=256, completion_tokens=512))
-    assert memory.moments(half_billion, sampled)["sampling"]["logits"] == 64 * 151_936 * 16
+    # 64 completions of 768 tokens: 24 layers, and one twice, of 2 heads of 64; values are cached in the type of keys
+    sampled = settings(weight_bytes=4, sampling=Sampling(sequences=64, prompt_tokens=256, completion_tokens=512))
+    moment = memory.moments(half_billion, sampled)["sampling"]
+    assert moment["kv_cache"] == 25 * 64 * 768 * 128 * 8
+    assert moment["logits"] == 64 * 151_936 * 16
 
 
 def test_an_adapter_trains_its_own_weights_alone(half_billion: Shapes) -> None:
@@ -92,8 +93,10 @@ def tracked(config: Any, given: Settings, monkeypatch: pytest.MonkeyPatch, autoc
     """Return the peak of an optimizer step under fake tensors, of which no byte is there.
 
     TRL's kernels on a GPU work in the tile, and sum in float32 without a copy; their stand-ins for a CPU make float32
-    copies of the tile, so they are left out.
+    copies of the tile, so they are left out. Experts in float32 go another way, of which the shapes are known.
     """
+    only = "transformers.integrations.moe._can_use_grouped_mm"
+    monkeypatch.setattr(only, lambda _, weight, __: weight.dtype == torch.bfloat16)
     for kernel in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
         monkeypatch.setattr(f"trl.kernels.chunked_logprob.{kernel}", lambda *_, **__: None)
     config._attn_implementation = given.attention
@@ -131,6 +134,10 @@ def tracked(config: Any, given: Settings, monkeypatch: pytest.MonkeyPatch, autoc
     return int(peak["Total"])
 
 
+def tied(shapes: Shapes) -> bool:
+    return not any(weight.role == "head" for weight in shapes.weights)
+
+
 def forecast(shapes: Shapes, given: Settings) -> int:
     """Return the forecast peak without what the allocator and the context take.
 
@@ -138,7 +145,8 @@ def forecast(shapes: Shapes, given: Settings) -> int:
     ones in place (measured: 2.0 of them).
     """
     moments = memory.moments(shapes, given)
-    third = 0 if given.adapter else shapes.vocab_size * shapes.hidden_size * given.weight_bytes
+    embedding = sum(weight.elements for weight in shapes.weights if weight.role == "embedding")
+    third = 0 if given.adapter or not tied(shapes) else embedding * given.weight_bytes
     return max(sum(moment.values()) + third * (name == "embedding, backward") for name, moment in moments.items())
 
 
@@ -265,3 +273,55 @@ def test_forecast_of_pretraining_is_within_5_percent_of_a_step_under_fake_tensor
         weight_bytes=4, compute_bytes=compute, attention=attention, optim=memory.MUON, whole_logits=True,
     )  # fmt: skip
     assert forecast(shapes_of(config), given) == pytest.approx(tracked_pretraining(config, given), rel=0.05)
+
+
+SMALL = {
+    "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 512,
+    "vocab_size": 4096, "pad_token_id": 0,
+}  # fmt: skip
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 192}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama", {"num_hidden_layers": 5, "tie_word_embeddings": False}),
+        ("gemma3_text", {"num_hidden_layers": 7, "sliding_window": 64}),  # every sixth layer sees all
+        ("smollm3", {"num_hidden_layers": 6}),  # every fourth layer has no positions
+        ("qwen3_moe", {"num_hidden_layers": 4, **EXPERTS}),
+        ("mixtral", {"num_hidden_layers": 4, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    ],
+)
+@pytest.mark.parametrize(("checkpointing", "number"), [(False, 2), (True, 4)])
+def test_forecast_holds_for_architectures_that_no_formula_is_for(
+    kind: str, options: dict[str, Any], checkpointing: bool, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AutoConfig.for_model(kind, **SMALL, **options)
+    shapes = shapes_of(config)
+    assert shapes.stack.config.num_hidden_layers < config.num_hidden_layers == len(shapes.layers)
+    given = settings(tokens=256, gradient_checkpointing=checkpointing, weight_bytes=number, accumulates=False)
+    measured = tracked(config, given, monkeypatch, autocast=number == 4)
+    assert forecast(shapes, given) == pytest.approx(measured, rel=0.01)
+
+
+def test_layers_and_attention_of_a_gpu_take_less() -> None:
+    shapes = shapes_of(AutoConfig.for_model("llama", num_hidden_layers=4, **SMALL))
+
+    def activations(**given: Any) -> int:
+        return memory.moments(shapes, settings(gradient_checkpointing=False, **given))["layers, backward"][
+            "activations"
+        ]
+
+    plain = activations()
+    per_layer = 4 * 2 * 512  # layers, and tokens of two rows
+    # two norms of 128 save neither the float32 copy nor the result, and an MLP of 512 one number of 2 bytes less
+    assert plain - activations(liger=True) == pytest.approx(per_layer * (2 * 128 * (4 + 2) + 512 * 2), rel=0.25)
+    # the mask of a row of 512, and keys and values repeated: 4 heads of 32 instead of 2, each 2 bytes
+    flash = activations(attention="flash_attention_2")
+    assert plain - flash == pytest.approx(per_layer * (512 * 2 + 2 * (4 - 2) * 32 * 2), rel=0.25)
+
+
+def test_a_pass_that_fails_is_said_to_be_what_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = shapes_of(AutoConfig.for_model("llama", num_hidden_layers=3, **SMALL))
+    with pytest.raises(ValueError, match="a pass of llama cannot be measured without bytes: "):
+        memory.peak(shapes, settings(attention="unheard_of"))
