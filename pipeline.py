@@ -29,6 +29,8 @@ from chain.run import Run, run_stage
 from chain.stages import Extra
 from evaluation.verifier import Verifier
 from kinds import Stage
+from records.run_directory import RunInfo, create, find_source, refuse_link, usable
+from records.stage_log import StageLog
 from utils.agreement import by_first, first_then_all
 from utils.command_line import refuse_unread_flags, resume_command
 from utils.console import console, tee, warn
@@ -37,9 +39,7 @@ from utils.limits import Clock, Limits, hours, size_bytes_of
 from utils.locks import lock
 from utils.processes import first_only, in_first
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo, create, find_source, refuse_link, usable
 from utils.runtime import now
-from utils.stage_log import StageLog
 from utils.stopping import endings
 
 __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]

@@ -58,8 +58,8 @@ class SamplingKind(TrlKind):
         """
         from algorithms import rewards
         from algorithms.preflight import Preflight
+        from records.stage_log import StageLog
         from utils.errors import Refused
-        from utils.stage_log import StageLog
 
         sources = [rewards.load(source) for source in stage.extra.rewards]
         functions = [function for function, _ in sources]

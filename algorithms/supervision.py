@@ -12,9 +12,9 @@ from algorithms.trl_kind import TrlKind
 from data.chat import encode
 from data.sources import StageData
 from kinds import Stage
+from records.stage_log import StageLog
 from utils.console import warn
 from utils.errors import Refused, StageFailed
-from utils.stage_log import StageLog
 from utils.text import entry
 
 INSPECTED = 2000  # most examples that are looked at

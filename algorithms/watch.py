@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from records.stage_log import StageLog
 from utils.agreement import any_says
 from utils.errors import StageFailed
 from utils.limits import Clock
-from utils.stage_log import StageLog
-from utils.stage_watch import StageWatch
+from watching.stage_watch import StageWatch
 
 if TYPE_CHECKING:
     from algorithms.trl_kind import TrlKind

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils import alarms
-from utils.stage_log import StageLog
+from records.stage_log import StageLog
+from watching import alarms
 
 if TYPE_CHECKING:
     from evaluation.task import Task

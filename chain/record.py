@@ -11,15 +11,15 @@ import kinds
 from chain.preflight import Fetched
 from chain.stages import Extra, reference, reward_name, stages_of
 from kinds import Stage, StageOutput
+from records.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
+from records.stage_log import StageLog
 from utils.code_hashes import code_hashes
 from utils.errors import Refused
 from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.processes import count, is_first
-from utils.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
 from utils.runtime import git_commit, hardware, now, versions
 from utils.secrets import hidden
-from utils.stage_log import StageLog
 
 
 def chosen_stages(

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from kinds import MicroBatch, Stage
+from records.stage_log import StageLog
 from utils.errors import StageFailed
 from utils.limits import Clock
-from utils.out_of_memory import OutOfMemory, is_out_of_memory, record_out_of_memory
 from utils.processes import count
 from utils.runtime import free_memory
-from utils.stage_log import StageLog
+from watching.out_of_memory import OutOfMemory, is_out_of_memory, record_out_of_memory
 
 
 def train_within_memory(stage: Stage, stage_dir: Path, clock: Clock) -> Path:

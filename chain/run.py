@@ -18,20 +18,20 @@ from chain.record import output_of, recorded
 from chain.recovery import train_within_memory
 from chain.stages import reference, shown
 from kinds import Stage, StageOutput
-from utils import gpu_memory
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.agreement import by_first, peer_has_ended
 from utils.console import console, tee
-from utils.energy import Spent, counted
 from utils.errors import Refused, StageFailed, lacks_room, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import Clock
 from utils.processes import in_first, is_first
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
-from utils.stage_log import StageLog
 from utils.text import entry, safe
-from utils.trackers import stage_environment
+from watching import gpu_memory
+from watching.energy import Spent, counted
+from watching.trackers import stage_environment
 
 
 class Run:

@@ -12,9 +12,9 @@ import kinds
 from chain import gates
 from chain.stages import shown
 from kinds import Stage
+from records.run_directory import passed_on
 from utils.command_line import command, relative
 from utils.console import panel
-from utils.run_directory import passed_on
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
 

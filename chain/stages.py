@@ -11,10 +11,11 @@ from algorithms.config import GRPOExtraConfig
 from algorithms.rewards import name_of
 from chain import gates
 from kinds import Kind, Stage, StageOutput
-from utils import trackers, values
+from records.run_directory import STAGE_DIR
+from utils import values
 from utils.errors import Refused, did_you_mean, refusal
-from utils.run_directory import STAGE_DIR
 from utils.values import mistyped
+from watching import trackers
 
 RESERVED = ("run_info.json", "console_output.log", "report.html", "evaluation_scores.json")
 LABEL = re.compile(r"\w[\w-]*")

@@ -18,8 +18,8 @@ from chain import forecast
 from chain.forecast import Models
 from kinds import Stage
 from utils.four_bits import in_4_bits
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import device, free_memory
+from watching.out_of_memory import is_out_of_memory
 
 TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""

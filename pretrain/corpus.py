@@ -17,8 +17,8 @@ from pretrain.checkpoint import refuse_other_data
 from pretrain.config import PretrainConfig
 from pretrain.packing import labels_of
 from pretrain.tokenizer import copy_tokenizer, load_tokenizer, trained_tokenizer
+from records.stage_log import StageLog
 from utils.console import console
-from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

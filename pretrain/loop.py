@@ -21,19 +21,19 @@ from pretrain.config import PretrainConfig
 from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
-from utils import trackers
+from records.sealed import damage, newest_sound, partial, publish, sealed, writing
+from records.stage_log import StageLog
 from utils.agreement import any_says, by_first, peer_has_ended
 from utils.console import console, warn
 from utils.errors import Interrupted, Refused, StageFailed
-from utils.gradients import Gradients
 from utils.limits import Clock
-from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16, peak_memory_bytes
 from utils.runtime import device as find_device
-from utils.sealed import damage, newest_sound, partial, publish, sealed, writing
-from utils.stage_log import StageLog
-from utils.stage_watch import StageWatch
 from utils.stopping import asked_to_stop
+from watching import trackers
+from watching.gradients import Gradients
+from watching.out_of_memory import told_with_step
+from watching.stage_watch import StageWatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -23,11 +23,11 @@ from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from kinds import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
+from records.stage_log import StageLog
 from utils import secrets
 from utils.files import weights_sha256
 from utils.limits import Clock
 from utils.locks import lock
-from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
     "run_id recipe argv from_run seed values limits configs data status started_at finished_at stages versions"
@@ -160,7 +160,7 @@ def test_each_stage_records_the_energy_that_was_counted_meanwhile(
 
         return instead
 
-    monkeypatch.setattr("utils.energy.gpu_joules", lambda: used_j)
+    monkeypatch.setattr("watching.energy.gpu_joules", lambda: used_j)
     stages.instead = {"sft": use(3.0), "dpo": use(98.0)}
     run = run_pipeline(_configs())
     infos = [_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo")]

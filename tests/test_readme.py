@@ -27,8 +27,8 @@ import run_all
 from evaluation import __main__ as evaluating
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
+from records.run_directory import RunInfo
 from utils.files import jsonable, weights_sha256, write_json
-from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *(f"docs/{name}.md" for name in "recipes runs evidence pretraining decisions".split())]
@@ -433,7 +433,7 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
 
 
 def test_the_table_of_alarms_names_all_that_the_code_can_raise() -> None:
-    from utils import alarms
+    from watching import alarms
 
     named = {name for row in table(section("Alarms")) for name in re.findall(r"`(\w+)`", row[0])}
     parts = ("algorithms", "chain", "pretrain", "utils")

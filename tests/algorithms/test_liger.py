@@ -12,11 +12,11 @@ import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig, liger
 from kinds import named
+from records.stage_log import StageLog
 from tests.algorithms import liger_parity
 from tests.algorithms.liger_parity import ARCHITECTURES, LAYERS
 from tests.train_stage import KINDS
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 pytest.importorskip("liger_kernel")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig, preflight
+from records.stage_log import StageLog
 from tests.algorithms.test_dynamic_sampling import metrics, run, starts_late
 from tests.train_stage import train, trainer_of
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
 

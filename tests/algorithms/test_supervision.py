@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from algorithms import TrainingConfig, dpo, reward
+from records.stage_log import StageLog
 from tests.train_stage import train
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
 

@@ -11,9 +11,9 @@ import pytest
 from benchmarks import seeds
 from chain.record import deciding_code
 from kinds import named
-from utils.run_directory import RunInfo
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.runtime import versions
-from utils.stage_log import StageLog
 
 STAGES = ("pretrain", "sft", "reward", "dpo", "grpo")
 GATE = {"metric": "skills strict", "rule": "not_below_input", "value": 0.02}

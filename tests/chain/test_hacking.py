@@ -15,8 +15,8 @@ from evaluation.skills import Skills
 from evaluation.task import HeldOut
 from pipeline import run_pipeline
 from recipes.arithmetic import VERIFIER
+from records.stage_log import StageLog
 from tests.algorithms.conftest import _save_model
-from utils.stage_log import StageLog
 
 
 def result(task: str, before: float, after: float, half: float) -> dict[str, Any]:

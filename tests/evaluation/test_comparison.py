@@ -18,9 +18,9 @@ from evaluation.table import difference, number
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, Preferences
 from kinds import named
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.files import read_json, weights_sha256
-from utils.run_directory import RunInfo
-from utils.stage_log import StageLog
 
 SFT = named("sft")
 

@@ -18,12 +18,12 @@ import torch
 from pretrain import PretrainConfig, loop, untrained
 from pretrain.config import range_problems
 from pretrain.optim import MuonAndAdamW
+from records.sealed import sealed
+from records.stage_log import StageLog
 from tests import train_stage
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
-from utils.sealed import sealed
-from utils.stage_log import StageLog
-from utils.trackers import stage_environment
+from watching.trackers import stage_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = PretrainConfig(
@@ -352,7 +352,7 @@ def test_the_gradient_is_looked_at_before_the_step_is_made(tmp_path: Path, monke
     made: list[None] = []
     step = MuonAndAdamW.step
     monkeypatch.setattr(MuonAndAdamW, "step", lambda self, *rest: made.append(step(self, *rest)))
-    monkeypatch.setattr("utils.gradients.Gradients.look", lambda *_, **__: "it exploded" if len(made) == 2 else None)
+    monkeypatch.setattr("watching.gradients.Gradients.look", lambda *_, **__: "it exploded" if len(made) == 2 else None)
     with pytest.raises(StageFailed, match=r"step 3: it exploded\. The step's documents"):
         train(SMALL, tmp_path)
     assert len(made) == 2

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from records.stage_log import StageLog
 from utils.runtime import device
-from utils.stage_log import StageLog
 
 COUNTED = "GPU"
 

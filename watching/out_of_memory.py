@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from records.stage_log import StageLog
 from utils.console import warn
-from utils.stage_log import StageLog
 
 SIGNS = (
     "CUDA error: out of memory",
