@@ -37,7 +37,7 @@ from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, without_number
 from utils.limits import Clock, Limits, hours, size_bytes_of
 from utils.locks import lock
-from utils.processes import first_only, in_first
+from utils.processes import first_only
 from utils.quiet import quiet_libraries
 from utils.runtime import now
 from utils.stopping import endings
@@ -86,7 +86,7 @@ def run_pipeline(
     with quiet_libraries(None):
         checked = _check(configs, grpo_extra, verifier, runs_dir, stages, from_run, resume, force, limits)
     run_dir = by_first(lambda: checked.earlier.run_dir if checked.earlier else create(runs_dir))
-    with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
+    with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
         run = _open(checked, RunInfo(run_dir), verifier, recipe, values, limits)
         with _ending(run.info):
             for stage in run.stages:

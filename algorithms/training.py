@@ -21,7 +21,7 @@ from utils.limits import Clock
 from utils.stopping import asked_to_stop
 from watching import trackers
 from watching.gradients import Gradients
-from watching.out_of_memory import record_out_of_memory, told_with_step
+from watching.out_of_memory import naming_the_step, record_out_of_memory
 
 if TYPE_CHECKING:
     from algorithms.trl_kind import TrlKind
@@ -115,7 +115,7 @@ def _watched(
     parameters, _ = adapters.parameter_counts(trainer.model)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
-    with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
+    with asked_to_stop() as asked, naming_the_step(lambda: _step(trainer)):
         watch = Watch(log, name, kind, asked, lambda: overrides.is_between_generations(trainer), clock)
         trainer.add_callback(watch)
         overrides.see_gradients(trainer, _judge_of_steps(trainer, config, log))

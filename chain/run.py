@@ -25,7 +25,7 @@ from utils.console import console, tee
 from utils.errors import Refused, StageFailed, lacks_room, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import Clock
-from utils.processes import in_first, is_first
+from utils.processes import is_first
 from utils.quiet import quiet_libraries
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.text import entry, safe
@@ -121,8 +121,8 @@ def _recorded_end(run: Run, stage: Stage, log: StageLog) -> Iterator[None]:
     reset_peak_memory()
     with (
         counted(log) as spent,
-        in_first(lambda: tee(stage_dir / "console_output.log")),
-        in_first(lambda: stage_environment(run.info.run_dir.name, stage.label, stage_dir)),
+        tee(stage_dir / "console_output.log"),
+        stage_environment(run.info.run_dir.name, stage.label, stage_dir),
         quiet_libraries(stage_dir / "training.log" if is_first() else None),
     ):
         ended: BaseException | None = None

@@ -32,7 +32,7 @@ from utils.runtime import device as find_device
 from utils.stopping import asked_to_stop
 from watching import trackers
 from watching.gradients import Gradients
-from watching.out_of_memory import told_with_step
+from watching.out_of_memory import naming_the_step
 from watching.stage_watch import StageWatch
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Run:
         """Train to the last step, or to the end of the one in which a stop was asked for."""
         self.model.train()
         config = self.config
-        with asked_to_stop() as stop_requested, told_with_step(lambda: self.position.step + 1):
+        with asked_to_stop() as stop_requested, naming_the_step(lambda: self.position.step + 1):
             while self.position.step < config.max_steps:
                 metrics = self._step()
                 step = self.position.step
