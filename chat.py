@@ -17,7 +17,7 @@ from rich.console import Console
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from data.chat import PROBE, Message, encode, render
 from data.world.tools import calculate, called_expression
-from utils.checkpoints import Checkpoint, catalogue, find_checkpoint
+from records.catalogue import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
 from utils.errors import Refused, plain_endings, report

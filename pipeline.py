@@ -26,6 +26,8 @@ from chain.record import (
 from chain.run import Run, run_stages
 from chain.stages import Config, Stage
 from recipes import name_of
+from records.run_directory import RunInfo, create, find_source, usable
+from records.stage_log import StageLog
 from utils.agreement import by_first, first_then_all
 from utils.command_line import resume_command
 from utils.console import console, tee, warn
@@ -34,9 +36,7 @@ from utils.limits import Limits, hours, keep, size_bytes_of
 from utils.locks import lock
 from utils.processes import first_only, in_first, is_first
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo, create, find_source, usable
 from utils.runtime import now
-from utils.stage_log import StageLog
 from utils.stopping import endings
 
 __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]

@@ -24,7 +24,7 @@ def train(config: TrainingConfig, stage_dir: Path, extra: GRPOExtraConfig | None
     """
     from algorithms import training
     from algorithms.preflight import Preflight
-    from utils.stage_log import StageLog
+    from records.stage_log import StageLog
 
     extra = extra or GRPOExtraConfig()
     data = training.rows(config, "grpo")

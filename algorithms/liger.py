@@ -8,9 +8,9 @@ from typing import Any
 
 from algorithms.arguments import given, training_device
 from algorithms.config import TrainingConfig
+from records.stage_log import StageLog
 from utils.console import console, warn
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 
 def with_liger(model: Any, config: TrainingConfig, stage_dir: Path) -> Any:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from algorithms import loading, supervision
 from algorithms.config import TrainingConfig
 from data.sources import StageData
+from records.stage_log import StageLog
 from utils.console import console
-from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
     from torch import Tensor

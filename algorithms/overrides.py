@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from records.out_of_memory import is_out_of_memory
+from records.sealed import partial, seal, writing
 from utils.agreement import by_first
 from utils.console import warn
 from utils.files import read_json, write_json
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import free_memory
-from utils.sealed import partial, seal, writing
 
 
 def load_finished(trainer: Any, checkpoint: Path) -> None:

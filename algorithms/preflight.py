@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 
 from algorithms import groups
 from algorithms.config import PREFLIGHT_COMPLETIONS
+from records.stage_log import StageLog
 from utils.console import console, progress
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 if TYPE_CHECKING:
     from algorithms.dynamic_sampling import DynamicSamplingTrainer, Sampled

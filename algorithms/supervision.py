@@ -10,9 +10,9 @@ from algorithms import arguments
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from data.chat import encode
 from data.sources import StageData
+from records.stage_log import StageLog
 from utils.console import warn
 from utils.errors import Refused, StageFailed
-from utils.stage_log import StageLog
 from utils.text import entry
 
 INSPECTED = 2000  # most examples that are looked at

@@ -10,14 +10,14 @@ from algorithms import adapters, arguments, merging, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
+from records.out_of_memory import record_out_of_memory, told_with_step
+from records.sealed import newest_sound, partial, publish, writing
+from records.stage_log import StageLog
 from utils import processes, runtime, trackers
 from utils.agreement import by_first
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
 from utils.gradients import Gradients
-from utils.out_of_memory import record_out_of_memory, told_with_step
-from utils.sealed import newest_sound, partial, publish, writing
-from utils.stage_log import StageLog
 from utils.stopping import asked_to_stop
 
 SAMPLED = 4096  # elements of each weight tensor that are compared before and after

@@ -7,14 +7,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from records.energy import counted
+from records.stage_log import StageLog
+from records.step_watch import StepWatch
 from utils import alarms
 from utils.agreement import any_says
 from utils.console import Bar, progress
-from utils.energy import counted
 from utils.errors import StageFailed
 from utils.limits import kept
-from utils.stage_log import StageLog
-from utils.step_watch import StepWatch
 
 ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise the alarm
 HOPELESS = 50  # steps after which a stage is judged for the first time, rather than at its end alone

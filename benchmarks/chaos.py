@@ -35,10 +35,10 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.chaos_runs import Place, Process, Wrong, asked, check, events
+from records.sealed import sealed
 from utils.command_line import Parser
 from utils.errors import Refused, did_you_mean, report
 from utils.files import read_json, write_json
-from utils.sealed import sealed
 
 TWO = asked("pretrain", "sft")
 DISK, LEFT_BYTES = "200m", 1_500_000

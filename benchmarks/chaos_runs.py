@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import recipes
+from records.sealed import PARTIAL, damage
 from utils.files import read_json, weights_sha256
-from utils.sealed import PARTIAL, damage
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {kind: config.output_dir for kind, config in recipes.load("scratch_tiny").configs.items()}

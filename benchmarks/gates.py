@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evaluation.checkpoint import CACHE_FILE
 from evaluation.gates import decide
 from evaluation.paired import standard_error
+from records.stage_log import StageLog
 from utils.files import read_json
-from utils.stage_log import StageLog
 
 SIZES = (200, 600, 2000)
 CHURNS = (0.01, 0.02, 0.05, 0.08, 0.10, 0.15, 0.20, 0.25)

@@ -29,9 +29,9 @@ from evaluation.report.facts import items, read_run
 from evaluation.report.story import headline, verdict_on
 from evaluation.table import number
 from recipes.scratch_tiny import configs
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.files import read_json
-from utils.run_directory import RunInfo
-from utils.stage_log import StageLog
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDED = ("passed", "failed")

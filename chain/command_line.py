@@ -16,12 +16,12 @@ from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.set_values import recorded_values, seeds, with_values
 from chain.stages import Stage
+from records.run_directory import find_source, find_unfinished
 from utils.command_line import Parser, refuse, resume_command
 from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
-from utils.run_directory import find_source, find_unfinished
 
 
 def add_flags(made: argparse.ArgumentParser, which: Any) -> None:

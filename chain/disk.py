@@ -9,10 +9,10 @@ from algorithms import memory
 from chain import forecast
 from chain.forecast import Models, gib, trainer_args
 from chain.stages import Stage
+from records.run_directory import usable
+from records.stage_log import StageLog
 from utils.errors import Refused
 from utils.processes import count
-from utils.run_directory import usable
-from utils.stage_log import StageLog
 
 WEIGHT_BYTES = {None: 4, "float32": 4, "bfloat16": 2, "float16": 2}
 OPTIMIZER_STATES = 2  # of AdamW: the running means of the gradient and of its square, one number each a weight

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from records.stage_log import StageLog
 from utils.console import console
 from utils.errors import StageFailed, did_you_mean
-from utils.stage_log import StageLog
 from utils.values import mistyped, shown
 
 if TYPE_CHECKING:

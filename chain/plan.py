@@ -16,11 +16,11 @@ from chain import disk, forecast, timing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
 from chain.preflight import load_data, missing
 from chain.stages import Stage, shown
+from records.run_directory import usable
 from utils import hub
 from utils.console import console, duration
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
-from utils.run_directory import usable
 from utils.runtime import device
 
 TYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}

@@ -10,14 +10,14 @@ from typing import Any
 from algorithms.config import GRPOExtraConfig, StageOutput
 from chain.preflight import Fetched
 from chain.stages import Config, Stage, reference, reward_name, stages_of
+from records.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
+from records.stage_log import StageLog
 from utils.errors import Refused
 from utils.files import files_sha256, jsonable, remove_temporary, weight_files, weights_sha256
 from utils.limits import Limits
 from utils.processes import count, is_first
-from utils.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
 from utils.runtime import code, git_commit, hardware, now, versions
 from utils.secrets import hidden
-from utils.stage_log import StageLog
 
 
 def chosen_stages(

@@ -17,18 +17,18 @@ from chain.hacking import tell_hacking
 from chain.preflight import Fetched
 from chain.record import output_of, recorded
 from chain.stages import Stage, reference, shown
+from records.energy import Spent, counted
+from records.run_directory import RunInfo, refuse_link
+from records.stage_log import StageLog
 from utils import gpu_memory
 from utils.agreement import by_first, peer_has_ended
 from utils.console import console, tee
-from utils.energy import Spent, counted
 from utils.errors import Interrupted, Refused, StageFailed, lacks_room, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import kept
 from utils.processes import in_first, is_first
 from utils.quiet import quiet_libraries
-from utils.run_directory import RunInfo, refuse_link
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
-from utils.stage_log import StageLog
 from utils.text import entry, safe
 from utils.trackers import stage_environment
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from chain import gates
 from chain.stages import Stage, shown
+from records.run_directory import passed_on
 from utils.command_line import command, relative
 from utils.console import panel
-from utils.run_directory import passed_on
 
 SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
 

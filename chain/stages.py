@@ -12,9 +12,9 @@ from algorithms.rewards import name_of
 from chain import gates
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
+from records.run_directory import STAGE_DIR
 from utils import trackers, values
 from utils.errors import Refused, did_you_mean, refusal
-from utils.run_directory import STAGE_DIR
 from utils.values import mistyped
 
 Config = TrainingConfig | PretrainConfig

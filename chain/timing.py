@@ -19,8 +19,8 @@ from algorithms.memory import Sampling
 from chain import forecast
 from chain.forecast import Models
 from chain.stages import Stage
+from records.out_of_memory import is_out_of_memory
 from utils.four_bits import in_4_bits
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import computes_in_bf16, device, free_memory
 
 TIMED = 2

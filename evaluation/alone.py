@@ -14,7 +14,7 @@ from evaluation.paired import mean_score, paired_difference
 from evaluation.placement import Placement, placed_alike, placed_kind
 from evaluation.task import Scores, Task
 from evaluation.tasks import RewardPairs
-from utils.checkpoints import Checkpoint as Found
+from records.catalogue import Checkpoint as Found
 from utils.console import progress
 from utils.errors import Refused
 from utils.files import tensor_shapes, weight_files

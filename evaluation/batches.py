@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from records.out_of_memory import is_out_of_memory
 from utils.console import warn
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import free_memory
 
 Result = TypeVar("Result")

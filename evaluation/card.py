@@ -9,14 +9,14 @@ from typing import Any
 import kinds
 from evaluation.lineage import Lineage, Trained
 from evaluation.table import difference, number
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils import hub
 from utils.console import duration, warn
 from utils.errors import Refused
 from utils.files import ADAPTER_CONFIG, replace_text
 from utils.processes import first_only
-from utils.run_directory import RunInfo
 from utils.secrets import hide
-from utils.stage_log import StageLog
 from utils.text import one_line
 
 FILE = "README.md"

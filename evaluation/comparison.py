@@ -13,10 +13,10 @@ from evaluation.costs import COSTS, shown_cost
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.sections import Section
 from evaluation.table import difference, number
+from records.run_directory import RunInfo, status_now
+from records.stage_log import StageLog, read_object
 from utils.console import duration
 from utils.errors import Refused
-from utils.run_directory import RunInfo, status_now
-from utils.stage_log import StageLog, read_object
 
 ENVIRONMENT = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
 ONCE_BEGUN = ("trainer.", "data.", "weights.")

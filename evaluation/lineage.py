@@ -9,10 +9,10 @@ from typing import Any
 
 import kinds
 from evaluation.comparison import Recorded
+from records.run_directory import RunInfo, find
+from records.stage_log import StageLog
 from utils.errors import Refused
 from utils.files import user_path
-from utils.run_directory import RunInfo, find
-from utils.stage_log import StageLog
 
 STAGE_OUTPUT = re.compile(r'StageOutput\("(.+)"\)')
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
+from records.out_of_memory import Batch, train_within_memory
 from utils.errors import Refused
-from utils.out_of_memory import Batch, train_within_memory
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM

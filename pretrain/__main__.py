@@ -15,16 +15,16 @@ import cache_config  # noqa: F401  sets the environment before any Hugging Face 
 from pretrain import prepare
 from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
+from records.energy import counted
+from records.stage_log import StageLog
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
-from utils.energy import counted
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report, without_number
 from utils.files import user_path, weights_sha256
 from utils.locks import is_live, lock
 from utils.processes import count, is_first
 from utils.quiet import quiet_libraries
 from utils.runtime import hardware, keep_freed_memory, versions
-from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 from utils.values import field_type, mistyped, parse
 

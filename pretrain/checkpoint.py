@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from pretrain.optim import placed_like
+from records.sealed import partial, seal, sealed, writing
 from utils.errors import Refused
 from utils.files import write_json
-from utils.sealed import partial, seal, sealed, writing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

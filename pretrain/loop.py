@@ -22,14 +22,14 @@ from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
 from pretrain.record import Record, recording
+from records.out_of_memory import told_with_step
+from records.sealed import damage, newest_sound, partial, publish, sealed, writing
 from utils.agreement import by_first, peer_has_ended
 from utils.console import warn
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.gradients import MOST_SKIPPED, Gradients
-from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16
 from utils.runtime import device as find_device
-from utils.sealed import damage, newest_sound, partial, publish, sealed, writing
 from utils.stopping import asked_to_stop
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from data.corpus.configured import record_of
 from data.corpus.corpus import Corpus
 from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
+from records.energy import counted
+from records.stage_log import StageLog
+from records.step_watch import StepWatch
 from utils import alarms, trackers
 from utils.console import console, progress
-from utils.energy import counted
 from utils.limits import kept
 from utils.runtime import peak_memory_bytes
-from utils.stage_log import StageLog
-from utils.step_watch import StepWatch
 
 
 class Record:

@@ -20,9 +20,9 @@ import pytest
 import chat
 from chat import fitting, main
 from data.chat import CHAT_TEMPLATE, encode
-from utils.checkpoints import find_checkpoint
+from records.catalogue import find_checkpoint
+from records.run_directory import RunInfo
 from utils.files import write_json
-from utils.run_directory import RunInfo
 from utils.text import plain
 
 ROOT = Path(__file__).resolve().parents[1]

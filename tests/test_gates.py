@@ -10,8 +10,8 @@ import pytest
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from pipeline import Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
+from records.catalogue import catalogue, find_checkpoint
 from tests.algorithms.conftest import data_files, model_dir
-from utils.checkpoints import catalogue, find_checkpoint
 from utils.files import weights_sha256
 
 __all__ = ["data_files", "model_dir"]  # fixtures

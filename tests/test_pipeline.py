@@ -23,11 +23,11 @@ from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain.stages import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
+from records.energy import Counter, Meter
+from records.stage_log import StageLog
 from utils import secrets
-from utils.energy import Counter, Meter
 from utils.files import weights_sha256
 from utils.locks import lock
-from utils.stage_log import StageLog
 
 RUN_INFO_KEYS = set(
     "run_id recipe argv from_run seed values limits configs data status started_at finished_at stages versions"
@@ -165,7 +165,7 @@ def test_each_stage_records_the_energy_that_was_counted_meanwhile(
         return instead
 
     meter = Meter([Counter("CPU package", lambda: used_j, 100.0)])
-    monkeypatch.setattr("utils.energy.machine_meter", lambda: meter)
+    monkeypatch.setattr("records.energy.machine_meter", lambda: meter)
     stages.instead = {"sft": use(3.0), "dpo": use(98.0)}
     run = run_pipeline(_configs())
     infos = [_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo")]

@@ -28,8 +28,8 @@ from chain import command_line
 from evaluation import __main__ as evaluating
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
+from records.run_directory import RunInfo
 from utils.files import jsonable, weights_sha256, write_json
-from utils.run_directory import RunInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *(f"docs/{name}.md" for name in "recipes runs evidence pretraining decisions".split())]

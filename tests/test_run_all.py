@@ -14,9 +14,9 @@ import pytest
 import run_all
 from chain.command_line import Request
 from recipes import load, shipped
+from records.run_directory import RunInfo, create
 from run_all import main
 from utils.errors import Refused, StageFailed
-from utils.run_directory import RunInfo, create
 
 ON_PATH = os.environ | {"PYTHONPATH": str(Path(run_all.__file__).parent)}  # as `pip install -e .` has it
 RECIPE = '''"""A recipe of one stage."""

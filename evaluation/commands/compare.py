@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from records.run_directory import find
 from utils.console import console
 from utils.errors import Refused
 from utils.files import new_file, replace_text
-from utils.run_directory import find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from records.run_directory import find
 from utils.console import console
 from utils.errors import Refused
 from utils.files import new_file, write_json
-from utils.run_directory import find
 
 NGRAM = 13
 """Words in a run that two texts hardly share by chance; see evaluation/ngrams.py."""

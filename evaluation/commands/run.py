@@ -44,7 +44,7 @@ def serve(args: argparse.Namespace) -> None:
     from evaluation.alone import refuse_unfit, results_of
     from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named
-    from utils.checkpoints import find_checkpoint
+    from records.catalogue import find_checkpoint
     from utils.files import new_file, weights_sha256, write_json
     from utils.quiet import quiet_libraries
     from utils.runtime import hardware, versions

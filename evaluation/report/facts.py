@@ -10,9 +10,9 @@ from typing import Any
 
 import kinds
 from evaluation.samples import SAMPLES_FILE
+from records.run_directory import RunInfo, status_now
+from records.stage_log import StageLog
 from utils.errors import Refused
-from utils.run_directory import RunInfo, status_now
-from utils.stage_log import StageLog
 
 Facts = dict[str, Any]
 OBJECTS = ("config", "input", "output", "data", "reward_models")

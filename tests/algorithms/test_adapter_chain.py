@@ -14,7 +14,7 @@ import pytest
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from algorithms.rewards import exact_match
 from pipeline import Refused, run_pipeline
-from utils.checkpoints import find_checkpoint
+from records.catalogue import find_checkpoint
 from utils.files import weights_sha256
 
 Configure = Callable[..., TrainingConfig]

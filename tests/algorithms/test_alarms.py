@@ -12,9 +12,9 @@ import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import HOPELESS
+from records.stage_log import StageLog
 from tests.algorithms.conftest import WORDS
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 EXACT = GRPOExtraConfig(reward_func="exact_match", num_generations=4, max_completion_length=12)
 HEALTHY = {"sft": 1e-3, "reward": 1e-2, "dpo": 3e-4, "grpo": 1e-3}

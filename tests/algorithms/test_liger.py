@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from algorithms import TrainingConfig, liger
+from records.stage_log import StageLog
 from tests.algorithms import liger_parity
 from tests.algorithms.liger_parity import ARCHITECTURES, LAYERS
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 pytest.importorskip("liger_kernel")
 

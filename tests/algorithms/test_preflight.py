@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig, grpo, preflight
+from records.stage_log import StageLog
 from tests.algorithms.test_dynamic_sampling import metrics, run, starts_late
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
 

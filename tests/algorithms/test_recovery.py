@@ -13,9 +13,9 @@ import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig, loading, recovery, training
 from algorithms.config import KINDS
+from records.out_of_memory import Batch
 from utils.errors import StageFailed
 from utils.files import weights_sha256
-from utils.out_of_memory import Batch
 
 Configure = Callable[..., TrainingConfig]
 

@@ -18,11 +18,11 @@ import pytest
 import run_all
 from algorithms import GRPOExtraConfig, TrainingConfig, loading
 from algorithms.config import KINDS
-from utils.energy import Counter, Meter
+from records.energy import Counter, Meter
+from records.stage_log import StageLog
 from utils.errors import Interrupted
 from utils.files import weights_sha256
 from utils.limits import Limits, keep
-from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_says_how_much_time_and_energy_the_stage_has_taken(
     configure: Configure, stage_dir: Path, at_pass: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meter = Meter([Counter("CPU package", itertools.count().__next__, 1e9)])  # a joule at each reading
-    monkeypatch.setattr("utils.energy.machine_meter", lambda: meter)
+    monkeypatch.setattr("records.energy.machine_meter", lambda: meter)
 
     def killed() -> None:
         raise SystemExit

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from algorithms import TrainingConfig, dpo, reward, sft
+from records.stage_log import StageLog
 from utils.errors import StageFailed
-from utils.stage_log import StageLog
 
 Configure = Callable[..., TrainingConfig]
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import chaos
 from benchmarks.chaos_runs import STAGES, Place, Wrong
-from utils.sealed import MANIFEST
+from records.sealed import MANIFEST
 
 SCRIPT = Path(chaos.__file__)
 CHEAP = ("kill", "hangup", "closed-screen", "full-disk", "file-limit", "damaged-checkpoint")

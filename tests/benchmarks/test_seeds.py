@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from benchmarks import seeds
-from utils.run_directory import RunInfo
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.runtime import code, versions
-from utils.stage_log import StageLog
 
 STAGES = ("pretrain", "sft", "reward", "dpo", "grpo")
 GATE = {"metric": "skills strict", "rule": "not_below_input", "value": 0.02}

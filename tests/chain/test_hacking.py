@@ -10,8 +10,8 @@ from algorithms import GRPOExtraConfig, TrainingConfig
 from chain.hacking import hacking, tell_hacking
 from data.chat import CHAT_TEMPLATE
 from pipeline import run_pipeline
+from records.stage_log import StageLog
 from tests.algorithms.conftest import _save_model
-from utils.stage_log import StageLog
 
 
 def result(task: str, before: float, after: float, half: float) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from chain.forecast import Models
 from chain.plan import _download_bytes, _parameters
 from chain.stages import Stage
 from recipes import load
+from records.stage_log import StageLog
 from utils.errors import Refused
-from utils.stage_log import StageLog
 
 
 def test_plan_of_grpo_counts_whole_groups() -> None:

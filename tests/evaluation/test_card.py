@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from evaluation.card import FILE, card_of, licence, markdown, write_card
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.files import weights_sha256
-from utils.run_directory import RunInfo
-from utils.stage_log import StageLog
 
 RUN, EARLIER = "20260102_000000_bbbb", "20260101_000000_aaaa"
 RESULTS: list[dict[str, Any]] = [

@@ -17,9 +17,9 @@ from evaluation.sections import Section
 from evaluation.table import difference, number
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, Preferences
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.files import read_json, weights_sha256
-from utils.run_directory import RunInfo
-from utils.stage_log import StageLog
 
 A, B, OTHER = "20260101_000000_aaaa", "20260102_000000_bbbb", "20260103_000000_cccc"
 DEMONSTRATIONS = Demonstrations(HeldOut(rows("conversations", "eval", 20)))

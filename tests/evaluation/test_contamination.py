@@ -17,9 +17,9 @@ from evaluation.choose import MADE_SEED
 from evaluation.contamination import contamination, turns_of
 from evaluation.lineage import Lineage
 from pretrain import PretrainConfig
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 from utils.files import jsonable, read_json
-from utils.run_directory import RunInfo
-from utils.stage_log import StageLog
 
 OLD, NEW = "20260101_000000_aaaa", "20260102_000000_bbbb"
 WORDS = ["".join(Random(n).choices("abcdefghijklmnoprstuvwz", k=3 + n % 6)) for n in range(2000)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluation.comparison import compared
 from evaluation.lineage import Lineage
-from utils.run_directory import RunInfo
+from records.run_directory import RunInfo
 
 RUN = "20260101_000000_aaaa"
 STAGES = {"base text": "pretrain", "code": "sft", "tools": "sft", "mine": "merging"}

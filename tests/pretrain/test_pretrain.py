@@ -17,11 +17,11 @@ import torch
 
 from pretrain import PretrainConfig, loop, train, untrained
 from pretrain.config import range_problems
+from records.sealed import sealed
+from records.stage_log import StageLog
 from utils.errors import Interrupted, Refused, StageFailed
 from utils.files import weights_sha256
 from utils.limits import Limits, keep
-from utils.sealed import sealed
-from utils.stage_log import StageLog
 from utils.trackers import stage_environment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -54,7 +54,7 @@ def test_two_processes_train_as_one_with_the_same_rows_a_step(tmp_path: Path) ->
 
 
 def test_a_run_goes_on_with_other_processes_but_not_with_other_rows_a_step(tmp_path: Path) -> None:
-    from utils.sealed import sealed
+    from records.sealed import sealed
 
     two = tmp_path / "two"
     run(2, TRAIN, 2, two)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from records.stage_log import StageLog
 from utils import secrets
 from utils.console import tee, warn
 from utils.errors import Refused, plain_endings, report
 from utils.files import read_json, write_json
 from utils.quiet import quiet_libraries
 from utils.secrets import hidden, hide
-from utils.stage_log import StageLog
 
 KEY = "0123456789abcdef-the-key"
 HUB = "hf_" + "aBcD1234" * 4

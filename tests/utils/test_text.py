@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from records.stage_log import StageLog
 from utils import console as module
 from utils.console import SharedConsole, console, panel, progress, tee, warn
 from utils.errors import Refused, report
 from utils.quiet import quiet_libraries
-from utils.stage_log import StageLog
 from utils.text import entry, one_line, plain
 
 CODES = "\x1b]0;title\x07 \x9b2J \u202egnp \u2066 \u2028 \x7f \r \udc80"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from utils.run_directory import RunInfo
-from utils.stage_log import StageLog
+from records.run_directory import RunInfo
+from records.stage_log import StageLog
 
 RUN_ID = "20260131_101500_k3x9"
 INPUTS = {"sft": "pretrain", "reward": "sft", "dpo": "sft", "grpo": "dpo"}

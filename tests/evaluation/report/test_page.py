@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.__main__ import main
 from evaluation.report import REPORT_FILE, write_report
-from utils.stage_log import StageLog
+from records.stage_log import StageLog
 
 WHOLE = dict.fromkeys(("pretrain", "sft", "reward", "dpo", "grpo"), "passed")
 HOSTILE = "</style></svg><script>alert(1)</script>$x_{$ & \"quoted\" 'x' {{ 7*7 }} \x1b[31m"

@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from utils import run_directory
+from records import run_directory
+from records.run_directory import (
+    RunInfo,
+    create,
+    find,
+    find_source,
+    find_unfinished,
+    refuse_unusable,
+    status_now,
+    usable,
+)
 from utils.errors import Refused
 from utils.locks import is_live, lock
-from utils.run_directory import RunInfo, create, find, find_source, find_unfinished, refuse_unusable, status_now, usable
 
 
 def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import sealed
+from records import sealed
+from records.sealed import MANIFEST, damage, newest_sound, partial, publish, seal, writing
 from utils.errors import StageFailed
-from utils.sealed import MANIFEST, damage, newest_sound, partial, publish, seal, writing
 
 
 def write(stage_dir: Path, step: int, text: str = "weights") -> Path:

@@ -14,10 +14,10 @@ import pytest
 from algorithms.watch import Watch
 from pretrain import PretrainConfig
 from pretrain.record import Record
-from utils import energy
-from utils.energy import Counter, Meter, Spent, counted, cpu_counters, gpu_counters, machine_meter
-from utils.stage_log import StageLog
-from utils.step_watch import StepWatch
+from records import energy
+from records.energy import Counter, Meter, Spent, counted, cpu_counters, gpu_counters, machine_meter
+from records.stage_log import StageLog
+from records.step_watch import StepWatch
 
 RANGE_UJ = 262_143_328_850
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.stage_log import StageLog
-from utils.step_watch import IN_A_ROW, LEAST_RATES, MEASURED, RATES, SlowSteps, StepWatch, Throughput
+from records.stage_log import StageLog
+from records.step_watch import IN_A_ROW, LEAST_RATES, MEASURED, RATES, SlowSteps, StepWatch, Throughput
 
 
 def test_steps_that_explode_are_told_once_there_are_several_in_a_row() -> None:
@@ -52,7 +52,7 @@ def test_a_slow_stage_is_told_once_and_not_where_other_programs_keep_the_process
     log = StageLog(tmp_path)
     log.open(name="sft")
     clock = [0.0]
-    monkeypatch.setattr("utils.step_watch.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("records.step_watch.time.monotonic", lambda: clock[0])
     watch = StepWatch(log)
     for step in range(1, 80):
         clock[0] += 10.0 if step < 50 else 25.0

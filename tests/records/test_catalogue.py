@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from utils.checkpoints import LISTED_RUNS, catalogue, find_checkpoint
+from records.catalogue import LISTED_RUNS, catalogue, find_checkpoint
+from records.run_directory import RunInfo
 from utils.errors import Refused
 from utils.files import write_json
 from utils.locks import lock
-from utils.run_directory import RunInfo
 
 OLD, NEW = "20260101_000000_aaaa", "20260102_000000_bbbb"
 STAGES = {"pretrain": "base", "sft": "tiny-sft", "reward": "judge", "grpo": "tiny-grpo"}

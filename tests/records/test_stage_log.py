@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.stage_log import StageLog
+from records.stage_log import StageLog
 
 
 def _steps(log: StageLog) -> list[int]:

@@ -5,10 +5,10 @@ import statistics
 import time
 from collections import deque
 
+from records.stage_log import StageLog
 from utils import gpu_memory
 from utils.limits import kept
 from utils.runtime import device
-from utils.stage_log import StageLog
 
 SLOWER, LEAST_S, IN_A_ROW, MEASURED = 4.0, 1.0, 3, 20
 """A step is slow that takes so many times the median of the `MEASURED` or more before it, and at least `LEAST_S`; so

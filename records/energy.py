@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from records.stage_log import StageLog
 from utils.runtime import device
-from utils.stage_log import StageLog
 
 POWERCAP = Path("/sys/class/powercap")
 READ_EVERY_S = 30.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from records.stage_log import StageLog
 from utils.console import warn
 from utils.errors import StageFailed
 from utils.runtime import free_memory
-from utils.stage_log import StageLog
 
 SIGNS = (
     "CUDA error: out of memory",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.out_of_memory import Batch, OutOfMemory, is_out_of_memory, told_with_step
+from records.out_of_memory import Batch, OutOfMemory, is_out_of_memory, told_with_step
 
 
 @pytest.mark.parametrize(

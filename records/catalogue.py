@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import kinds
+from records.run_directory import RUN_ID, RunInfo, passed_on, status_now
+from records.stage_log import StageLog, read_object
 from utils import hub
 from utils.command_line import command, relative, resume_command
 from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, user_path, weight_files
-from utils.run_directory import RUN_ID, RunInfo, passed_on, status_now
-from utils.stage_log import StageLog, read_object
 
 LISTED_RUNS = 10
 YET_TO_COME = ("running", "pending")
