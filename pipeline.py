@@ -32,7 +32,7 @@ from utils.console import console, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, without_number
 from utils.limits import Limits, hours, keep, size_bytes_of
 from utils.locks import lock
-from utils.processes import first_only, in_first, is_first
+from utils.processes import first_only, is_first
 from utils.quiet import quiet_libraries
 from utils.run_directory import RunInfo, create, find_source, usable
 from utils.runtime import now
@@ -109,7 +109,7 @@ def run_pipeline(
         rows = {kind: data["train_rows"] for kind, data in fetched.data.items()}
         refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new")
     run_dir = by_first(lambda: earlier.run_dir if earlier else create(runs_dir))
-    with in_first(lambda: lock(run_dir)), in_first(lambda: tee(run_dir / "console_output.log")), _terminable():
+    with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
         info = RunInfo(run_dir)
         _start_over(run_dir, [stage for stage in chosen if stage.kind in changes])
         open_record(

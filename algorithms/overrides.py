@@ -11,9 +11,9 @@ from typing import Any
 from utils.agreement import by_first
 from utils.console import warn
 from utils.files import read_json, write_json
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import free_memory
 from utils.sealed import partial, seal, writing
+from watching.out_of_memory import is_out_of_memory
 
 
 def load_finished(trainer: Any, checkpoint: Path) -> None:

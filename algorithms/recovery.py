@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from algorithms import arguments
 from algorithms.config import GRPOExtraConfig, TrainingConfig
-from utils.out_of_memory import Batch, train_within_memory
+from watching.out_of_memory import Batch, train_within_memory
 
 Train = TypeVar("Train", bound=Callable[..., Path])
 
@@ -18,7 +18,7 @@ WITHOUT_GRADIENTS = ("per_device_eval_batch_size", "precompute_ref_batch_size")
 
 
 def survives_out_of_memory(kind: str) -> Callable[[Train], Train]:
-    """Return a decorator of a stage's `train`; see `utils.out_of_memory.train_within_memory`."""
+    """Return a decorator of a stage's `train`; see `watching.out_of_memory.train_within_memory`."""
 
     def decorate(train: Train) -> Train:
         @functools.wraps(train)

@@ -10,15 +10,16 @@ from algorithms import adapters, arguments, merging, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
 from data.sources import StageData, load_for
-from utils import processes, runtime, trackers
+from utils import processes, runtime
 from utils.agreement import by_first
 from utils.console import console, warn
 from utils.errors import Interrupted, StageFailed
-from utils.gradients import Gradients
-from utils.out_of_memory import record_out_of_memory, told_with_step
 from utils.sealed import newest_sound, partial, publish, writing
 from utils.stage_log import StageLog
 from utils.stopping import asked_to_stop
+from watching import trackers
+from watching.gradients import Gradients
+from watching.out_of_memory import naming_the_step, record_out_of_memory
 
 SAMPLED = 4096  # elements of each weight tensor that are compared before and after
 LEAST_CHANGED = 0.01  # share of them that must differ; AdamW moves nearly all, rounding leaves those near 0
@@ -118,7 +119,7 @@ def _train(
     parameters, _ = adapters.parameter_counts(trainer.model)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
-    with asked_to_stop() as asked, told_with_step(lambda: _step(trainer)):
+    with asked_to_stop() as asked, naming_the_step(lambda: _step(trainer)):
         watch = Watch(log, name, shown, asked, lambda: overrides.is_between_generations(trainer), judge)
         trainer.add_callback(watch)
         overrides.see_gradients(trainer, _judge_of_steps(trainer, config, log))

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from utils.agreement import any_says
 from utils.errors import StageFailed
 from utils.stage_log import StageLog
-from utils.stage_watch import StageWatch
+from watching.stage_watch import StageWatch
 
 ZERO_GRADIENTS = 3  # logged gradients of zero, one after the other, that raise the alarm
 HOPELESS = 50  # steps after which a stage is judged for the first time, rather than at its end alone

@@ -297,7 +297,7 @@ def measure(job: Job, stage: Stage, directory: Path, result_file: Path) -> None:
     """Run a side, and write its figures, or that it ran out of memory."""
     from transformers import Trainer, TrainerCallback
 
-    from utils.out_of_memory import is_out_of_memory
+    from watching.out_of_memory import is_out_of_memory
 
     meter = Meter(job, result_file)
 

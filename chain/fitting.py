@@ -12,8 +12,8 @@ from chain.stages import Stage
 from utils.agreement import by_first
 from utils.console import console
 from utils.errors import refusal
-from utils.gpu_memory import others_bytes
 from utils.runtime import card_bytes
+from watching.gpu_memory import others_bytes
 
 OFF, OFF_BYTES = 0.10, 128 << 20
 """Share and size of what was reserved that a forecast may be off before it is said: cuBLAS alone takes 8 to 64 MiB for

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils import alarms
 from utils.stage_log import StageLog
+from watching import alarms
 
 VERIFIERS = {
     ("skills", "strict"),

@@ -17,20 +17,20 @@ from chain.hacking import tell_hacking
 from chain.preflight import Fetched
 from chain.record import output_of, recorded
 from chain.stages import Stage, reference, shown
-from utils import gpu_memory
 from utils.agreement import by_first, peer_has_ended
 from utils.console import console, tee
-from utils.energy import Spent, counted
 from utils.errors import Interrupted, Refused, StageFailed, lacks_room, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import kept
-from utils.processes import in_first, is_first
+from utils.processes import is_first
 from utils.quiet import quiet_libraries
 from utils.run_directory import RunInfo, refuse_link
 from utils.runtime import device, free_memory, keep_freed_memory, now, reset_peak_memory
 from utils.stage_log import StageLog
 from utils.text import entry, safe
-from utils.trackers import stage_environment
+from watching import gpu_memory
+from watching.energy import Spent, counted
+from watching.trackers import stage_environment
 
 
 class Run:
@@ -100,8 +100,8 @@ def _run_stage(run: Run, stage: Stage, stage_dir: Path) -> None:
     reset_peak_memory()
     with (
         counted(log) as spent,
-        in_first(lambda: tee(stage_dir / "console_output.log")),
-        in_first(lambda: stage_environment(run.info.run_dir.name, stage.kind, stage_dir)),
+        tee(stage_dir / "console_output.log"),
+        stage_environment(run.info.run_dir.name, stage.kind, stage_dir),
         quiet_libraries(stage_dir / "training.log" if is_first() else None),
     ):
         ended: BaseException | None = None

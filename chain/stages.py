@@ -12,10 +12,11 @@ from algorithms.rewards import name_of
 from chain import gates
 from pretrain import PretrainConfig
 from pretrain.config import range_problems
-from utils import trackers, values
+from utils import values
 from utils.errors import Refused, did_you_mean, refusal
 from utils.run_directory import STAGE_DIR
 from utils.values import mistyped
+from watching import trackers
 
 Config = TrainingConfig | PretrainConfig
 

@@ -20,8 +20,8 @@ from chain import forecast
 from chain.forecast import Models
 from chain.stages import Stage
 from utils.four_bits import in_4_bits
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import computes_in_bf16, device, free_memory
+from watching.out_of_memory import is_out_of_memory
 
 TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""

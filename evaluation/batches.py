@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from utils.console import warn
-from utils.out_of_memory import is_out_of_memory
 from utils.runtime import free_memory
+from watching.out_of_memory import is_out_of_memory
 
 Result = TypeVar("Result")
 

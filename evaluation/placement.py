@@ -9,9 +9,9 @@ from typing import Any
 from utils.console import warn
 from utils.files import weight_files
 from utils.four_bits import nf4
-from utils.gpu_memory import GIB, cap_bytes
 from utils.limits import kept
 from utils.runtime import computes_in_bf16, device, free_memory
+from watching.gpu_memory import GIB, cap_bytes
 
 BESIDE_BYTES = 3 * 2**29
 """What one long row takes beside the weights: a slice of logits in 16 bits, in float32 and as log-probabilities (1.25

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.config import PretrainConfig
 from utils.errors import Refused
-from utils.out_of_memory import Batch, train_within_memory
+from watching.out_of_memory import Batch, train_within_memory
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM

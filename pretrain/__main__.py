@@ -20,7 +20,6 @@ from pretrain.presets import PRESETS, preset
 from pretrain.stage import PRETRAIN
 from utils.command_line import Parser, command, refuse, relative, this_command
 from utils.console import console, panel, tee
-from utils.energy import counted
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report, without_number
 from utils.files import user_path, weights_sha256
 from utils.locks import is_live, lock
@@ -28,8 +27,9 @@ from utils.processes import count, is_first
 from utils.quiet import quiet_libraries
 from utils.runtime import hardware, keep_freed_memory, versions
 from utils.stage_log import StageLog
-from utils.trackers import stage_environment
 from utils.values import field_type, mistyped, parse
+from watching.energy import counted
+from watching.trackers import stage_environment
 
 NAME = PRETRAIN.name
 

@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor
 from pretrain.optim import placed_like
 from utils.errors import Refused
 from utils.files import write_json
-from utils.out_of_memory import is_out_of_memory
 from utils.sealed import partial, seal, sealed, writing
+from watching.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

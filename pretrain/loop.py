@@ -21,18 +21,18 @@ from pretrain.config import PretrainConfig
 from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
-from utils import trackers
 from utils.agreement import any_says, by_first, peer_has_ended
 from utils.console import console, warn
 from utils.errors import Interrupted, Refused, StageFailed
-from utils.gradients import Gradients
-from utils.out_of_memory import told_with_step
 from utils.runtime import computes_in_bf16, peak_memory_bytes
 from utils.runtime import device as find_device
 from utils.sealed import damage, newest_sound, partial, publish, sealed, writing
 from utils.stage_log import StageLog
-from utils.stage_watch import StageWatch
 from utils.stopping import asked_to_stop
+from watching import trackers
+from watching.gradients import Gradients
+from watching.out_of_memory import naming_the_step
+from watching.stage_watch import StageWatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -137,7 +137,7 @@ class Run:
         """Train to the last step, or to the end of the one in which a stop was asked for."""
         self.model.train()
         config = self.config
-        with asked_to_stop() as stop_requested, told_with_step(lambda: self.position.step + 1):
+        with asked_to_stop() as stop_requested, naming_the_step(lambda: self.position.step + 1):
             while self.position.step < config.max_steps:
                 metrics = self._step()
                 step = self.position.step

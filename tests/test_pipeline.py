@@ -163,7 +163,7 @@ def test_each_stage_records_the_energy_that_was_counted_meanwhile(
 
         return instead
 
-    monkeypatch.setattr("utils.energy.gpu_joules", lambda: used_j)
+    monkeypatch.setattr("watching.energy.gpu_joules", lambda: used_j)
     stages.instead = {"sft": use(3.0), "dpo": use(98.0)}
     run = run_pipeline(_configs())
     infos = [_info(run / name / "stage_info.json") for name in ("my-sft", "my-dpo")]

@@ -435,7 +435,7 @@ def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
 
 
 def test_the_table_of_alarms_names_all_that_the_code_can_raise() -> None:
-    from utils import alarms
+    from watching import alarms
 
     named = {name for row in table(section("Alarms")) for name in re.findall(r"`(\w+)`", row[0])}
     parts = ("algorithms", "chain", "pretrain", "utils")

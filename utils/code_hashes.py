@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 DECIDES_NOTHING = frozenset(
-    "utils.alarms utils.checkpoints utils.command_line utils.console utils.energy utils.pace utils.quiet"
-    " utils.run_directory utils.secrets utils.stage_log utils.text utils.trackers".split()
+    "watching.alarms utils.checkpoints utils.command_line utils.console watching.energy utils.pace utils.quiet"
+    " utils.run_directory utils.secrets utils.stage_log utils.text watching.trackers".split()
 )
 """What only shows, records or finds. It, and what is imported through it alone, is left out; any other file decides."""
 

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 P = ParamSpec("P")
 
@@ -28,8 +27,3 @@ def first_only(function: Callable[P, None]) -> Callable[P, None]:
             function(*arguments, **options)
 
     return guarded
-
-
-def in_first(context: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
-    """Return the context that `context` makes, and in the other processes one that does nothing."""
-    return context() if is_first() else nullcontext()

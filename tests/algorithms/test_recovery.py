@@ -15,7 +15,7 @@ from algorithms import GRPOExtraConfig, TrainingConfig, loading, recovery, train
 from algorithms.config import KINDS
 from utils.errors import StageFailed
 from utils.files import weights_sha256
-from utils.out_of_memory import Batch
+from watching.out_of_memory import Batch
 
 Configure = Callable[..., TrainingConfig]
 

@@ -227,7 +227,7 @@ def test_a_healthy_stage_raises_no_alarm_although_it_saves_slowly(
 def test_a_checkpoint_says_how_much_time_and_energy_the_stage_has_taken(
     configure: Configure, stage_dir: Path, at_pass: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.energy.gpu_joules", itertools.count().__next__)  # a joule at each reading
+    monkeypatch.setattr("watching.energy.gpu_joules", itertools.count().__next__)  # a joule at each reading
 
     def killed() -> None:
         raise SystemExit

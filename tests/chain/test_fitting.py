@@ -14,7 +14,7 @@ GIB = 2**30
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of 8 GiB, of which 5 are free: this process's context has a part of the rest, other programs have more."""
     monkeypatch.setattr("chain.fitting.card_bytes", lambda: 8 * GIB)
-    monkeypatch.setattr("utils.gpu_memory.device", lambda: "cuda")
+    monkeypatch.setattr("watching.gpu_memory.device", lambda: "cuda")
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda card: (5 * GIB, 8 * GIB))
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda card: GIB)
 

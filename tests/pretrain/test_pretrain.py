@@ -23,7 +23,7 @@ from utils.files import weights_sha256
 from utils.limits import Limits, keep
 from utils.sealed import sealed
 from utils.stage_log import StageLog
-from utils.trackers import stage_environment
+from watching.trackers import stage_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = PretrainConfig(
@@ -348,7 +348,7 @@ def test_the_gradient_is_looked_at_before_the_step_is_made(tmp_path: Path, monke
     made: list[None] = []
     step = MuonAndAdamW.step
     monkeypatch.setattr(MuonAndAdamW, "step", lambda self, *rest: made.append(step(self, *rest)))
-    monkeypatch.setattr("utils.gradients.Gradients.look", lambda *_, **__: "it exploded" if len(made) == 2 else None)
+    monkeypatch.setattr("watching.gradients.Gradients.look", lambda *_, **__: "it exploded" if len(made) == 2 else None)
     with pytest.raises(StageFailed, match=r"step 3: it exploded\. The step's documents"):
         train(SMALL, tmp_path)
     assert len(made) == 2

@@ -43,7 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_with_step(step: Callable[[], int]) -> Iterator[None]:
+def naming_the_step(step: Callable[[], int]) -> Iterator[None]:
     """Raise OutOfMemory, which says in what step, where memory runs out inside."""
     try:
         yield

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from utils import alarms, gpu_memory
 from utils.console import Bar, progress
-from utils.energy import counted
 from utils.limits import kept
 from utils.runtime import device
 from utils.stage_log import StageLog
+from watching import alarms, gpu_memory
+from watching.energy import counted
 
 SLOWER, LEAST_S, IN_A_ROW, MEASURED = 4.0, 1.0, 3, 20
 """A step is slow that takes so many times the median of the `MEASURED` or more before it, and at least `LEAST_S`; so

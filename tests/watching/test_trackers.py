@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from utils import trackers
 from utils.errors import Refused
-from utils.trackers import recording, report_to, requested, shield, stage_environment
+from watching import trackers
+from watching.trackers import recording, report_to, requested, shield, stage_environment
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_tracker_that_is_not_installed_is_said_and_left_out(
 def test_our_names_are_those_of_transformers() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    from utils.trackers import PACKAGE_OF
+    from watching.trackers import PACKAGE_OF
 
     assert set(PACKAGE_OF) <= set(INTEGRATION_TO_CALLBACK)
 

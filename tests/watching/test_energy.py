@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils import energy
-from utils.energy import Spent, counted, gpu_joules
 from utils.stage_log import StageLog
-from utils.stage_watch import StageWatch
+from watching import energy
+from watching.energy import Spent, counted, gpu_joules
+from watching.stage_watch import StageWatch
 
 
 class Gpu:

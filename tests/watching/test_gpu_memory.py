@@ -2,9 +2,9 @@
 
 import pytest
 
-from utils import gpu_memory
-from utils.gpu_memory import GIB, beyond_message, cap_bytes
 from utils.runtime import device
+from watching import gpu_memory
+from watching.gpu_memory import GIB, beyond_message, cap_bytes
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.stage_log import StageLog
-from utils.stage_watch import IN_A_ROW, LEAST_RATES, MEASURED, RATES, SlowSteps, StageWatch, Throughput
+from watching.stage_watch import IN_A_ROW, LEAST_RATES, MEASURED, RATES, SlowSteps, StageWatch, Throughput
 
 
 def test_steps_that_explode_are_told_once_there_are_several_in_a_row() -> None:
@@ -48,11 +48,11 @@ def test_a_slow_stage_is_told_once_and_not_where_other_programs_keep_the_process
     load: float, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
-    monkeypatch.setattr("utils.gpu_memory.keep_within", lambda _: None)
+    monkeypatch.setattr("watching.gpu_memory.keep_within", lambda _: None)
     log = StageLog(tmp_path)
     log.open(name="sft")
     clock = [0.0]
-    monkeypatch.setattr("utils.stage_watch.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("watching.stage_watch.time.monotonic", lambda: clock[0])
     watch = StageWatch(log, "sft", {})
     for step in range(1, 80):
         clock[0] += 10.0 if step < 50 else 25.0

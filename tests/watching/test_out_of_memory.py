@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.out_of_memory import Batch, OutOfMemory, is_out_of_memory, told_with_step
+from watching.out_of_memory import Batch, OutOfMemory, is_out_of_memory, naming_the_step
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,6 @@ def test_only_running_out_of_memory_is_taken_for_it() -> None:
 
 
 def test_an_impossible_allocation_on_the_cpu_is_recognised() -> None:
-    with pytest.raises(OutOfMemory, match="memory") as error, told_with_step(lambda: 7):
+    with pytest.raises(OutOfMemory, match="memory") as error, naming_the_step(lambda: 7):
         torch.empty(2**60, dtype=torch.uint8)
     assert error.value.step == 7

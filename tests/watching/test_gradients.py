@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from utils.gradients import DEAD, IN_A_ROW, MEASURED, MOST_SKIPPED, Gradients
+from watching.gradients import DEAD, IN_A_ROW, MEASURED, MOST_SKIPPED, Gradients
 
 
 def told(norms: list[float], *, scaled: bool = False, **options: bool) -> list[str | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from utils import alarms
+from watching import alarms
 
 Row = dict[str, Any]
 
