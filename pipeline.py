@@ -14,8 +14,8 @@ import cache_config  # noqa: F401  sets the environment before any Hugging Face 
 from chain import recipe as recipes
 from chain import screen
 from chain.disk import refuse_little
+from chain.fetch import Fetched, fetch
 from chain.fitting import Fitting, fit_all
-from chain.preflight import Fetched, fetch
 from chain.record import (
     changes_of_run,
     changes_since,
@@ -25,7 +25,7 @@ from chain.record import (
     reward_model_of,
     set_aside,
 )
-from chain.run import Run, run_stage
+from chain.run_stage import Run, run_stage
 from chain.stages import Extra
 from evaluation.verifier import Verifier
 from kinds import Stage

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-from chain import command_line, recipe
-from chain.command_line import Request
-from chain.preflight import missing
+from chain import recipe
+from chain import request as command_line
+from chain.fetch import missing
 from chain.record import resumable
+from chain.request import Request
 from pipeline import run_pipeline
 from utils.command_line import Parser, refuse
 from utils.console import console, warn

@@ -50,7 +50,7 @@ def measure(values: list[str]) -> tuple[float, Clock]:
 
     import pretrain.checkpoint as of_pretraining
     from algorithms import overrides
-    from chain import run
+    from chain import run_stage as run
 
     clock, trainer, mine, its = Clock(), Trainer, run, overrides
     patched: list[tuple[Any, str, str]] = [

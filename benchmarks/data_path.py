@@ -24,7 +24,7 @@ import cache_config  # noqa: F401  before any Hugging Face library is imported
 from data.corpus import prepare
 from data.corpus.batches import Training, training
 from data.corpus.shards import tokenised
-from data.files import read_path
+from data.local_files import read_path
 from pretrain import PretrainConfig
 from utils.quiet import quiet_libraries
 from utils.runtime import device, peak_memory_bytes, reset_peak_memory

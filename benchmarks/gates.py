@@ -17,9 +17,9 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evaluation.checkpoint import CACHE_FILE
 from evaluation.gates import decide
 from evaluation.paired import standard_error
+from evaluation.scored_model import CACHE_FILE
 from records.stage_log import StageLog
 from utils.files import read_json
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pretraining_side import Job
-from data.files import read_path
+from data.local_files import read_path
 from data.splits import position
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -252,7 +252,7 @@ def blocks(corpus: Any, tokenizer: Any, split: str, length: int) -> Any:
 def scores(config: PretrainConfig, directory: Path) -> dict[str, float]:
     """Return the bits per byte of the saved model on the documents of validation and test, by our evaluation."""
     from data.corpus.configured import corpus_for
-    from evaluation.checkpoint import ScoreCache, ScoredModel, load_tokenizer
+    from evaluation.scored_model import ScoreCache, ScoredModel, load_tokenizer
     from evaluation.task import HeldOut
     from evaluation.tasks import LanguageModelling
 

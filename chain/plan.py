@@ -13,8 +13,8 @@ from rich.table import Table
 from algorithms import memory
 from algorithms.sampling_kind import PROMPT_TOKENS
 from chain import disk, forecast, timing
+from chain.fetch import load_data, missing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
-from chain.preflight import load_data, missing
 from chain.stages import shown
 from kinds import Stage, StageOutput
 from records.run_directory import usable

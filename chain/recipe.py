@@ -13,7 +13,7 @@ from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from evaluation.verifier import Verifier
-from pretrain.config import PretrainConfig
+from pretrain.pretrain_config import PretrainConfig
 from utils.errors import Refused, did_you_mean, without_number
 
 ROOT = Path(__file__).resolve().parents[1]

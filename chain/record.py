@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import kinds
-from chain.preflight import Fetched
+from chain.fetch import Fetched
 from chain.stages import Extra, reference, reward_name, stages_of
 from kinds import Stage, StageOutput
 from records.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 import kinds
-from chain import gates
+from chain import stage_gates as gates
 from chain.stages import shown
 from kinds import Stage
 from records.run_directory import passed_on

@@ -9,7 +9,7 @@ from typing import Any
 import kinds
 from algorithms.config import GRPOExtraConfig
 from algorithms.rewards import name_of
-from chain import gates
+from chain import stage_gates as gates
 from kinds import Kind, Stage, StageOutput
 from records.run_directory import STAGE_DIR
 from utils import values

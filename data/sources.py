@@ -14,9 +14,9 @@ from datasets import Dataset
 
 from data import made as made_data
 from data.faults import Faults
-from data.files import from_rows, held_out_split, read_path, readable
 from data.hub_rows import HubRows
 from data.layouts import group_of, to_layout, unpaired
+from data.local_files import from_rows, held_out_split, read_path, readable
 from data.splits import key_of, normalised, position, two_sides
 from kinds import Config
 from utils import hub

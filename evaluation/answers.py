@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evaluation.checkpoint import ScoredModel
 from evaluation.encode import Row
 from evaluation.paired import is_binary
 from evaluation.pass_at_k import means, passes
+from evaluation.scored_model import ScoredModel
 from evaluation.task import PromptTask, Scores, ending_scores, scattered
 from evaluation.verifier import source_of
 

@@ -7,10 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import CACHE_FILE
-from evaluation.compare import Result, difference_of
 from evaluation.costs import COSTS, shown_cost
+from evaluation.evaluate_stage import Result, difference_of
 from evaluation.metrics import TOKEN_METRICS, verdict
+from evaluation.scored_model import CACHE_FILE
 from evaluation.sections import Section
 from evaluation.table import difference, number
 from records.run_directory import RunInfo, status_now

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import ScoreCache, open_model
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.named import label, version_label
 from evaluation.paired import mean_score, paired_difference
 from evaluation.placement import placed_alike
+from evaluation.scored_model import ScoreCache, open_model
 from evaluation.task import Scores, Task
 from evaluation.tasks import RewardPairs
 from records.catalogue import Checkpoint

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.chat import encode
-from evaluation.checkpoint import Impossible, ScoredModel, fingerprint
 from evaluation.encode import completion, prompt_of
 from evaluation.ranking import auc_scores
+from evaluation.scored_model import Impossible, ScoredModel, fingerprint
 from evaluation.skills import VerifiedTask
 from evaluation.task import Scores, scattered
 from evaluation.tasks import rewards_of

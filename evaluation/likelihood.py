@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from evaluation.batches import in_batches
 from evaluation.encode import Example
+from evaluation.length_batches import in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evaluation.checkpoint import Impossible, ScoredModel
+from evaluation.scored_model import Impossible, ScoredModel
 from evaluation.task import HeldOut, Scores, Task
 from utils.errors import Refused, did_you_mean
 

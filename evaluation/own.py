@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from data.chat import encode
 from data.messages import Malformed, conversation, out_of_order
-from evaluation.checkpoint import ScoredModel, fingerprint
 from evaluation.encode import Example, Row, common_prefix_length, completion
+from evaluation.scored_model import ScoredModel, fingerprint
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Scores, Task
 from evaluation.tasks import likelihoods_of
@@ -120,7 +120,7 @@ def own_task(file: Path, max_new_tokens: int) -> Task:
     Raises:
         Refused: the file cannot be read, or rows of it are no questions or choices; says which rows.
     """
-    from data.files import READERS
+    from data.local_files import READERS
 
     if not file.is_file():
         raise Refused(f"{file} is no file: --tasks takes the names of tasks, and .jsonl files of your own.")

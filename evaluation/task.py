@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from evaluation.checkpoint import Impossible, ScoredModel, fingerprint
 from evaluation.encode import Row, prompt_of
+from evaluation.scored_model import Impossible, ScoredModel, fingerprint
 
 if TYPE_CHECKING:
     from evaluation.generate import Completion

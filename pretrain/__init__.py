@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config import PretrainConfig
+from pretrain.pretrain_config import PretrainConfig
 from utils.errors import Refused
 
 if TYPE_CHECKING:

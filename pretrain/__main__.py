@@ -14,8 +14,8 @@ from rich.console import RenderableType
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from kinds import recorded
 from pretrain import prepare
-from pretrain.config import PretrainConfig, range_problems
 from pretrain.presets import PRESETS, preset
+from pretrain.pretrain_config import PretrainConfig, range_problems
 from pretrain.stage import PRETRAIN
 from records.stage_log import StageLog
 from utils.command_line import Parser, command, refuse, relative, this_command

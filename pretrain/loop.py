@@ -17,10 +17,10 @@ from data.corpus.batches import HeldOut
 from data.corpus.rows import Batch
 from pretrain import checkpoint, packing
 from pretrain.checkpoint import Position
-from pretrain.config import PretrainConfig
-from pretrain.corpus import Tokens, load_corpus
 from pretrain.model import random_model
 from pretrain.optim import learning_rate_factor, make_optimizer
+from pretrain.pretrain_config import PretrainConfig
+from pretrain.tokens import Tokens, load_corpus
 from records.sealed import damage, newest_sound, partial, publish, sealed, writing
 from records.stage_log import StageLog
 from utils.agreement import any_says, by_first, peer_has_ended

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout
 
-from pretrain.config import PretrainConfig
+from pretrain.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM

@@ -9,7 +9,7 @@ CPU). `per_device_train_batch_size` keeps them near 2 GB.
 
 from typing import Any
 
-from pretrain.config import PretrainConfig
+from pretrain.pretrain_config import PretrainConfig
 from utils.errors import Refused, did_you_mean
 
 _LARGER: dict[str, Any] = {  # what a longer run on real text wants, against the demo's

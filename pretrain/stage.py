@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinds import Kind, MicroBatch, Stage, Work
-from pretrain.config import PretrainConfig, range_problems
+from pretrain.pretrain_config import PretrainConfig, range_problems
 from utils.runtime import computes_in_bf16, device
 from utils.values import mistyped
 

@@ -16,7 +16,7 @@ from data.chat import CHAT_TEMPLATE
 from data.corpus.cache import META, key_of, made_once, root
 from data.corpus.configured import record_of
 from data.corpus.corpus import Corpus
-from pretrain.config import PretrainConfig
+from pretrain.pretrain_config import PretrainConfig
 from utils import hub
 from utils.console import console
 from utils.errors import Refused

@@ -45,8 +45,8 @@ def world_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def save(directory: Path, tokenizer: Any, **shape: Any) -> Any:
     """Save a random model as pretraining makes it, and return it."""
-    from pretrain.config import PretrainConfig
     from pretrain.model import random_model
+    from pretrain.pretrain_config import PretrainConfig
 
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1} | shape
     config = PretrainConfig(output_dir="", dataset_name="", **sizes)

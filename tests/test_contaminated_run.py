@@ -13,7 +13,7 @@ from data.sources import load_for
 from evaluation.__main__ import main
 from evaluation.encode import Row
 from pipeline import run_pipeline
-from recipes.arithmetic.verifier import PROBLEMS, SEED
+from recipes.arithmetic.right_answers import PROBLEMS, SEED
 from tests.algorithms.conftest import model_dir
 from utils.files import read_json
 

@@ -110,7 +110,7 @@ def test_a_stage_with_a_hundredfold_learning_rate_is_stopped_and_kept(configs: C
 def test_on_fail_input_lets_later_stages_start_from_the_stages_input(configs: Configs, model_dir: Path) -> None:
     broken = with_sft(configs, learning_rate=BROKEN, on_fail="input")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("chain.run.train_within_memory", stopping_at("dpo"))
+        patched.setattr("chain.run_stage.train_within_memory", stopping_at("dpo"))
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(broken)
     run = run_pipeline(broken, resume="latest")

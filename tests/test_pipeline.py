@@ -87,7 +87,7 @@ class Stages:
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     """Replace training and evaluation by stand-ins."""
     made = Stages()
-    monkeypatch.setattr("chain.run.train_within_memory", made.train)
+    monkeypatch.setattr("chain.run_stage.train_within_memory", made.train)
     monkeypatch.setattr("evaluation.evaluate_stage", lambda *_, **__: [RESULT])
     return made
 
@@ -543,7 +543,7 @@ def test_resume_refuses_a_changed_recipe_and_force_records_it(stages: Stages) ->
     ("recorded", "told"),
     [
         ({"versions": {"torch": "1.0"}}, "torch was 1.0, now "),
-        ({"code": {"data/chat.py": "0", "data/gone.py": "0"}}, "code of sixgig has changed: algorithms/"),
+        ({"code": {"data/chat/rendering.py": "0", "data/gone.py": "0"}}, "code of sixgig has changed: algorithms/"),
         ({"processes": 2}, "the run had 2 processes, now 1"),
     ],
 )

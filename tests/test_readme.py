@@ -328,7 +328,7 @@ def test_a_command_of_the_readme_runs(
 
 @pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra", "verifier"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
-    from chain.preflight import missing
+    from chain.fetch import missing
     from chain.recipe import load
     from chain.stages import stages_of
 
@@ -426,7 +426,7 @@ def test_the_table_of_layouts_is_that_of_the_code() -> None:
 
 def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:
     from algorithms.rewards import BUILT_IN
-    from data.files import READERS
+    from data.local_files import READERS
 
     for title, names in (("Rewards", BUILT_IN), ("Data", (*READERS, ".parquet"))):
         assert [name for name in names if f"`{name}`" not in section(title)] == []

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import run_all
-from chain.command_line import Request
 from chain.recipe import load, shipped
+from chain.request import Request
 from records.run_directory import RunInfo, create
 from run_all import main
 from utils.command_line import command, resume_command
@@ -257,7 +257,7 @@ def test_flags_of_a_script_that_calls_run_pipeline_itself_are_refused(argv: list
 def test_a_script_that_was_stopped_goes_on_by_run_all(
     ending: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = "import chain.run\ndef stop(*_):\n    raise KeyboardInterrupt\nchain.run.train_within_memory = stop\n"
+    stopped = "import chain.run_stage\ndef stop(*_):\n    raise KeyboardInterrupt\nchain.run_stage.train_within_memory = stop\n"
     done = _script(source=RECIPE + stopped + ending)
     (run,) = Path("runs").iterdir()
     assert done.returncode == 130, done.stderr

@@ -9,8 +9,8 @@ from typing import Any
 from data import made
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
-from data.files import ALIASES, READERS, named_splits, readable, separated
 from data.hub_rows import HubRows
+from data.local_files import ALIASES, READERS, named_splits, readable, separated
 from data.messages import Malformed
 from utils import hub
 from utils.errors import Refused, did_you_mean

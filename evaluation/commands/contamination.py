@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Search, and print the tables."""
-    from evaluation.contamination import contamination, sections
+    from evaluation.held_out_overlap import contamination, sections
     from evaluation.lineage import Lineage
     from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named

@@ -1,8 +1,8 @@
 """The arithmetic world of `scratch_tiny`: made rows, a verifier and rewards, by what any recipe may use."""
 
 from data.made import MadeRows
-from recipes.arithmetic import rows
-from recipes.arithmetic.verifier import VERIFIER, made_flexible, made_strict
+from recipes.arithmetic import made_rows as rows
+from recipes.arithmetic.right_answers import VERIFIER, made_flexible, made_strict
 
 __all__ = ["CONVERSATIONS", "DOCUMENTS", "PREFERENCES", "PROMPTS", "VERIFIER", "made_flexible", "made_strict"]
 

@@ -313,7 +313,7 @@ def test_the_new_head_of_a_reward_model_is_trained_in_float32_and_saved_in_the_m
 def test_a_kept_adapter_names_the_absolute_directory_of_its_model_and_says_when_that_is_gone(
     lora: Configure, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation.checkpoint import load_policy, load_tokenizer
+    from evaluation.scored_model import load_policy, load_tokenizer
 
     base = tmp_path / "base"
     shutil.copytree(model_dir, base)

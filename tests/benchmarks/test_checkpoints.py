@@ -17,7 +17,7 @@ def test_each_part_is_timed_and_less_than_the_run(monkeypatch: pytest.MonkeyPatc
 
     import pretrain.checkpoint
     from algorithms import overrides
-    from chain import run
+    from chain import run_stage as run
 
     for owner, name in (
         (Trainer, "_save_checkpoint"),

@@ -12,7 +12,7 @@ import pytest
 
 import run_all
 from chain import recipe as recipes
-from chain.preflight import missing
+from chain.fetch import missing
 from chain.stages import stages_of
 from tests import hub_repositories, loopback_hub
 from utils import hub

@@ -17,7 +17,7 @@ from data.chat import (
     render,
     separate_pad_from_eos,
 )
-from data.files import from_rows
+from data.local_files import from_rows
 from utils.errors import Refused
 
 MakeTokenizer = Callable[..., Any]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, Json
 
-from data.files import from_rows, read_path
 from data.layouts import to_layout, unpaired
+from data.local_files import from_rows, read_path
 from data.messages import out_of_order
 from utils.errors import Refused
 

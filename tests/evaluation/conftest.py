@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.checkpoint import ScoreCache, ScoredModel, load_tokenizer
+from evaluation.scored_model import ScoreCache, ScoredModel, load_tokenizer
 
 
 @pytest.fixture(scope="session")

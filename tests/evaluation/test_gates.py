@@ -179,7 +179,7 @@ def test_what_can_be_measured_is_what_the_tasks_score(
         Demonstrations(HeldOut(list(rows("conversations", "eval", 4, 0)))),
         Preferences(pairs),
     ]
-    from evaluation.checkpoint import load_reward_model
+    from evaluation.scored_model import load_reward_model
 
     judge = make_model(tmp_path / "judge", reward=True)
     opened = open_checkpoint(judge, load=lambda path: load_reward_model(path, 0), kind="reward model")

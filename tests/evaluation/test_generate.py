@@ -7,8 +7,8 @@ import torch
 
 from data.chat import encode
 from data.made import rows
-from evaluation.checkpoint import ScoredModel
 from evaluation.generate import CHUNK_TOKENS, complete
+from evaluation.scored_model import ScoredModel
 
 LIMIT = 2 * CHUNK_TOKENS + 5
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Grani
 
 from data.made import rows
 from evaluation import likelihood
-from evaluation.checkpoint import ScoredModel, load_reward_model
 from evaluation.encode import Example, demonstration
 from evaluation.likelihood import likelihoods, reward_scores, right_padded
+from evaluation.scored_model import ScoredModel, load_reward_model
 from utils.errors import Refused
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from evaluation.checkpoint import ScoredModel
 from evaluation.own import Choices, Questions, choice_example, flexible_match, own_task, strict_match, version_of
+from evaluation.scored_model import ScoredModel
 from evaluation.task import HeldOut
 from tests.evaluation.test_tasks import Scripted
 from utils.errors import Refused

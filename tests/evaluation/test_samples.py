@@ -8,8 +8,8 @@ from typing import Any
 from data.made import rows
 from evaluation import evaluate_stage
 from evaluation.answers import Rewards
-from evaluation.checkpoint import CACHE_FILE
 from evaluation.samples import SAMPLES_FILE
+from evaluation.scored_model import CACHE_FILE
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut
 from kinds import named
@@ -48,7 +48,7 @@ def test_samples_are_written_again_without_a_model(
     evaluate_stage(PRETRAIN, None, directory, [task])
     before = (directory / SAMPLES_FILE).read_text(encoding="utf-8")
     (directory / SAMPLES_FILE).unlink()
-    monkeypatch.setattr("evaluation.compare.load_policy", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("evaluation.evaluate_stage.load_policy", lambda *_, **__: 1 / 0)
     evaluate_stage(PRETRAIN, None, directory, [task])
     assert (directory / SAMPLES_FILE).read_text(encoding="utf-8") == before
     assert all(one["before"] is None and one["after"] for one in samples(directory))

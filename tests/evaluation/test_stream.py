@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.checkpoint import ScoredModel
 from evaluation.generate import Completion
+from evaluation.scored_model import ScoredModel
 from evaluation.stream import END_OF_TEXT, TextStream, stop_ids, stream
 
 TEXT = 'Once upon a time.\n One day \U0001f389 日本 é\n\n  def f(x):\n\treturn "<think>x</think>" , yes .'

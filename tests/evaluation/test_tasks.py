@@ -11,9 +11,9 @@ import pytest
 from data.made import rows
 from evaluation.answers import Answers, Rewards, SampledRewards, call_reward
 from evaluation.calibration import calibration_gaps
-from evaluation.checkpoint import Impossible, ScoreCache, ScoredModel, load_reward_model
 from evaluation.generate import Completion
 from evaluation.paired import paired_difference
+from evaluation.scored_model import Impossible, ScoreCache, ScoredModel, load_reward_model
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, weighted
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pretrain import optim
-from pretrain.config import PretrainConfig
 from pretrain.model import parameter_count
 from pretrain.optim import Muon, learning_rate_factor, make_optimizer, orthogonalise
+from pretrain.pretrain_config import PretrainConfig
 
 
 def tiny_model() -> Any:

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from pretrain.config import range_problems
 from pretrain.model import parameter_count
 from pretrain.presets import PRESETS, preset
+from pretrain.pretrain_config import range_problems
 from utils.errors import Refused
 
 PIECES = {"HuggingFaceTB/SmolLM-135M": 49_152}

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from pretrain import PretrainConfig, loop, untrained
-from pretrain.config import range_problems
 from pretrain.optim import MuonAndAdamW
+from pretrain.pretrain_config import range_problems
 from records.sealed import sealed
 from records.stage_log import StageLog
 from tests import train_stage

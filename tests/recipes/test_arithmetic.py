@@ -11,12 +11,13 @@ import pytest
 
 from data import made
 from evaluation import judged
-from evaluation.checkpoint import ScoreCache, ScoredModel, fingerprint
 from evaluation.generate import Completion
 from evaluation.judged import VerifiedAnswers
+from evaluation.scored_model import ScoreCache, ScoredModel, fingerprint
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, Scores
-from recipes.arithmetic import VERIFIER, conversations, documents, problems, tools, verify
+from recipes.arithmetic import VERIFIER, conversations, problems, tools, verify
+from recipes.arithmetic import texts as documents
 from recipes.arithmetic.problems import SKILLS, problem
 
 EXPRESSION = re.compile(r"\d+(?:[-+*/]\d+)+")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from chain.preflight import fetch
+from chain.fetch import fetch
 from chain.stages import stages_of
 from run_all import main
 from tests.train_stage import KINDS

@@ -13,10 +13,10 @@ from data.corpus.configured import corpus_for, validation_rows
 from data.made import rows
 from data.sources import load_for
 from evaluation.__main__ import main
-from evaluation.contamination import contamination, turns_of
+from evaluation.held_out_overlap import contamination, turns_of
 from evaluation.lineage import Lineage
 from pretrain import PretrainConfig
-from recipes.arithmetic.verifier import SEED
+from recipes.arithmetic.right_answers import SEED
 from records.run_directory import RunInfo
 from records.stage_log import StageLog
 from utils.files import jsonable, read_json

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chain import gates, screen
+from chain import screen
+from chain import stage_gates as gates
+from chain.fetch import Fetched
 from chain.fitting import Fitting, missed
 from chain.hacking import tell_hacking
-from chain.preflight import Fetched
 from chain.record import output_of, recorded
 from chain.recovery import train_within_memory
 from chain.stages import reference, shown

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pretrain.config import COMPILED_STEPS, PretrainConfig
+from pretrain.pretrain_config import COMPILED_STEPS, PretrainConfig
 
 
 def test_a_model_is_compiled_on_a_gpu_where_the_run_is_long_or_as_the_recipe_says() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from algorithms.rewards import Completion, text_of
 from evaluation import Verifier
 from recipes.arithmetic import tools, verify
-from recipes.arithmetic.rows import prompts
+from recipes.arithmetic.made_rows import prompts
 
 PROBLEMS = 210
 """Held-out problems that are answered, a third of each skill."""

@@ -14,8 +14,8 @@ from data.corpus.configured import corpus_for, record_of
 from data.corpus.corpus import Corpus
 from data.corpus.rows import Batch
 from pretrain.checkpoint import refuse_other_data
-from pretrain.config import PretrainConfig
 from pretrain.packing import labels_of
+from pretrain.pretrain_config import PretrainConfig
 from pretrain.tokenizer import copy_tokenizer, load_tokenizer, trained_tokenizer
 from records.stage_log import StageLog
 from utils.console import console

@@ -14,8 +14,8 @@ import torch
 from data.made import rows
 from evaluation import evaluate_stage
 from evaluation.answers import Answers
-from evaluation.checkpoint import CACHE_FILE, ScoredModel, load_policy, load_reward_model
 from evaluation.paired import paired_difference
+from evaluation.scored_model import CACHE_FILE, ScoredModel, load_policy, load_reward_model
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
@@ -209,7 +209,8 @@ def test_the_reward_model_judges_the_answers_of_both(
 def test_no_two_models_are_in_memory_at_once(
     stages: tuple[Path, Path], make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation import checkpoint, compare
+    from evaluation import evaluate_stage as compare
+    from evaluation import scored_model as checkpoint
 
     loaded: list[weakref.ref[Any]] = []
     gc.collect()
@@ -238,7 +239,8 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
     from bitsandbytes.nn import Linear4bit
 
     from algorithms.overrides import without_cpu_packing
-    from evaluation import checkpoint, compare
+    from evaluation import evaluate_stage as compare
+    from evaluation import scored_model as checkpoint
     from evaluation.placement import Placement
 
     first, second = make_model(tmp_path / "first"), make_model(tmp_path / "second", seed=1, reward=kind == "reward")
@@ -269,7 +271,8 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
 def test_random_weights_that_do_not_fit_the_gpu_are_compared_on_the_cpu(
     stages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation import checkpoint, compare
+    from evaluation import evaluate_stage as compare
+    from evaluation import scored_model as checkpoint
     from evaluation.placement import Placement
 
     placed: list[Placement] = []

@@ -5,9 +5,9 @@ import pytest
 from data.corpus.batches import held_out, training
 from data.corpus.configured import corpus_for
 from pretrain import PretrainConfig
-from pretrain.corpus import Tokens
 from pretrain.packing import IGNORED
 from pretrain.tokenizer import byte_tokenizer
+from pretrain.tokens import Tokens
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])

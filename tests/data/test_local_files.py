@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from data.files import from_rows, read_path
+from data.local_files import from_rows, read_path
 from utils.errors import Refused
 
 Write = Callable[[str, str], Path]

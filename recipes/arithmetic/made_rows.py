@@ -6,8 +6,8 @@ from typing import Any
 
 from data.splits import held_out
 from recipes.arithmetic.conversations import checkable_prompt, conversation, draw_problems, preference
-from recipes.arithmetic.documents import document
 from recipes.arithmetic.problems import HELD_OUT_FRACTION, Problem
+from recipes.arithmetic.texts import document
 
 Row = dict[str, Any]
 

@@ -6,7 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.checkpoint import (
+from evaluation.encode import prompt_of
+from evaluation.judged import answer_rewards
+from evaluation.paired import paired_difference, standard_error
+from evaluation.pass_at_k import means
+from evaluation.placement import Placement, placed_alike, placed_kind
+from evaluation.samples import write_samples
+from evaluation.scored_model import (
     Impossible,
     ScoreCache,
     ScoredModel,
@@ -16,12 +22,6 @@ from evaluation.checkpoint import (
     open_model,
     ready,
 )
-from evaluation.encode import prompt_of
-from evaluation.judged import answer_rewards
-from evaluation.paired import paired_difference, standard_error
-from evaluation.pass_at_k import means
-from evaluation.placement import Placement, placed_alike, placed_kind
-from evaluation.samples import write_samples
 from evaluation.task import PromptTask, Scores, Task
 from kinds import Kind
 from utils.console import progress

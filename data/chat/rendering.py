@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.chat.template import CHAT_TEMPLATE
 from utils import strict_json
 from utils.console import warn
 from utils.errors import Refused
@@ -12,52 +13,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, Any]
-
-CHAT_TEMPLATE = """\
-{%- set system_first = messages and messages[0].role == 'system' %}
-{%- if tools or system_first %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if system_first %}
-        {{- messages[0].content }}
-    {%- endif %}
-    {%- if tools %}
-        {{- '\\n\\n<tools>' if system_first else '<tools>' }}
-        {%- for tool in tools %}
-            {{- '\\n' + tool | tojson }}
-        {%- endfor %}
-        {{- '\\n</tools>' }}
-    {%- endif %}
-    {{- eos_token + '\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message.role == 'assistant' %}
-        {{- '<|im_start|>assistant\\n' }}
-        {%- generation %}
-        {{- message.content or '' }}
-        {%- for tool_call in message.tool_calls or [] %}
-            {%- set call = tool_call.function or tool_call %}
-            {{- '\\n<tool_call>\\n' if message.content or not loop.first else '<tool_call>\\n' }}
-            {{- '{"name": ' + call.name | tojson + ', "arguments": ' }}
-            {{- call.arguments if call.arguments is string else call.arguments | tojson }}
-            {{- '}\\n</tool_call>' }}
-        {%- endfor %}
-        {{- eos_token }}
-        {%- endgeneration %}
-        {{- '\\n' }}
-    {%- elif message.role == 'tool' %}
-        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response>' + eos_token + '\\n' }}
-    {%- elif message.role == 'user' or (message.role == 'system' and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + eos_token + '\\n' }}
-    {%- elif message.role != 'system' %}
-        {{- raise_exception("role " + message.role | tojson + " is none of system, user, assistant, tool") }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-"""ChatML. A turn ends with the tokenizer's own EOS, which an assistant turn supervises. Each message renders by itself,
-so that a longer conversation always starts with the text of a shorter one."""
 
 PAD_TOKENS = (
     "<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|vision_pad|>",

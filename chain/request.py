@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.checks import RULES
+from chain.fetch import fetch
 from chain.fitting import available_bytes
 from chain.forecast import Sizes
 from chain.plan import memory_lines, plan, plan_lines
-from chain.preflight import fetch
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.set_values import recorded_values, seeds, with_values
 from chain.stages import Extra

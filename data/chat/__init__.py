@@ -1,0 +1,29 @@
+"""The one chat rendering: what training, evaluation and chat show the model."""
+
+from data.chat.rendering import (
+    PROBE,
+    TURN_END,
+    Message,
+    adds_bos,
+    align_eos,
+    check_tools_render,
+    encode,
+    prepare_tokenizer,
+    render,
+    separate_pad_from_eos,
+)
+from data.chat.template import CHAT_TEMPLATE
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "PROBE",
+    "TURN_END",
+    "Message",
+    "adds_bos",
+    "align_eos",
+    "check_tools_render",
+    "encode",
+    "prepare_tokenizer",
+    "render",
+    "separate_pad_from_eos",
+]
