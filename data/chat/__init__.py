@@ -1,6 +1,6 @@
 """The one chat rendering: what training, evaluation and chat show the model."""
 
-from data.chat.rendering import (
+from data.chat.chat_rendering import (
     PROBE,
     TURN_END,
     Message,

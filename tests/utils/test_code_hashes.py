@@ -51,9 +51,12 @@ def test_every_kind_depends_on_what_keeps_its_checkpoints_and_none_on_what_only_
         if module.partition(".")[0] not in ("pretrain", "algorithms"):
             continue  # a kind of another test
         files = code_hashes([module, "evaluation"])
-        assert {"records/sealed.py", "utils/hub.py", "data/chat/rendering.py", "evaluation/evaluate_stage.py"} <= set(
-            files
-        ), module
+        assert {
+            "records/sealed.py",
+            "utils/hub.py",
+            "data/chat/chat_rendering.py",
+            "evaluation/evaluate_stage.py",
+        } <= set(files), module
         assert not [name for name in files if name.startswith(("evaluation/report", "evaluation/commands", "chain"))]
         assert "utils/console.py" not in files
     for name in DECIDES_NOTHING:
