@@ -257,7 +257,8 @@ def test_flags_of_a_script_that_calls_run_pipeline_itself_are_refused(argv: list
 def test_a_script_that_was_stopped_goes_on_by_run_all(
     ending: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = "import chain.run_stage\ndef stop(*_):\n    raise KeyboardInterrupt\nchain.run_stage.train_within_memory = stop\n"
+    stopped = "import chain.run_stage\ndef stop(*_):\n    raise KeyboardInterrupt\n"
+    stopped += "chain.run_stage.train_within_memory = stop\n"
     done = _script(source=RECIPE + stopped + ending)
     (run,) = Path("runs").iterdir()
     assert done.returncode == 130, done.stderr
