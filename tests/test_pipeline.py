@@ -544,7 +544,7 @@ def test_resume_refuses_a_changed_recipe_and_force_records_it(stages: Stages) ->
     [
         ({"versions": {"torch": "1.0"}}, "torch was 1.0, now "),
         (
-            {"code": {"data/chat/chat_rendering.py": "0", "data/gone.py": "0"}},
+            {"code": {"data/layouts.py": "0", "data/gone.py": "0"}},
             "code of sixgig has changed: algorithms/",
         ),
         ({"processes": 2}, "the run had 2 processes, now 1"),

@@ -96,3 +96,37 @@ def test_the_documented_rows_of_a_program_are_found_and_held_apart(monkeypatch: 
     )
     assert len(train) == len(held_out) == 59
     assert not train & held_out
+
+
+def test_a_recipes_own_rows_verifier_and_reward_carry_a_stage_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from algorithms import GRPOExtraConfig, TrainingConfig
+    from data import made
+    from data.chat import CHAT_TEMPLATE
+    from evaluation import Verifier
+    from pipeline import run_pipeline
+    from tests.algorithms.conftest import _save_model
+
+    def even(text: str, row: Any) -> bool:
+        return int(row["answer"]) // 2 % 2 == len(text) % 2
+
+    monkeypatch.setattr(made, "REGISTERED", dict(made.REGISTERED))
+    exec(blocks()[1], {})
+    verifier = Verifier(problems=lambda: made.rows("doubles", "eval", 12), strict=even, max_new_tokens=8)
+    config = TrainingConfig(
+        model_name=str(_save_model(tmp_path / "tiny", CHAT_TEMPLATE)), output_dir="grpo", dataset_name="made:doubles",
+        max_samples=64, eval_samples=8, max_steps=2, per_device_train_batch_size=16, learning_rate=1e-2,
+        logging_steps=1, bf16=False, gradient_checkpointing=False, trainer_args={"save_strategy": "no"},
+        gates=[{"metric": "sampled_skills strict", "at_least": 0.1}],
+    )  # fmt: skip
+    extra = GRPOExtraConfig(reward_func=verifier.verified, num_generations=8, max_completion_length=8)
+    run = run_pipeline({"grpo": config}, extra, verifier=verifier, runs_dir=tmp_path / "runs")
+    info = json.loads((run / "grpo/stage_info.json").read_text(encoding="utf-8"))
+    results = {f"{one['task']} {one['metric']}": one for one in info["evaluation"]}
+    assert results["skills strict"]["n"] == results["sampled_skills pass@4"]["n"] == 12
+    assert 0 < results["sampled_skills strict"]["before"] < 1
+    assert not [name for name in results if name.startswith("rewards ")], "skills say what the reward says"
+    assert [gate["failed"] for gate in info["gates"]] == [False]
+    logged = [json.loads(line) for line in (run / "grpo/training_metrics.jsonl").read_text().splitlines()]
+    assert 0 < logged[0]["rewards/verified/mean"] < 1

@@ -124,13 +124,9 @@ def test_a_verdict_needs_an_interval_without_zero(metric: str, interval: list[fl
 
 
 def test_a_kind_is_shown_by_its_own_figures_whatever_the_label_and_one_that_is_not_known_by_all() -> None:
-    results = [
-        result("skills", "strict", 0.1, 0.2),
-        result("skills", "strict/a", 0.1, 0.2),
-        result("poems", "rhyme", 0, 1),
-    ]
-    assert (
-        line_with("exact match", rendered([{"name": "code", "kind": "pretrain", "evaluation": results}]))[0] == "code"
-    )
+    strict, of_group = result("skills", "strict", 0.1, 0.2), result("skills", "strict/a", 0.1, 0.2)
+    results = [strict, of_group, result("poems", "rhyme", 0.0, 1.0)]
+    stage = {"name": "code", "evaluation": results}
+    assert line_with("exact match", rendered([stage | {"kind": "pretrain"}]))[0] == "code"
     assert [label for label, _ in shown(Unknown("poetry"), results)] == ["skills strict", "poems rhyme"]
-    assert line_with("poems rhyme", rendered([{"name": "mine", "kind": "poetry", "evaluation": results}]))
+    assert line_with("poems rhyme", rendered([stage | {"kind": "poetry"}]))
