@@ -16,7 +16,6 @@ from rich.console import Console
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from data.chat import PROBE, Message, encode, render
-from data.world.tools import calculate, called_expression
 from utils.checkpoints import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
@@ -274,9 +273,6 @@ def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int
     cut_off = "" if answer.stopped else STOPPED if stop.is_set() else f"cut off by {full}"
     if cut_off or not answer.text:
         note(f"({cut_off or 'it ended without a word'})")
-    if expression := called_expression(answer.text):
-        said = calculate(expression) or "nothing"
-        note(f"(it calls a tool, which is not run here; the calculator would say {said})")
     if speaker.chat and (answer.text or cut_off != STOPPED):  # else the question is taken back
         speaker.turns = [*kept, {"role": "assistant", "content": answer.text}]
     return cut_off

@@ -25,6 +25,7 @@ from chain.record import (
 )
 from chain.run import Run, run_stages
 from chain.stages import Config, Stage
+from evaluation.verifier import Verifier
 from recipes import name_of
 from utils.agreement import by_first, first_then_all
 from utils.command_line import resume_command
@@ -46,6 +47,7 @@ def run_pipeline(
     configs: Mapping[str, Config],
     grpo_extra: GRPOExtraConfig | None = None,
     *,
+    verifier: Verifier | None = None,
     recipe: str | None = None,
     runs_dir: Path | str = "runs",
     stages: Sequence[str] | None = None,
@@ -57,6 +59,8 @@ def run_pipeline(
     max_hours: float | None = None,
 ) -> Path:
     """Run the stages of `configs` in their order, and return the run directory.
+
+    With a `verifier` every stage is measured on its problems, and gates may name what it finds.
 
     `stages` runs only some; their inputs then come from the run `from_run`. `resume` continues a run by its id, or the
     `latest` unfinished one; `force` lets it go on where the recipe or its data have changed, and records that: stages
@@ -86,7 +90,7 @@ def run_pipeline(
             max_hours=allowed.max_hours,
         )
         sizes = getattr(sys.modules["__main__"], "SIZES", None)
-        asked = command_line.request(args, script, configs, grpo_extra, sizes)
+        asked = command_line.request(args, script, configs, grpo_extra, sizes, verifier)
         made = command_line.serve(args, asked, run_pipeline)
         return made or sys.exit(0)
     if recipe is None:
@@ -100,8 +104,10 @@ def run_pipeline(
         if earlier:
             stages, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
         source = None if from_run is None else find_source(runs_dir, from_run)
-        chosen, outputs = chosen_stages(configs, grpo_extra, stages, source)
+        chosen, outputs = chosen_stages(configs, grpo_extra, stages, source, verifier)
         fetched = first_then_all(lambda: fetch(chosen, outputs))
+        if verifier:
+            first_then_all(verifier.check)
         of_run = changes_of_run(earlier, force) if earlier else []
         changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
         begun = {} if earlier is None else _begun(earlier.run_dir, [one for one in chosen if one.kind not in changes])
@@ -125,7 +131,7 @@ def run_pipeline(
         )
         by_first(lambda: console().print(screen.header(info.read(), run_dir)))
         with _ending(info, recipe), keep(allowed):
-            run_stages(Run(info, chosen, fetched, outputs, fitting))
+            run_stages(Run(info, chosen, fetched, outputs, fitting, verifier))
         if is_first():
             records = [StageLog(run_dir / stage.config.output_dir).read_info() for stage in chosen]
             console().print(*screen.results(info.read(), records), sep="\n")

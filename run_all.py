@@ -108,7 +108,7 @@ def serve_both(args: argparse.Namespace, test: Request, prod: Request) -> None:
 def request(args: argparse.Namespace, name_or_file: str) -> Request:
     """Return what the arguments ask for, of this recipe."""
     recipe = recipes.load(name_or_file)
-    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra, recipe.sizes)
+    return command_line.request(args, recipe.name, recipe.configs, recipe.grpo_extra, recipe.sizes, recipe.verifier)
 
 
 def recipe_of(runs_dir: str, run_id: str) -> str:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from pkgutil import resolve_name
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, RewardSource, StageOutput
@@ -30,6 +31,13 @@ def text_of(completion: Completion) -> str:
     return "".join(message["content"] or "" for message in completion)
 
 
+def verifying(function: RewardFunction) -> RewardFunction:
+    """Mark a reward as one that verifies answers: that it rises is no sign that the policy only pleases it."""
+    setattr(function, "verifies", True)  # noqa: B010  mypy knows of no such attribute
+    return function
+
+
+@verifying
 def exact_match(completions: Sequence[Completion], answer: Sequence[str], **_: Any) -> list[float]:
     """Return 1 where the completion, less its `<think>` block and outer blanks, is `answer`; else 0.
 
@@ -40,26 +48,6 @@ def exact_match(completions: Sequence[Completion], answer: Sequence[str], **_: A
     return [float(one == str(right).strip()) for one, right in zip(said, answer, strict=True)]
 
 
-def made_strict(
-    completions: Sequence[Completion], skill: Sequence[str], answer: Sequence[str], **_: Any
-) -> list[float]:
-    """Return 1 where a completion answers its made problem in the form that was taught, else 0."""
-    from data.world import verify
-
-    texts = map(text_of, completions)
-    return [float(verify.strict(*row)) for row in zip(texts, skill, answer, strict=True)]
-
-
-def made_flexible(
-    completions: Sequence[Completion], skill: Sequence[str], answer: Sequence[str], **_: Any
-) -> list[float]:
-    """Return 1 where a completion ends with the right answer to its made problem, in whatever form; else 0."""
-    from data.world import verify
-
-    texts = map(text_of, completions)
-    return [float(verify.flexible(*row)) for row in zip(texts, skill, answer, strict=True)]
-
-
 def _accuracy() -> RewardFunction:
     from trl.rewards import accuracy_reward
 
@@ -67,7 +55,7 @@ def _accuracy() -> RewardFunction:
     def of_text(completions: Any, solution: Sequence[object], **rest: Any) -> Any:
         return accuracy_reward(completions, [_written_out(one) for one in solution], **rest)
 
-    return of_text
+    return verifying(of_text)
 
 
 def _written_out(value: object) -> str:
@@ -85,10 +73,10 @@ BUILT_IN: dict[str, Callable[[], RewardFunction]] = {
     "accuracy": _accuracy,
     "think_format": _think_format,
     "exact_match": lambda: exact_match,
-    "made_strict": lambda: made_strict,
-    "made_flexible": lambda: made_flexible,
+    "made_strict": lambda: resolve_name("recipes.arithmetic:made_strict"),
+    "made_flexible": lambda: resolve_name("recipes.arithmetic:made_flexible"),
 }
-"""Each built-in reward by its name; called, it gives the function. TRL is imported only then."""
+"""Each built-in reward by its name; called, it gives the function, which is imported only then."""
 
 
 def name_of(function: Callable[..., Any]) -> str:

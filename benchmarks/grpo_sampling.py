@@ -24,9 +24,9 @@ import recipes
 from algorithms import GRPOExtraConfig, TrainingConfig, grpo, training
 from algorithms.preflight import run as preflight
 from algorithms.preflight import told
-from algorithms.rewards import made_strict
 from benchmarks.overhead import silent
-from data import world
+from data import made
+from recipes.arithmetic import made_strict
 from utils.files import read_json
 
 RECIPE = "scratch_tiny"
@@ -99,7 +99,7 @@ def exact_match(trainer: Any, problems: int, max_new_tokens: int) -> tuple[float
     from data.chat import encode
     from evaluation.generate import complete
 
-    rows = world.rows("prompts", "eval", problems, 0)
+    rows = made.rows("prompts", "eval", problems, 0)
     tokenizer, model = trainer.processing_class, trainer.model.eval()
     prompts = [encode(tokenizer, row["prompt"], row.get("tools")) for row in rows]
     columns = {name: [row[name] for row in rows] for name in ("skill", "answer")}

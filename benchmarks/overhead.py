@@ -25,7 +25,7 @@ import cache_config  # noqa: F401  before any Hugging Face library is imported
 import pretrain
 import recipes
 from algorithms import GRPOExtraConfig, TrainingConfig, arguments, grpo, sft
-from data import world
+from data import made
 from utils.files import weights_sha256
 from utils.quiet import quiet_libraries
 
@@ -75,7 +75,7 @@ def bare(stage: Stage, directory: Path) -> None:
     options = arguments.resolve(config, stage.extra, directory) | {"report_to": ["tensorboard"]}
     if stage.kind == "sft":
         options["assistant_only_loss"] = True
-    rows = world.rows(config.dataset_name.removeprefix("made:"), "train", config.max_samples, config.seed)
+    rows = made.rows(config.dataset_name.removeprefix("made:"), "train", config.max_samples, config.seed)
     model = AutoModelForCausalLM.from_pretrained(
         str(config.model_name), dtype="float32", attn_implementation=config.attn_implementation
     )

@@ -254,12 +254,12 @@ def blocks(corpus: Any, tokenizer: Any, split: str, length: int) -> Any:
 def scores(config: PretrainConfig, directory: Path) -> dict[str, float]:
     """Return the bits per byte of the saved model on the documents of validation and test, by our evaluation."""
     from data.corpus.configured import corpus_for
-    from evaluation.checkpoint import Checkpoint, ScoreCache, load_tokenizer
+    from evaluation.checkpoint import ScoreCache, ScoredModel, load_tokenizer
     from evaluation.task import HeldOut
     from evaluation.tasks import LanguageModelling
 
     (part,) = corpus_for(config).parts
-    checkpoint, found = Checkpoint(directory, load_tokenizer(directory), ScoreCache(directory)), {}
+    checkpoint, found = ScoredModel(directory, load_tokenizer(directory), ScoreCache(directory)), {}
     for split in ("validation", "test"):
         task = LanguageModelling(HeldOut([{"text": text} for text in part.store.texts(split).texts()]))
         values = [value for value in task.scores(checkpoint)["bits_per_byte"] if value is not None]

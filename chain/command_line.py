@@ -130,6 +130,8 @@ class Request:
     limits: Limits = NO_LIMITS
     sizes: Sizes = field(default_factory=dict)
     """What the recipe records of the models and data that it names."""
+    verifier: Any = None
+    """What the recipe has every stage measured by."""
 
 
 def request(
@@ -138,6 +140,7 @@ def request(
     configs: Mapping[str, Any],
     grpo_extra: GRPOExtraConfig | None,
     sizes: Sizes | None = None,
+    verifier: Any = None,
 ) -> Request:
     """Return what the arguments ask for of a recipe; with `--resume`, also what the run was asked for before."""
     asked: dict[str, Any] = {"stages": args.stages, "from_run": args.from_run}
@@ -153,7 +156,7 @@ def request(
         names = tuple(entry["name"] for entry in record["stages"])
         asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
     configs, grpo_extra = with_values(configs, grpo_extra, values)
-    asked |= {"limits": allowed, "sizes": sizes or {}}
+    asked |= {"limits": allowed, "sizes": sizes or {}, "verifier": verifier}
     return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
 
 
@@ -166,6 +169,7 @@ def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., 
     return run_pipeline(
         asked.configs,
         asked.grpo_extra,
+        verifier=asked.verifier,
         recipe=asked.recipe,
         runs_dir=asked.runs_dir,
         stages=asked.stages if new else None,
@@ -181,7 +185,7 @@ def serve(args: argparse.Namespace, asked: Request, run_pipeline: Callable[..., 
 def stages(asked: Request) -> tuple[list[Stage], dict[str, Path]]:
     """Return the checked stages, and the directories of an earlier run that they may start from."""
     source = None if asked.from_run is None else find_source(asked.runs_dir, asked.from_run)
-    return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source)
+    return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source, asked.verifier)
 
 
 def show_plan(asked: Request, check_data: bool) -> None:
@@ -192,6 +196,7 @@ def show_plan(asked: Request, check_data: bool) -> None:
         left = [stage for stage in chosen if stage.kind not in passed]
         if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
             fetch(left, outputs | passed, check_data=True)
+            _ = asked.verifier and asked.verifier.check()
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
         needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
     title = f"Plan of {asked.recipe}"
@@ -205,6 +210,7 @@ def download(asked: Request) -> None:
     """Fetch the models and data that the recipe names, so that it can run without a network."""
     with quiet_libraries(None):
         fetched = fetch(*stages(asked))
+        _ = asked.verifier and asked.verifier.check()
     for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False, soft_wrap=True)
     for kind, data in fetched.data.items():

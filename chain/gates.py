@@ -12,31 +12,36 @@ from utils.values import mistyped, shown
 if TYPE_CHECKING:
     from chain.stages import Stage
     from evaluation.task import Task
+    from evaluation.verifier import Verifier
 
 ON_FAIL = ("stop", "input")
 
 
-def tasks_of(stages: "Sequence[Stage]") -> "dict[str, list[Task]]":
+def tasks_of(stages: "Sequence[Stage]", verifier: "Verifier | None" = None) -> "dict[str, list[Task]]":
     """Return the tasks that each stage is measured on."""
+    import kinds
     from algorithms import rewards
     from evaluation import tasks_for
 
-    sampled = next((stage for stage in stages if stage.extra is not None), None)
-    extra = sampled.extra if sampled else None
-    sources = [one for one in extra.rewards if one not in sampled.reward_models] if sampled and extra else []
-    functions = [rewards.load(one)[0] for one in sources]
-    by_name = {rewards.name_of(function): function for function in functions}
-    return dict(tasks_for({stage.kind: stage.config for stage in stages}, extra, by_name))
+    functions = {}
+    for stage in stages:
+        sources = stage.extra.rewards if stage.extra else []
+        loaded = [rewards.load(one)[0] for one in sources if one not in stage.reward_models]
+        functions[stage.kind] = {rewards.name_of(function): function for function in loaded}
+    measured = [kinds.Stage(stage.kind, kinds.named(stage.kind), stage.config, stage.extra) for stage in stages]
+    return tasks_for(measured, verifier, functions)
 
 
-def problems(stages: "Sequence[Stage]", outputs: Mapping[str, Path]) -> Iterator[str]:
+def problems(
+    stages: "Sequence[Stage]", outputs: Mapping[str, Path], verifier: "Verifier | None" = None
+) -> Iterator[str]:
     """Yield everything wrong with the gates of the stages. `outputs` are stages of an earlier run."""
     from evaluation import gates
 
     if not any(stage.config.gates or stage.config.on_fail != "stop" for stage in stages):
         return
     wrong = [stage for stage in stages if mistyped(stage.config) or (stage.extra and mistyped(stage.extra))]
-    tasks = {} if wrong else tasks_of(stages)  # of values of the wrong type no one can tell what is measured
+    tasks = {} if wrong else tasks_of(stages, verifier)  # of values of the wrong type no one can tell what is measured
     judged = "reward" in outputs
     for stage in stages:
         config, kind = stage.config, stage.kind

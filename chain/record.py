@@ -25,6 +25,7 @@ def chosen_stages(
     grpo_extra: GRPOExtraConfig | None,
     only: Sequence[str] | None,
     source: RunInfo | None,
+    verifier: Any = None,
 ) -> tuple[list[Stage], dict[str, Path]]:
     """Return the stages to run, in order, and the directories of those stages of the run `source` that have passed.
 
@@ -33,7 +34,7 @@ def chosen_stages(
             weights that it wrote.
     """
     outputs = finished_outputs(source) if source else {}
-    stages = stages_of(configs, grpo_extra, only, outputs)
+    stages = stages_of(configs, grpo_extra, only, outputs, verifier)
     refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
     for name in {ref.name for ref in refs} - {stage.kind for stage in stages}:
         if source and (problem := altered(source.stage_dir(name), outputs[name])):

@@ -17,6 +17,7 @@ from chain.hacking import tell_hacking
 from chain.preflight import Fetched
 from chain.record import output_of, recorded
 from chain.stages import Stage, reference, shown
+from kinds import named
 from utils import gpu_memory
 from utils.agreement import by_first, peer_has_ended
 from utils.console import console, tee
@@ -43,10 +44,11 @@ class Run:
         fetched: Fetched,
         outputs: Mapping[str, Path],
         fitting: Mapping[str, Fitting],
+        verifier: Any = None,
     ) -> None:
         self.info, self.stages, self.fetched, self.fitting = info, stages, fetched, fitting
         self.outputs = dict(outputs)  # grows as stages finish
-        self.tasks = gates.tasks_of(stages)
+        self.tasks = gates.tasks_of(stages, verifier)
 
     def path_of(self, model: str | StageOutput, revision: str | None) -> Path:
         """Return the directory of a model that a stage names."""
@@ -176,7 +178,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     started = time.monotonic()
     source = None if stage.model is None else Path(stage.with_paths(run.path_of).config.model_name)
     results = evaluate_stage(
-        stage.kind,
+        named(stage.kind),
         source,
         stage_dir,
         run.tasks[stage.kind],
@@ -190,7 +192,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         evaluation=[{key: value for key, value in one.items() if key not in for_gates} for one in results],
         evaluation_s=round(time.monotonic() - started, 3),
     )
-    tell_hacking(log, results)
+    tell_hacking(log, results, run.tasks[stage.kind])
     gates.settle(stage, results, log)
 
 

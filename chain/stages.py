@@ -90,6 +90,7 @@ def stages_of(
     grpo_extra: GRPOExtraConfig | None = None,
     only: Sequence[str] | None = None,
     outputs: Mapping[str, Path] | None = None,
+    verifier: Any = None,
 ) -> list[Stage]:
     """Return the stages to run, in order: those named in `only`, or all. `outputs` are stages of an earlier run.
 
@@ -107,7 +108,7 @@ def stages_of(
         problems += _inputs([one for one in stages if not mistyped(one.extra)], list(configs), outputs or {})
         for stage in stages:
             problems += _config_problems(stage)
-        problems += gates.problems(stages, outputs or {})
+        problems += gates.problems(stages, outputs or {}, verifier)
     try:
         trackers.requested()
     except Refused as error:

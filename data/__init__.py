@@ -1,1 +1,1 @@
-"""Where rows come from: sources, layouts, the one chat rendering, splits, the made world."""
+"""Where rows come from: sources, layouts, the one chat rendering, splits, made data."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
+from data import made as made_data
 from data.faults import Faults
 from data.files import from_rows, held_out_split, read_path
 from data.layouts import to_layout
@@ -272,13 +273,7 @@ def _held_by_hash(rows: Dataset, fraction: float, name: str) -> tuple[Dataset, D
 
 
 def _made(dataset_name: str, side: str, count: int | None, seed: int) -> Dataset:
-    from data import world
-
-    name = dataset_name.removeprefix("made:")
-    if name not in world.DEFAULT_ROWS:
-        made = [f"made:{known}" for known in sorted(world.DEFAULT_ROWS)]
-        raise Refused(f"there is no {dataset_name!r}{did_you_mean(dataset_name, made)} Made data: {', '.join(made)}.")
-    return from_rows(world.rows(name, side, count, seed), dataset_name)
+    return from_rows(made_data.rows(dataset_name.removeprefix("made:"), side, count, seed), dataset_name)
 
 
 def _read(dataset_name: str, split: str, config_name: str | None, revision: str | None, faults: Faults) -> Dataset:
@@ -297,10 +292,8 @@ def _read(dataset_name: str, split: str, config_name: str | None, revision: str 
 
 def _near(path: Path) -> list[str]:
     """Return names that may have been meant: what lies where `path` was looked for, and made data."""
-    from data import world
-
     beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    return [*beside, *(f"made:{name}" for name in world.DEFAULT_ROWS)]
+    return [*beside, *made_data.names()]
 
 
 def _from_hub(name: str, split: str, config_name: str | None, revision: str | None) -> Dataset:

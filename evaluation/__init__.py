@@ -3,5 +3,6 @@
 from evaluation.choose import tasks_for
 from evaluation.compare import evaluate_stage
 from evaluation.table import result_table
+from evaluation.verifier import Verifier
 
-__all__ = ["evaluate_stage", "result_table", "tasks_for"]
+__all__ = ["Verifier", "evaluate_stage", "result_table", "tasks_for"]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evaluation.checkpoint import Checkpoint
+from evaluation.checkpoint import ScoredModel
 from evaluation.encode import Row
 from evaluation.paired import is_binary
 from evaluation.pass_at_k import means, passes
 from evaluation.task import PromptTask, Scores, ending_scores, scattered
+from evaluation.verifier import source_of
 
 if TYPE_CHECKING:
     from evaluation.generate import Completion
@@ -26,7 +27,7 @@ class Answers(PromptTask):
     headline: ClassVar[tuple[str, ...]] = ("stop_rate",)
     metrics: ClassVar[tuple[str, ...]] = ("stop_rate", "completion_tokens")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `stop_rate` and `completion_tokens`."""
         return ending_scores(self.completions(checkpoint))
 
@@ -40,18 +41,28 @@ class Rewards(PromptTask):
     name: ClassVar[str] = "rewards"
     headline: ClassVar[tuple[str, ...]] = ("stop_rate",)
     metrics: ClassVar[tuple[str, ...]] = ("stop_rate", "completion_tokens")
-    kept: ClassVar[bool] = False  # a function may change and keep its name; the completions are kept
+    anew: ClassVar[bool] = True
 
     def all_metrics(self) -> tuple[str, ...]:
         """Return the functions' names too."""
         return (*self.functions, *self.metrics)
 
     @property
+    def options(self) -> dict[str, object]:
+        """The tokens of an answer, and the source of each function."""
+        sources = {name: source_of(function) for name, function in self.functions.items()}
+        return {"max_new_tokens": self.max_new_tokens, "functions": sources}
+
+    def verified(self) -> tuple[str, ...]:
+        """Return the functions that are marked as verifying."""
+        return tuple(name for name, function in self.functions.items() if getattr(function, "verifies", False))
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         """The reward functions."""
         return tuple(self.functions) or self.headline
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return each function's reward under its name, `stop_rate` and `completion_tokens`."""
         completions = self.completions(checkpoint)
         return self._rewards(completions) | ending_scores(completions)
@@ -83,7 +94,7 @@ class SampledRewards(Rewards):
         """Return those of each function, whether it verifies or not."""
         return tuple(f"{name}/pass@{k}" for name in self.functions for k in (1, 2, 4))
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `NAME/pass@1`, `NAME/pass@2` and `NAME/pass@4` of each such function."""
         scores: Scores = {}
         for name, rewards in self._rewards(self.completions(checkpoint)).items():

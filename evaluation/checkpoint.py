@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.chat import encode
-from evaluation.placement import Placement, device_for, loading_options
+from evaluation.placement import Placement, device_for, loading_options, placed_kind
 from utils.errors import Refused
 from utils.files import jsonable, read_json, replace_text, weights_sha256
 from utils.runtime import free_memory
@@ -37,11 +37,13 @@ class ScoreCache:
         for other in also_read:
             self._known |= _read(other / CACHE_FILE)
 
-    def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return the result under `key`, computed and written if it is not there yet."""
-        if key not in self._known:
-            self._known[key] = self._new[key] = jsonable(compute())
-            replace_text(self.file, json.dumps(self._new, ensure_ascii=False, allow_nan=False))
+    def get(self, key: str, compute: Callable[[], Any], *, anew: bool = False) -> Any:
+        """Return the result under `key`, computed and written if it is not there yet, or to be computed `anew`."""
+        if anew or key not in self._known:
+            result = jsonable(compute())
+            if self._known.get(key, self) != result:
+                self._known[key] = self._new[key] = result
+                replace_text(self.file, json.dumps(self._new, ensure_ascii=False, allow_nan=False))
         return self._known[key]
 
 
@@ -49,7 +51,7 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(read_json(file)) if file.exists() else {}
 
 
-class Checkpoint:
+class ScoredModel:
     """The model in `directory`, or of that Hub id, read through `tokenizer`.
 
     A stage's input and output are read through the output's tokenizer, so that both see the same tokens: the input of
@@ -66,7 +68,7 @@ class Checkpoint:
         sampling_seed: int = 0,
     ) -> None:
         self.directory, self.tokenizer, self.cache, self.kind = directory, tokenizer, cache, kind
-        self.policy: Checkpoint | None = None
+        self.policy: ScoredModel | None = None
         self.sampling_seed = sampling_seed
         self._load = load or load_policy
 
@@ -75,9 +77,9 @@ class Checkpoint:
         """The model, on the device where it is evaluated."""
         return self._load(self.directory)
 
-    def sampled_anew(self) -> "Checkpoint":
+    def sampled_anew(self) -> "ScoredModel":
         """Return the same checkpoint, whose sampled answers are drawn with another seed."""
-        return Checkpoint(
+        return ScoredModel(
             self.directory, self.tokenizer, self.cache, self._load, self.kind, sampling_seed=self.sampling_seed + 1
         )
 
@@ -109,9 +111,9 @@ class Checkpoint:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return min(limit or MAX_TOKENS, MAX_TOKENS)
 
-    def remembered(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return what `compute` returns for these weights, as JSON would give it back; computed once."""
-        return self.cache.get(f"{key}@{self.identity}", compute)
+    def remembered(self, key: str, compute: Callable[[], Any], *, anew: bool = False) -> Any:
+        """Return what `compute` returns for these weights, as JSON would give it back; computed once, or `anew`."""
+        return self.cache.get(f"{key}@{self.identity}", compute, anew=anew)
 
     def complete(
         self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False
@@ -177,49 +179,54 @@ def load_policy(directory: Path | str, placed: Placement = Placement.AS_SAVED) -
     """
     from transformers import AutoModelForCausalLM
 
-    model, found = AutoModelForCausalLM.from_pretrained(
-        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
-    )
-    if found["missing_keys"]:
-        raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: they would be random.")
+    model, missing = _loaded(AutoModelForCausalLM, directory, placed)
+    if missing:
+        raise Refused(f"{directory} lacks {missing}: they would be random.")
     return ready(model, placed)
 
 
 def load_reward_model(
-    directory: Path | str, pad_token_id: int, placed: Placement = Placement.AS_SAVED
+    directory: Path | str,
+    pad_token_id: int,
+    placed: Placement = Placement.AS_SAVED,
+    head_seed: int | None = None,
 ) -> "PreTrainedModel":
-    """Return the reward model in `directory`.
+    """Return the reward model in `directory`, or what its training starts from: with a new head, of `head_seed`.
 
     Raises:
         Refused: it does not give one score, or lacks weights.
     """
+    import torch
     from transformers import AutoModelForSequenceClassification
 
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
-    )
-    if found["missing_keys"]:
-        raise Refused(f"{directory} lacks {', '.join(sorted(found['missing_keys']))}: its scores would be random.")
+    is_new = head_seed is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(head_seed or 0)
+        options = {"num_labels": 1} if is_new else {}
+        model, missing = _loaded(AutoModelForSequenceClassification, directory, placed, **options)
+    if missing and not is_new:
+        raise Refused(f"{directory} lacks {missing}: its scores would be random.")
     if model.config.num_labels != 1:
         raise Refused(f"{directory} gives {model.config.num_labels} scores instead of 1: it is no reward model.")
     model.config.get_text_config().pad_token_id = pad_token_id  # the score is read at the last other token
     return ready(model, placed)
 
 
-def load_untrained_reward_model(
-    directory: Path | str, pad_token_id: int, seed: int, placed: Placement = Placement.AS_SAVED
-) -> "PreTrainedModel":
-    """Return what reward training starts from: the model in `directory` with a new scoring head, drawn with `seed`."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
+def _loaded(auto_class: Any, directory: Path | str, placed: Placement, **options: Any) -> tuple[Any, str]:
+    """Return a model, and the names of the weights that its checkpoint lacks."""
+    options |= {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+    model, found = auto_class.from_pretrained(directory, **options, **loading_options(placed))
+    return model, ", ".join(sorted(found["missing_keys"]))
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            directory, num_labels=1, use_safetensors=True, trust_remote_code=False, **loading_options(placed)
-        )
-    model.config.get_text_config().pad_token_id = pad_token_id
-    return ready(model, placed)
+
+def open_model(directory: Path | str, cache: ScoreCache, placed: Placement, *, scores: bool) -> ScoredModel:
+    """Return a model read through its own tokenizer; `scores` tells whether it is a reward model."""
+    tokenizer = load_tokenizer(Path(directory))
+
+    def load(path: Path | str) -> "PreTrainedModel":
+        return load_reward_model(path, tokenizer.pad_token_id, placed) if scores else load_policy(path, placed)
+
+    return ScoredModel(directory, tokenizer, cache, load, placed_kind("reward model" if scores else "policy", placed))
 
 
 def ready(model: Any, placed: Placement) -> "PreTrainedModel":

@@ -1,115 +1,146 @@
-"""Which tasks each stage of a recipe is measured on."""
+"""Which tasks each stage of a run is measured on."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
-from data.world import rows as made_rows
+from data import made
 from evaluation.answers import Answers, Rewards, SampledRewards
 from evaluation.encode import Row, prompt_of
 from evaluation.judged import VerifiedAnswers
-from evaluation.skills import SampledSkills, Skills
+from evaluation.skills import SampledSkills, Skills, VerifiedTask
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
-
-if TYPE_CHECKING:
-    from data.sources import DataConfig
+from evaluation.verifier import Verifier
+from kinds import Stage
 
 ANSWERED_PROMPTS = 64
-"""Held-out prompts of a user's SFT or DPO data that are answered for the stop rate."""
+"""Held-out prompts of a stage's own data that are answered for the stop rate."""
 REWARDED_PROMPTS = 128
-"""Held-out prompts of a user's GRPO data that are answered and judged."""
+"""Held-out prompts of a stage that samples that are answered and judged."""
 SAMPLED_PROMPTS = 32
 """Of these, the ones that are answered by sampling too, several times each."""
 POLICY_PAIRS = 128
 """Held-out pairs that a policy is scored on; a reward model is scored on all."""
-PROBLEMS = 210
-"""Made problems that are answered, a third of each skill."""
 SAMPLED_PROBLEMS = 48
-"""Of these, the ones that are answered by sampling too, several times each: answers that a reward model judges."""
+"""Of a verifier's problems, those that are answered by sampling too, several times each, also for a reward model."""
 ANSWER_TOKENS = 128
-SKILL_TOKENS = 96
-"""Tokens for one turn on a made problem; the taught solutions need fewer."""
-MADE_SEED = 0
-"""One for the problems of all runs and stages: before is the input's after, whatever `seed` and `eval_samples` are."""
+
+RewardFunctions = Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages of a run, and what they have in common to be measured on."""
+
+    stages: Sequence[Stage]
+    verifier: Verifier | None
+    reward_functions: Mapping[str, RewardFunctions]
+
+    @cached_property
+    def held_out(self) -> dict[str, HeldOut]:
+        """The held-out rows of each stage's data, by label."""
+        return {stage.label: HeldOut(partial(held_out_rows, stage)) for stage in self.stages}
+
+    def first(self, layout: str) -> list[HeldOut]:
+        """Return the held-out rows of the first stage that trains on that layout; none if no stage does."""
+        return [self.held_out[stage.label] for stage in self.stages if stage.kind.layout == layout][:1]
+
+    @cached_property
+    def problems(self) -> HeldOut:
+        """The verifier's problems."""
+        assert self.verifier is not None
+        return HeldOut(self.verifier.rows)
+
+    @cached_property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer to a problem: no more than a policy is trained with."""
+        assert self.verifier is not None
+        most = self.verifier.max_new_tokens
+        trained_with = [stage.extra.max_completion_length for stage in self.stages if stage.extra is not None]
+        return min(most, max(trained_with, default=most))
+
+
+Builder = Callable[[Stage, Chain], list[Task]]
+"""Returns the tasks of one name for a stage; none where the run has nothing for them."""
 
 
 def tasks_for(
-    configs: Mapping[str, "DataConfig"],
-    grpo_extra: Any = None,
-    reward_functions: Mapping[str, Callable[..., Any]] | None = None,
+    stages: Sequence[Stage],
+    verifier: Verifier | None = None,
+    reward_functions: Mapping[str, RewardFunctions] | None = None,
 ) -> dict[str, list[Task]]:
-    """Return the tasks of each stage kind in `configs`; their rows are loaded only when a task is scored.
+    """Return the tasks of each stage, by label; their rows are loaded only when a task is scored.
 
-    Pretraining is measured on its documents, and so are the later policy stages, which may forget them; these also on
-    the run's demonstrations, and all of them on the made problems if any stage uses made chat data, as is a reward
-    model; a stage on other data also answers prompts of its own. `reward_functions` are GRPO's verifiable rewards by
-    name, `grpo_extra` gives the length of its completions.
+    Without a `verifier` it is that of the made data which a stage trains on, if there is one. `reward_functions` are
+    the verifiable rewards of the stages that sample, by label and name.
     """
-    held_out = {kind: HeldOut(partial(held_out_rows, config, kind)) for kind, config in configs.items()}
-    made = {kind for kind, config in configs.items() if config.dataset_name.startswith("made:")}
-    max_completion_length = getattr(grpo_extra, "max_completion_length", None)
-    shared: list[Task] = []
-    of_policies: list[Task] = []
-    of_rewards: list[Task] = []
-    if made - {"pretrain"}:
-        problems = made_problems()
-        tokens = (max_completion_length if "grpo" in made else None) or SKILL_TOKENS
-        fewer = problems.first(SAMPLED_PROBLEMS)
-        shared, of_policies = [Skills(problems, tokens)], [SampledSkills(fewer, tokens)]
-        of_rewards = [VerifiedAnswers(fewer, tokens)]  # the first of its tasks, so that the policy is loaded before it
-    if "pretrain" in configs:
-        shared.append(LanguageModelling(held_out["pretrain"]))
-    tasks: dict[str, list[Task]] = {}
-    for kind in configs:
-        if kind == "reward":
-            tasks[kind] = [*of_rewards, RewardPairs(held_out[kind])]
-            continue
-        tasks[kind] = list(shared)
-        if kind != "pretrain":
-            tasks[kind] += of_policies
-        if "sft" in configs and kind != "pretrain":
-            tasks[kind].append(Demonstrations(held_out["sft"]))
-        if kind == "dpo":
-            tasks[kind].append(Preferences(held_out[kind].first(POLICY_PAIRS)))
-        if kind in ("sft", "dpo") and kind not in made:
-            prompts = HeldOut(partial(_prompts, held_out[kind], ANSWERED_PROMPTS))
-            tasks[kind].append(Answers(prompts, ANSWER_TOKENS))
-        if kind == "grpo":
-            tasks[kind] += _reward_tasks(
-                held_out[kind], kind in made, max_completion_length or ANSWER_TOKENS, reward_functions or {}
-            )
-    return tasks
+    registered = (made.verifier_of(stage.config.dataset_name) for stage in stages)
+    chain = Chain(stages, verifier or next(filter(None, registered), None), reward_functions or {})
+    return {stage.label: [task for name in stage.kind.tasks for task in _built(name, stage, chain)] for stage in stages}
 
 
-def held_out_rows(config: Any, kind: str) -> list[Row]:
+def _built(name: str | Builder, stage: Stage, chain: Chain) -> list[Task]:
+    return (BUILDERS[name] if isinstance(name, str) else name)(stage, chain)
+
+
+def held_out_rows(stage: Stage) -> list[Row]:
     """Return a stage's held-out rows in its layout, those that its record describes."""
-    if kind == "pretrain":
+    config = stage.config
+    if stage.kind.layout == "documents":
         from data.corpus.configured import corpus_for, validation_rows
 
         return validation_rows(corpus_for(config), config.eval_samples)
-    if config.dataset_name.startswith("made:"):
-        return list(made_rows(config.dataset_name.removeprefix("made:"), "eval", config.eval_samples, config.seed))
+    if _is_made(stage):
+        return list(made.rows(config.dataset_name.removeprefix(made.PREFIX), "eval", config.eval_samples, config.seed))
     from data.sources import load_for
 
-    return list(load_for(config, kind).eval)
+    return list(load_for(config, stage.kind.name).eval)
 
 
-def _reward_tasks(
-    held_out: HeldOut, is_made: bool, max_new_tokens: int, functions: Mapping[str, Callable[..., Any]]
-) -> list[Task]:
-    if is_made:  # the skills are what the made_ rewards are about
-        functions = {name: function for name, function in functions.items() if not name.startswith("made_")}
-        if not functions:
-            return []
+def _is_made(stage: Stage) -> bool:
+    return bool(stage.config.dataset_name.startswith(made.PREFIX))
+
+
+def _verified(task: type[VerifiedTask], count: int | None, _: Stage, chain: Chain) -> list[Task]:
+    if chain.verifier is None:
+        return []
+    problems = chain.problems if count is None else chain.problems.first(count)
+    return [task(problems, chain.answer_tokens, verifier=chain.verifier)]
+
+
+def _answers(stage: Stage, chain: Chain) -> list[Task]:
+    if _is_made(stage):  # which its verifier asks
+        return []
+    return [Answers(HeldOut(partial(_prompts, chain.held_out[stage.label], ANSWERED_PROMPTS)), ANSWER_TOKENS)]
+
+
+def _rewards(stage: Stage, chain: Chain) -> list[Task]:
+    functions = chain.reward_functions.get(stage.label, {})
+    said_by_verifier = (chain.verifier.verified, *chain.verifier.rewards) if chain.verifier else ()
+    functions = {name: function for name, function in functions.items() if function not in said_by_verifier}
+    if _is_made(stage) and not functions:
+        return []
+    tokens = stage.extra.max_completion_length if stage.extra else ANSWER_TOKENS
+    held_out = chain.held_out[stage.label]
     few, fewer = (HeldOut(partial(_prompts, held_out, count)) for count in (REWARDED_PROMPTS, SAMPLED_PROMPTS))
-    return [Rewards(few, max_new_tokens, functions), SampledRewards(fewer, max_new_tokens, functions)]
-
-
-def made_problems(count: int = PROBLEMS) -> HeldOut:
-    """Return the held-out problems that all runs and stages are measured on."""
-    return HeldOut(partial(made_rows, "prompts", "eval", count, MADE_SEED))
+    return [Rewards(few, tokens, functions), SampledRewards(fewer, tokens, functions)]
 
 
 def _prompts(held_out: HeldOut, count: int) -> list[Row]:
     return [row for row in held_out.rows if prompt_of(row) is not None][:count]
+
+
+BUILDERS: dict[str, Builder] = {
+    "skills": partial(_verified, Skills, None),
+    "sampled_skills": partial(_verified, SampledSkills, SAMPLED_PROBLEMS),
+    "verified_answers": partial(_verified, VerifiedAnswers, SAMPLED_PROBLEMS),
+    "documents": lambda _, chain: [LanguageModelling(rows) for rows in chain.first("documents")],
+    "demonstrations": lambda _, chain: [Demonstrations(rows) for rows in chain.first("conversations")],
+    "preferences": lambda stage, chain: [Preferences(chain.held_out[stage.label].first(POLICY_PAIRS))],
+    "pairs": lambda stage, chain: [RewardPairs(chain.held_out[stage.label])],
+    "answers": _answers,
+    "rewards": _rewards,
+}
+"""What makes the tasks that a kind of stage names. Problems and documents tell what a stage has gained or forgotten."""

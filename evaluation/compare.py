@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.checkpoint import (
-    Checkpoint,
     Impossible,
     ScoreCache,
+    ScoredModel,
     load_policy,
     load_reward_model,
     load_tokenizer,
-    load_untrained_reward_model,
+    open_model,
     ready,
 )
 from evaluation.encode import prompt_of
@@ -22,6 +23,7 @@ from evaluation.pass_at_k import means
 from evaluation.placement import Placement, placed_alike, placed_kind
 from evaluation.samples import write_samples
 from evaluation.task import PromptTask, Scores, Task
+from kinds import Kind
 from utils.console import progress
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ sampled, the standard error of what sampling them anew from the same weights cha
 
 
 def evaluate_stage(
-    kind: str,
+    kind: Kind,
     input_dir: Path | str | None,
     output_dir: Path,
     tasks: Sequence[Task],
@@ -46,21 +48,22 @@ def evaluate_stage(
     seed: int = 42,
     gated: Collection[str] = (),
     random_weights: "Callable[[], PreTrainedModel] | None" = None,
+    label: str | None = None,
 ) -> list[Result]:
     """Score a stage's input and output on the stage's tasks, and return what changed.
 
-    `kind` is the stage's kind. `input_dir` is what it started from, None for random weights, which `random_weights`
-    makes as the stage did; they are asked for no answers, which would take long and say nothing. A reward stage is
-    compared with its input under an untrained head drawn with `seed`. With a `reward_model`, a policy's answers before
-    and after are judged by it too. Scores are kept in `output_dir`, with samples of the answers; scores that the
-    input's own evaluation left in `input_dir` are taken over. Where the GPU has no room for the weights, input and
-    output are both loaded in 4 bits or on the CPU. `gated` are the metrics that gates ask for, as "task metric".
+    `input_dir` is what it started from, None for random weights, which `random_weights` makes as the stage did; they
+    are asked for no answers, which would take long and say nothing. A reward model is compared with its input under an
+    untrained head drawn with `seed`. With a `reward_model`, a policy's answers before and after are judged by it too.
+    Scores are kept in `output_dir`, with samples of the answers; scores that the input's own evaluation left in
+    `input_dir` are taken over. Where the GPU has no room for the weights, input and output are both loaded in 4 bits or
+    on the CPU. `gated` are the metrics that gates ask for, as "task metric"; `label` is what the stage is called.
     """
     cache = ScoreCache(output_dir, [Path(input_dir)] if input_dir is not None else [])
-    before, after = _checkpoints(kind, input_dir, output_dir, cache, seed, random_weights)
+    before, after = _sides(kind, input_dir, output_dir, cache, seed, random_weights)
     sides = [after] if before is None else [after, before]
     scores: list[list[Scores | str | None]] = []
-    with progress(f"evaluating {kind}", len(tasks) * len(sides)) as bar:
+    with progress(f"evaluating {label or kind.name}", len(tasks) * len(sides)) as bar:
         for number, side in enumerate(sides):
             scores.append([])
             is_random = side is before and input_dir is None
@@ -93,7 +96,7 @@ def answered_by(tasks: Sequence[Task]) -> PromptTask | None:
 
 
 def _noise(
-    tasks: Sequence[Task], judged: PromptTask | None, checkpoint: Checkpoint, reward_model: Path | str | None
+    tasks: Sequence[Task], judged: PromptTask | None, checkpoint: ScoredModel, reward_model: Path | str | None
 ) -> dict[str, float]:
     """Return for each metric the standard error of what sampling anew from the same weights changes."""
     again = checkpoint.sampled_anew()
@@ -118,38 +121,34 @@ def _for_a_gate(result: Result, gated: Collection[str], noise: Mapping[str, floa
     return {key: value for key, value in result.items() if key != "scores"}
 
 
-def _checkpoints(
-    kind: str,
+def _sides(
+    kind: Kind,
     input_dir: Path | str | None,
     output_dir: Path,
     cache: ScoreCache,
     seed: int,
     random_weights: "Callable[[], PreTrainedModel] | None",
-) -> tuple[Checkpoint | None, Checkpoint]:
+) -> tuple[ScoredModel | None, ScoredModel]:
     tokenizer = load_tokenizer(output_dir)
     placed = placed_alike([output_dir] if input_dir is None else [input_dir, output_dir])
     if input_dir is None and placed is Placement.IN_4_BITS:
         placed = Placement.ON_CPU  # random weights are nowhere to be loaded from
 
-    def opened(path: Path | str, load: "Callable[[Path | str], PreTrainedModel]", kind: str) -> Checkpoint:
-        return Checkpoint(path, tokenizer, cache, load, placed_kind(kind, placed))
+    def opened(path: Path | str, kind: str, load: "Callable[[Path | str], PreTrainedModel]") -> ScoredModel:
+        return ScoredModel(path, tokenizer, cache, load, placed_kind(kind, placed))
 
-    if kind != "reward":
-        after = opened(output_dir, lambda path: load_policy(path, placed), "policy")
-        if input_dir is not None:
-            return opened(input_dir, lambda path: load_policy(path, placed), "policy"), after
-        if random_weights is None:
-            return None, after
-        return opened(output_dir, lambda _: ready(random_weights(), placed), f"random weights of seed {seed}"), after
-    assert input_dir is not None, "a reward model starts from a language model"
-    pad = tokenizer.pad_token_id
-    policy = opened(input_dir, lambda path: load_policy(path, placed), "policy")
-    untrained = opened(
-        input_dir, lambda path: load_untrained_reward_model(path, pad, seed, placed), f"head of seed {seed}"
-    )
-    trained = opened(output_dir, lambda path: load_reward_model(path, pad, placed), "reward model")
-    untrained.policy = trained.policy = policy
-    return untrained, trained
+    policy = partial(load_policy, placed=placed)
+    if kind.scores:
+        assert input_dir is not None, "a reward model starts from a language model"
+        scorer = partial(load_reward_model, pad_token_id=tokenizer.pad_token_id, placed=placed)
+        untrained = opened(input_dir, f"head of seed {seed}", partial(scorer, head_seed=seed))
+        trained = opened(output_dir, "reward model", scorer)
+        untrained.policy = trained.policy = opened(input_dir, "policy", policy)
+        return untrained, trained
+    before = None if input_dir is None else opened(input_dir, "policy", policy)
+    if random_weights is not None:
+        before = opened(output_dir, f"random weights of seed {seed}", lambda _: ready(random_weights(), placed))
+    return before, opened(output_dir, "policy", policy)
 
 
 def compare(task: Task, before: Scores | str | None, after: Scores | str | None) -> list[Result]:
@@ -173,7 +172,7 @@ def compare(task: Task, before: Scores | str | None, after: Scores | str | None)
 
 
 def judged_by_reward_model(
-    task: PromptTask, before: Checkpoint, after: Checkpoint, reward_model: Path, cache: ScoreCache
+    task: PromptTask, before: ScoredModel, after: ScoredModel, reward_model: Path, cache: ScoreCache
 ) -> list[Result]:
     """Return how a reward model scores both policies' answers, and on which share of prompts it prefers `after`'s.
 
@@ -181,11 +180,7 @@ def judged_by_reward_model(
     they say something else. `prefers_after` counts a tie as ½, and is compared with ½, chance. Of several answers to a
     prompt, the first of one policy meets the first of the other and so on; the prompt counts once.
     """
-    tokenizer = load_tokenizer(reward_model)
-    pad = tokenizer.pad_token_id
-    placed = placed_alike([reward_model])
-    kind = placed_kind("reward model", placed)
-    judge = Checkpoint(reward_model, tokenizer, cache, lambda path: load_reward_model(path, pad, placed), kind)
+    judge = open_model(reward_model, cache, placed_alike([reward_model]), scores=True)
     prompts = [asked for row in task.asked if (asked := prompt_of(row)) is not None]
     prompts = prompts[: JUDGED_ANSWERS // task.samples * task.samples]
     said = []

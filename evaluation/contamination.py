@@ -12,6 +12,7 @@ from evaluation.named import label
 from evaluation.ngrams import SHORTEST, Index, Turns, words
 from evaluation.sections import Section
 from evaluation.task import Task
+from kinds import Stage, recorded
 from utils.console import progress
 
 COLUMNS = ("text", "messages", "prompt", "completion", "chosen", "rejected", "answer", "solution")
@@ -60,17 +61,19 @@ def training_turns(stage: Trained) -> tuple[int, Iterable[Turns], str]:
 
 def held_out_sets(stages: Iterable[Trained]) -> list[HeldOutSet]:
     """Return what these stages were measured on, each set once, and none that is a part of another."""
-    by_run: dict[str, dict[str, Any]] = {}
+    by_run: dict[str, list[Stage]] = {}
     for stage in stages:
-        by_run.setdefault(stage.run, {})[stage.kind] = stage.options
+        kind = recorded({"name": stage.kind})
+        by_run.setdefault(stage.run, []).append(Stage(stage.kind, kind, stage.options))
     found: list[HeldOutSet] = []
-    for run, configs in by_run.items():
-        for kind, tasks in tasks_for(configs).items():
-            named = {task.name: task.held_out.rows for task in tasks}
-            if kind == "pretrain":
-                named["test documents"] = _test_documents(configs[kind])
+    for run, of_run in by_run.items():
+        tasks = tasks_for(of_run)
+        for one in of_run:
+            named = {task.name: task.held_out.rows for task in tasks[one.label]}
+            if one.kind.layout == "documents":
+                named["test documents"] = _test_documents(one.config)
             for name, rows in named.items():
-                found.append(HeldOutSet(f"{run}/{kind} {name}", tuple(_items(rows))))
+                found.append(HeldOutSet(f"{run}/{one.label} {name}", tuple(_items(rows))))
     return [one for place, one in enumerate(found) if not _is_part(one, found[:place], found[place + 1 :])]
 
 

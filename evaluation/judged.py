@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.chat import encode
-from data.world import verify
-from evaluation.checkpoint import Checkpoint, Impossible, fingerprint
+from evaluation.checkpoint import Impossible, ScoredModel, fingerprint
 from evaluation.encode import completion, prompt_of
 from evaluation.ranking import auc_scores
-from evaluation.task import PromptTask, Scores, scattered
+from evaluation.skills import VerifiedTask
+from evaluation.task import Scores, scattered
 from evaluation.tasks import rewards_of
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VerifiedAnswers(PromptTask):
+class VerifiedAnswers(VerifiedTask):
     """Sampled answers of the policy that a reward model started from: does it rank the verified ones above the others?
 
-    Rows are made problems (`prompt, skill, answer`); of a calculator problem the first turn is judged. The answers are
-    the same before and after. This is the question that GRPO asks of a reward model, on the answers it will be asked.
+    Where an answer calls a tool, the call is judged. The answers are the same before and after. This is the question
+    that GRPO asks of a reward model, on the answers it will be asked.
     """
 
     name: ClassVar[str] = "verified_answers"
@@ -30,7 +30,7 @@ class VerifiedAnswers(PromptTask):
     sampled: ClassVar[bool] = True
     samples: ClassVar[int] = 4
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `auc` by the strict verifier and `auc_flexible` by the flexible one, one number an answer.
 
         Raises:
@@ -45,9 +45,9 @@ class VerifiedAnswers(PromptTask):
         prompts = [asked for row in self.asked if (asked := prompt_of(row)) is not None]
         rewards = answer_rewards(checkpoint, prompts, said)
         scores: Scores = {}
-        for metric, is_right in (("auc", verify.strict), ("auc_flexible", verify.flexible)):
+        for metric, is_right in (("auc", self.verifier.strict), ("auc_flexible", self.verifier.any_form)):
             known = {
-                i: (reward, is_right(one.text, row["skill"], row["answer"]))
+                i: (reward, bool(is_right(one.text, row)))
                 for i, (row, one, reward) in enumerate(zip(self.asked, said, rewards, strict=True))
                 if one is not None and reward is not None
             }
@@ -61,7 +61,7 @@ class VerifiedAnswers(PromptTask):
 
 
 def answer_rewards(
-    judge: Checkpoint, prompts: Sequence[tuple[Any, Any]], said: "Sequence[Completion | None]"
+    judge: ScoredModel, prompts: Sequence[tuple[Any, Any]], said: "Sequence[Completion | None]"
 ) -> list[float | None]:
     """Return the reward of the answer to each (prompt, tools), both rendered as the judge was trained on."""
     texts: dict[int, tuple[int, ...]] = {}

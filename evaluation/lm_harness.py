@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evaluation.checkpoint import Checkpoint, Impossible
+from evaluation.checkpoint import Impossible, ScoredModel
 from evaluation.task import HeldOut, Scores, Task
 from utils.errors import Refused, did_you_mean
 
@@ -33,7 +33,6 @@ class Harness(Task):
     """The version of each part's definition, once it has been scored."""
     name: ClassVar[str] = "lm-eval"
     headline: ClassVar[tuple[str, ...]] = ("acc",)
-    kept: ClassVar[bool] = False  # the rows are the harness's own, and are not known before
 
     @property
     def version_label(self) -> str:
@@ -43,11 +42,11 @@ class Harness(Task):
         known = ", ".join(sorted({str(one) for one in self.versions.values()})) or "?"
         return f"{known} (lm-eval {version('lm-eval')}{', chat template' if self.chat else ''})"
 
-    def scores(self, checkpoint: Checkpoint) -> Scores:
+    def scores(self, checkpoint: ScoredModel) -> Scores:
         """Return each of its metrics that has a number for each example: `METRIC`, or `METRIC/FILTER` by a filter."""
         return self.score(checkpoint)
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return the same.
 
         Raises:

@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 
 from data.chat import encode
 from data.messages import Malformed, conversation, out_of_order
-from evaluation.checkpoint import Checkpoint, fingerprint
+from evaluation.checkpoint import ScoredModel, fingerprint
 from evaluation.encode import Example, Row, common_prefix_length, completion
-from evaluation.task import HeldOut, PromptTask, Scores, Task, ending_scores
+from evaluation.skills import Skills
+from evaluation.task import HeldOut, Scores, Task
 from evaluation.tasks import likelihoods_of
+from evaluation.verifier import Verifier
 from utils.errors import Refused
 from utils.text import one_line
 
@@ -55,24 +57,20 @@ def _normalised(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
 
 
+MATCHES = Verifier(
+    problems=(),
+    strict=lambda text, row: strict_match(text, row["answer"]),
+    flexible=lambda text, row: flexible_match(text, row["answer"]),
+)
+
+
 @dataclass(frozen=True)
-class Questions(PromptTask):
+class Questions(Skills):
     """Greedy answers to questions (rows with `prompt, answer`), compared with the one that is right."""
 
+    verifier: Verifier = field(default=MATCHES, kw_only=True)
     title: str = field(default="questions", kw_only=True)
     name: ClassVar[str] = "questions"
-    headline: ClassVar[tuple[str, ...]] = ("strict", "flexible", "stop_rate")
-
-    def score(self, checkpoint: Checkpoint) -> Scores:
-        """Return `strict`, `flexible`, `stop_rate` and `completion_tokens`."""
-        said = self.completions(checkpoint)
-        scores: Scores = {}
-        for metric, matches in (("strict", strict_match), ("flexible", flexible_match)):
-            scores[metric] = [
-                None if one is None else float(matches(one.text, row["answer"]))
-                for one, row in zip(said, self.held_out.rows, strict=True)
-            ]
-        return scores | ending_scores(said)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Choices(Task):
     name: ClassVar[str] = "choices"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_per_byte")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `accuracy` by the likelihood of each choice, `accuracy_per_byte` by that for each UTF-8 byte of it.
 
         The first is for choices of like length; of others it prefers the short ones, which the second makes up for. Of

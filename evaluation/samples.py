@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import Checkpoint
+from evaluation.checkpoint import ScoredModel
 from evaluation.encode import prompt_of
 from evaluation.task import PromptTask, Scores, Task
 from utils.files import jsonable, replace_text
@@ -15,7 +15,7 @@ SAMPLES_FILE = "samples.jsonl"
 MOST_SAMPLES = 600
 """Rows of one task that are written."""
 
-Side = tuple[Checkpoint, Sequence[Scores | str | None]]
+Side = tuple[ScoredModel, Sequence[Scores | str | None]]
 """A checkpoint, and its scores on each task; a string or nothing in place of scores where there are none."""
 
 
@@ -37,15 +37,15 @@ def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Si
         for place, row in enumerate(task.held_out.rows[:MOST_SAMPLES] if said else []):
             asked = prompt_of(row)
             answers = {name: said[name][place] if name in said else None for name in ("before", "after")}
-            kind, expected = row.get("skill"), row.get("answer")
-            line = {"task": task.name, "prompt": asked and asked[0], "group": kind, "expected": expected}
+            line = {"task": task.name, "prompt": asked and asked[0], "group": task.group_of(row)}
+            line["expected"] = row.get("answer")
             lines.append(line | answers)
     if lines:
         written = (json.dumps(hidden(jsonable(line)), ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         replace_text(directory / SAMPLES_FILE, "".join(written))
 
 
-def _answers(task: PromptTask, checkpoint: Checkpoint, scores: Scores | str | None) -> list[dict[str, Any]]:
+def _answers(task: PromptTask, checkpoint: ScoredModel, scores: Scores | str | None) -> list[dict[str, Any]]:
     assert isinstance(scores, dict), scores
     return [
         {"text": text, "scores": {name: scores[name][place] for name in task.judged_by if name in scores}}

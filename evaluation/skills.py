@@ -1,81 +1,101 @@
-"""The made world's skills: exact match and pass@k on fresh problems, the calculator in a real loop of two turns."""
+"""Tasks that a recipe's verifier judges: the share of right answers, and pass@k."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from data.world import tools, verify
-from data.world.problems import SKILLS
-from evaluation.checkpoint import Checkpoint
+from evaluation.encode import Row
 from evaluation.pass_at_k import means, passes
 from evaluation.task import PromptTask, Scores, by_group, ending_scores
+from evaluation.verifier import Verifier
 
 if TYPE_CHECKING:
+    from evaluation.checkpoint import ScoredModel
     from evaluation.generate import Completion
+
+METRICS = ("strict", "flexible")
 
 
 @dataclass(frozen=True)
-class Skills(PromptTask):
-    """Greedy answers to held-out problems (rows with `prompt, skill, answer`).
+class VerifiedTask(PromptTask):
+    """A task whose rows are a verifier's problems."""
 
-    A calculator problem is solved when the call is right, and the answer after the tool's response.
-    """
+    verifier: Verifier = field(kw_only=True)
+    anew: ClassVar[bool] = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The tokens of an answer, and what the verifier is known by."""
+        return {"max_new_tokens": self.max_new_tokens} | self.verifier.key
+
+    def group_of(self, row: Row) -> str | None:
+        """Return the kind of a problem."""
+        return None if self.verifier.group is None else str(row[self.verifier.group])
+
+
+@dataclass(frozen=True)
+class Skills(VerifiedTask):
+    """Greedy answers to the problems; where an answer calls a tool, the tool answers, and the model goes on once."""
 
     name: ClassVar[str] = "skills"
     headline: ClassVar[tuple[str, ...]] = ("strict", "flexible", "stop_rate")
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("strict", "flexible", "stop_rate", "completion_tokens"),
-        *(f"{metric}/{skill}" for metric, skill in product(("strict", "flexible"), SKILLS)),
-    )
+    metrics: ClassVar[tuple[str, ...]] = (*METRICS, "stop_rate", "completion_tokens")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
-        """Return `strict` (the form that was taught) and `flexible` (the right answer), over all and for each skill.
+    def verified(self) -> tuple[str, ...]:
+        """Return `strict`."""
+        return ("strict",)
+
+    def all_metrics(self) -> tuple[str, ...]:
+        """Return `strict` and `flexible` of each kind of problem too; problems that are no data set tell the kinds."""
+        if self.verifier.group is None:
+            return self.metrics
+        is_data = isinstance(self.verifier.problems, str)
+        groups = ["*"] if is_data else sorted({str(self.group_of(row)) for row in self.held_out.rows})
+        return (*self.metrics, *(f"{metric}/{group}" for metric, group in product(METRICS, groups)))
+
+    def score(self, checkpoint: "ScoredModel") -> Scores:
+        """Return `strict` (right in the form that is wanted) and `flexible` (right), over all and for each kind.
 
         `stop_rate` and `completion_tokens` are of the first turn.
         """
-        rows = self.asked
         first = self.completions(checkpoint)
-        second = self._after_tool(checkpoint, first)
-        scores: Scores = {"strict": [], "flexible": []}
-        for index, (row, said) in enumerate(zip(rows, first, strict=True)):
-            skill, answer, then = row["skill"], row["answer"], second.get(index)
-            for metric, is_right in (("strict", verify.strict), ("flexible", verify.flexible)):
-                if said is None:
-                    scores[metric].append(None)
-                elif then is not None:
-                    called = metric == "flexible" or is_right(said.text, skill, answer)
-                    scores[metric].append(float(called and is_right(then.text, "calculator_answer", answer)))
-                elif skill == "calculator":  # nothing valid was called, but the answer may have been said
-                    right = metric == "flexible" and is_right(said.text, "calculator_answer", answer)
-                    scores[metric].append(float(right))
-                else:
-                    scores[metric].append(float(is_right(said.text, skill, answer)))
-        skills = [row["skill"] for row in rows]
-        for metric in ("strict", "flexible"):
-            scores |= by_group(metric, scores[metric], skills)
+        last = self._last_turns(checkpoint, first)
+        judges = zip(METRICS, (self.verifier.strict, self.verifier.any_form), strict=True)
+        scores: Scores = {
+            metric: [None if said is None else float(bool(is_right(said.text, row))) for row, said in last]
+            for metric, is_right in judges
+        }
+        groups = [self.group_of(row) for row in self.asked]
+        for metric in METRICS:
+            scores |= by_group(metric, scores[metric], groups)
         return scores | ending_scores(first)
 
-    def texts(self, checkpoint: Checkpoint) -> list[str | None]:
-        """Return each answer; that of the calculator, and what is said after it, stand below the call."""
+    def texts(self, checkpoint: "ScoredModel") -> list[str | None]:
+        """Return each answer; that of the tool, and what is said after it, stand below the call."""
         first = self.completions(checkpoint)
-        second = self._after_tool(checkpoint, first)
         texts = [None if said is None else said.text for said in first]
-        for index, then in second.items():
-            texts[index] = f"{texts[index]}\n→ {tools.respond(str(texts[index]))}\n{then.text}"
+        for index, (row, then) in enumerate(self._last_turns(checkpoint, first)):
+            if then is not None and then is not first[index]:
+                texts[index] = f"{texts[index]}\n→ {row['prompt'][-1]['content']}\n{then.text}"
         return texts
 
-    def _after_tool(self, checkpoint: Checkpoint, first: "list[Completion | None]") -> "dict[int, Completion]":
-        """Run the calls of the first turn, and return what is said after each that the tool answered, by row."""
-        prompts = {}
-        for index, (row, said) in enumerate(zip(self.asked, first, strict=True)):
-            response = tools.respond(said.text) if said is not None and row["skill"] == "calculator" else None
+    def _last_turns(
+        self, checkpoint: "ScoredModel", first: "list[Completion | None]"
+    ) -> "list[tuple[Row, Completion | None]]":
+        """Run the tool that first turns call; return each last turn, and its row with what came before it as prompt."""
+        turns: list[tuple[Row, Completion | None]] = list(zip(self.asked, first, strict=True))
+        going_on: dict[int, Row] = {}
+        for index, (row, said) in enumerate(turns):
+            response = self.verifier.respond(said.text, row) if said is not None and self.verifier.respond else None
             if said is not None and response is not None:
-                turns = [{"role": "assistant", "content": said.text}, {"role": "tool", "content": response}]
-                prompts[index] = ([*row["prompt"], *turns], None)
-        if not prompts:
-            return {}
-        then = checkpoint.complete(list(prompts.values()), self.max_new_tokens, self.sampled)
-        return {index: said for index, said in zip(prompts, then, strict=True) if said is not None}
+                called = [{"role": "assistant", "content": said.text}, {"role": "tool", "content": response}]
+                going_on[index] = {**row, "prompt": [*row["prompt"], *called]}
+        if going_on:
+            prompts = [(row["prompt"], row.get("tools")) for row in going_on.values()]
+            then = checkpoint.complete(prompts, self.max_new_tokens, self.sampled)
+            for (index, row), said in zip(going_on.items(), then, strict=True):
+                turns[index] = (row, said)
+        return turns
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,7 @@ class SampledSkills(Skills):
     sampled: ClassVar[bool] = True
     samples: ClassVar[int] = 4
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: "ScoredModel") -> Scores:
         """Return each problem's mean of the scores of `Skills`, and `pass@2` and `pass@4` of both metrics.
 
         The mean of `strict` is pass@1. `flexible_pass@k` is pass@k of right answers in any form.

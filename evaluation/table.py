@@ -7,7 +7,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from evaluation.metrics import SHOWN, verdict
+from evaluation.metrics import verdict
+from kinds import Kind, recorded
 from utils.text import safe
 
 COLOURS = {"better": "green", "worse": "red", "no evidence": "dim"}
@@ -15,7 +16,7 @@ Result = Mapping[str, Any]
 
 
 def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of stages in run order, each with `name` (its kind) and `evaluation`.
+    """Return the table of stages in run order, each with `name`, `kind` and `evaluation`, as stage_info.json has them.
 
     Shows the results that matter for the kind of stage; fits 100 columns. Reasons for missing figures stand below it.
     """
@@ -30,7 +31,7 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     reasons: dict[str, None] = {}
     for stage in stages:
         name = str(stage["name"])
-        rows = list(shown(name, stage.get("evaluation") or []))
+        rows = list(shown(recorded(stage), stage.get("evaluation") or []))
         for index, (label, result) in enumerate(rows):
             measured = None not in (result["before"], result["after"])
             mark = verdict(result["metric"], result["ci95"]) or ("too few" if measured else "")
@@ -47,9 +48,12 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def shown(kind: str, results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
-    """Yield what matters for a kind of stage, in order, each with its name."""
-    for pattern, label in SHOWN[kind].items():
+def shown(kind: Kind, results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
+    """Yield what matters for a kind of stage, in order, each with its name; of one that tells none, all but groups."""
+    if not kind.figures:
+        named = ((f"{result['task']} {result['metric']}", result) for result in results)
+        yield from ((name.replace("_", " "), result) for name, result in named if "/" not in name)
+    for pattern, label in kind.figures.items():
         start, star, _ = pattern.partition("*")
         for result in results:
             name = f"{result['task']} {result['metric']}"

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from evaluation.checkpoint import Checkpoint, Impossible, fingerprint
+from evaluation.checkpoint import Impossible, ScoredModel, fingerprint
 from evaluation.encode import Row, prompt_of
-from utils.files import jsonable
 
 if TYPE_CHECKING:
     from evaluation.generate import Completion
@@ -53,34 +52,39 @@ class Task(ABC):
     """The metrics of `score`; `NAME/*` stands for one for each group that the rows tell."""
     asks: ClassVar[bool] = False
     """Whether the rows are prompts, which the checkpoint answers."""
-    kept: ClassVar[bool] = True
-    """Whether rows, options and weights decide the scores, so that they may be kept."""
+    anew: ClassVar[bool] = False
+    """Whether functions of a recipe decide the scores, which may change without a trace: kept scores are not taken."""
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What decides the scores besides the rows and the weights."""
+        return {name: value for name, value in vars(self).items() if name != "held_out"}
 
     def all_metrics(self) -> tuple[str, ...]:
         """Return `metrics`, and those that this task alone has."""
         return self.metrics
 
+    def verified(self) -> tuple[str, ...]:
+        """Return the metrics that are shares of answers found right."""
+        return ()
+
     @abstractmethod
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return each metric's scores, one a row.
 
         Raises:
             Impossible: the checkpoint cannot be given the task.
         """
 
-    def scores(self, checkpoint: Checkpoint) -> Scores:
+    def scores(self, checkpoint: ScoredModel) -> Scores:
         """Return `score(checkpoint)`, computed once for the same weights, rows, options and version."""
         if not self.held_out.rows:
             raise Impossible(f"no held-out row has what the task {self.name!r} needs")
-        if not self.kept:
-            fresh: Scores = jsonable(self.score(checkpoint))  # NaN becomes None, as in what is kept
-            return fresh
-        options = {name: value for name, value in vars(self).items() if name != "held_out"}
-        key = f"{self.name}-v{self.version}-{self.held_out.fingerprint}-{fingerprint(options)}"
-        scores: Scores = checkpoint.remembered(key, lambda: self.score(checkpoint))
+        key = f"{self.name}-v{self.version}-{self.held_out.fingerprint}-{fingerprint(self.options)}"
+        scores: Scores = checkpoint.remembered(key, lambda: self.score(checkpoint), anew=self.anew)
         return scores
 
-    def attempt(self, checkpoint: Checkpoint) -> Scores | str:
+    def attempt(self, checkpoint: ScoredModel) -> Scores | str:
         """Return the scores, or the reason why there are none."""
         try:
             return self.scores(checkpoint)
@@ -105,19 +109,23 @@ class PromptTask(Task):
         """The rows, each as often as it is answered."""
         return [row for row in self.held_out.rows for _ in range(self.samples)]
 
-    def completions(self, checkpoint: Checkpoint) -> "list[Completion | None]":
+    def completions(self, checkpoint: ScoredModel) -> "list[Completion | None]":
         """Return a completion of each prompt asked; None where there is no prompt, or no room after it."""
         asked = [prompt_of(row) for row in self.asked]
         prompts = [prompt for prompt in asked if prompt is not None]
         done = iter(checkpoint.complete(prompts, self.max_new_tokens, self.sampled))
         return [None if prompt is None else next(done) for prompt in asked]
 
+    def group_of(self, row: Row) -> str | None:
+        """Return the kind of thing that a row asks for, if rows tell kinds."""
+        return None
+
     @property
     def judged_by(self) -> tuple[str, ...]:
         """The metrics by which a reader judges one answer."""
         return self.headline[:1]
 
-    def texts(self, checkpoint: Checkpoint) -> list[str | None]:
+    def texts(self, checkpoint: ScoredModel) -> list[str | None]:
         """Return the answer to each row's prompt, as one reads it; what scoring has generated is not generated anew."""
         return [None if said is None else said.text for said in self.completions(checkpoint)]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from evaluation.calibration import brier, calibration_gaps, length_preference
-from evaluation.checkpoint import Checkpoint
+from evaluation.checkpoint import ScoredModel
 from evaluation.encode import Example, Row, completion, demonstration, document
 from evaluation.task import Scores, Task, by_group, scattered, weighted
 
@@ -23,7 +23,7 @@ class LanguageModelling(Task):
     headline: ClassVar[tuple[str, ...]] = ("loss", "bits_per_byte")
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "bits_per_byte")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `loss` (nats a token), `accuracy` and `bits_per_byte`; their means weigh documents by length."""
         limit = checkpoint.max_tokens
         examples = [document(checkpoint.tokenizer, row["text"], limit) for row in self.held_out.rows]
@@ -41,7 +41,7 @@ class Demonstrations(Task):
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `loss` (nats a token) and `accuracy` over completion tokens, the end of each turn included."""
         rows = self.held_out.rows
         for row in rows:
@@ -57,7 +57,7 @@ class Preferences(Task):
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "chosen_logp", "rejected_logp")
     metrics: ClassVar[tuple[str, ...]] = (*headline, "accuracy/*")
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `accuracy`, `margin`, `chosen_logp`, `rejected_logp`: log-probabilities of whole answers, in nats."""
         rows = self.held_out.rows
         found = likelihoods_of(checkpoint, pair_examples(checkpoint, rows))
@@ -76,7 +76,7 @@ class RewardPairs(Task):
         *headline, "chosen_reward", "rejected_reward", "accuracy/*", "longer_wins", "longer_is_right", "length_bias",
     )  # fmt: skip
 
-    def score(self, checkpoint: Checkpoint) -> Scores:
+    def score(self, checkpoint: ScoredModel) -> Scores:
         """Return `accuracy`, also for each `kind` of rejection, `margin`, `chosen_reward`, `rejected_reward` and more.
 
         `brier` and `calibration_error` say whether σ(margin) is the probability that it is taken for. Of pairs whose
@@ -102,7 +102,7 @@ class RewardPairs(Task):
         return scores | {metric: scattered(values, len(rows)) for metric, values in more.items()}
 
 
-def pair_examples(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Example]:
+def pair_examples(checkpoint: ScoredModel, rows: Sequence[Row]) -> list[Example]:
     """Return every row's chosen side, then every row's rejected side."""
     for row in rows:
         checkpoint.need_template(row["prompt"])
@@ -113,7 +113,7 @@ def pair_examples(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Example]:
     ]
 
 
-def rewards_of(checkpoint: Checkpoint, sequences: Sequence[list[int]]) -> list[float | None]:
+def rewards_of(checkpoint: ScoredModel, sequences: Sequence[list[int]]) -> list[float | None]:
     """Return the reward model's score of each sequence; None for one that is longer than the model can take."""
     from evaluation.likelihood import reward_scores
 
@@ -122,7 +122,7 @@ def rewards_of(checkpoint: Checkpoint, sequences: Sequence[list[int]]) -> list[f
     return scattered(dict(zip(fits, scores, strict=True)), len(sequences))
 
 
-def likelihoods_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> "list[Likelihood]":
+def likelihoods_of(checkpoint: ScoredModel, examples: Sequence[Example]) -> "list[Likelihood]":
     """Return the examples' likelihoods; no token counts of an example that is longer than the model can take."""
     from evaluation.likelihood import Likelihood, likelihoods
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
+from evaluation.verifier import Verifier
 from utils.errors import Refused, did_you_mean, without_number
 
 HERE = Path(__file__).resolve().parent
@@ -28,6 +29,8 @@ class Recipe:
     """The stages by kind, in the order of the run, as the file has them: not checked yet."""
     grpo_extra: GRPOExtraConfig | None = None
     """What GRPO needs besides."""
+    verifier: Verifier | None = None
+    """What every stage is measured by."""
     sizes: Mapping[str, Mapping[str, Any]]
     """What the file records, as SIZES, of the models and data that it names: for a plan without a network."""
 
@@ -62,10 +65,13 @@ def load(name_or_file: str) -> Recipe:
     extra = getattr(module, "grpo_extra", None)
     if not isinstance(extra, GRPOExtraConfig | None):
         raise Refused(f"{path}: grpo_extra must be a GRPOExtraConfig; given: {extra!r}")
+    verifier = getattr(module, "verifier", None)
+    if not isinstance(verifier, Verifier | None):
+        raise Refused(f"{path}: verifier must be a Verifier; given: {verifier!r}")
     sizes = getattr(module, "SIZES", {})
     if not isinstance(sizes, Mapping) or not all(isinstance(one, Mapping) for one in sizes.values()):
         raise Refused(f"{path}: SIZES must map the name of a model or data set to a dict; given: {sizes!r}")
-    return Recipe(name=name, configs=dict(configs), grpo_extra=extra, sizes=sizes)
+    return Recipe(name=name, configs=dict(configs), grpo_extra=extra, verifier=verifier, sizes=sizes)
 
 
 def _locate(name_or_file: str) -> tuple[Path, str]:

@@ -1,7 +1,8 @@
 """Random weights to a model that answers fresh problems, on a laptop: all five stages on made data, in minutes.
 
 For: watching every stage work, and testing that it does. A Qwen3 of 1.0 M parameters learns three skills of a made
-world (data/world): word problems with a trace, counting words, calling a calculator. It needs no network and no GPU.
+world (recipes/arithmetic): word problems with a trace, counting words, calling a calculator. It needs no network and no
+GPU.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from pipeline import run_pipeline
 from pretrain import PretrainConfig
+from recipes.arithmetic import VERIFIER, made_strict
 
 SMALL: dict[str, Any] = {  # what a model of this size needs on a CPU: no memory to save, and the fastest attention
     "max_length": 256, "gradient_checkpointing": False, "attn_implementation": "eager", "logging_steps": 5,
@@ -59,11 +61,12 @@ configs: dict[str, PretrainConfig | TrainingConfig] = {
     ),
 }  # fmt: skip
 grpo_extra = GRPOExtraConfig(
-    reward_func=["made_strict", StageOutput("reward")],
+    reward_func=[made_strict, StageOutput("reward")],
     reward_weights=[1.0, 0.02],
     num_generations=8,
     max_completion_length=48,
 )
+verifier = VERIFIER  # every stage is measured on the world's held-out problems
 
 if __name__ == "__main__":
-    run_pipeline(configs, grpo_extra)
+    run_pipeline(configs, grpo_extra, verifier=verifier)

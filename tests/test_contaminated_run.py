@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from algorithms import StageOutput, TrainingConfig
+from data.made import rows as made_rows
 from data.sources import load_for
-from data.world import rows as made_rows
 from evaluation.__main__ import main
-from evaluation.choose import MADE_SEED, PROBLEMS
 from evaluation.encode import Row
 from pipeline import run_pipeline
+from recipes.arithmetic.verifier import PROBLEMS, SEED
 from tests.algorithms.conftest import model_dir
 from utils.files import read_json
 
@@ -52,7 +52,7 @@ def test_every_item_of_the_test_set_that_was_trained_on_is_named(
         model_name=StageOutput("sft"), output_dir="my-reward", dataset_name=write("pairs.jsonl", pairs), **QUICK
     )
     held_out = load_for(judged, "reward").eval
-    problems = list(made_rows("prompts", "eval", PROBLEMS, MADE_SEED))
+    problems = list(made_rows("prompts", "eval", PROBLEMS, SEED))
     planted = [shown(asked[item]) for item in (1, 4, 8)]
     planted += [shown(problems[item]) for item in (0, 100)]
     planted += [shown(held_out[item]) for item in (2, 5)]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import chat
 import evaluation.__main__
-import evaluation.alone
+import evaluation.evaluate_checkpoint
 import pretrain.__main__
 import run_all
 from algorithms.config import GRPOExtraConfig, TrainingConfig

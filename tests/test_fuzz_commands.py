@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import chat
 import evaluation.__main__
-import evaluation.alone
+import evaluation.evaluate_checkpoint
 import pretrain
 import pretrain.__main__
 from tests.test_fuzz import NUMBERS, Ends, _ends, _nothing_in_the_tree, bounded, damaged_bytes  # noqa: F401
@@ -69,7 +69,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretraining ends where its data are read, evaluation and chat where a model would be loaded."""
     Path("text.txt").write_bytes(documents())
     monkeypatch.setattr(pretrain.__main__, "train", lambda config, out: pretrain.prepare(config))
-    monkeypatch.setattr(evaluation.alone, "results_of", lambda found, tasks: [])
+    monkeypatch.setattr(evaluation.evaluate_checkpoint, "results_of", lambda found, tasks: [])
     monkeypatch.setattr(chat, "load", lambda checkpoint, mode, system: None)
     monkeypatch.setattr(chat, "converse", lambda speakers, args: None)
 

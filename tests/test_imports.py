@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "algorithms": {"algorithms", "data", "kinds", "utils"},
     "evaluation": {"evaluation", "data", "kinds", "utils"},
     "chain": {"chain", "pretrain", "algorithms", "evaluation", "data", "kinds", "utils"},
-    "recipes": {"algorithms", "pretrain", "pipeline", "utils"},
+    "recipes": {"recipes", "algorithms", "data", "evaluation", "kinds", "pretrain", "pipeline", "utils"},
     "cache_config": set(),
     "pipeline": PARTS | {"cache_config", "kinds"},
     "run_all": PARTS | {"cache_config", "kinds", "pipeline"},

@@ -132,7 +132,7 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def write_model(work: Path) -> Path:
     """Write a small random model as the SFT stage of the interrupted run; return its directory."""
     from data.chat import CHAT_TEMPLATE
-    from data.world import rows
+    from data.made import rows
     from pretrain.model import random_model
     from pretrain.tokenizer import train_tokenizer
 
@@ -197,7 +197,7 @@ def call_recipe(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from chain.stages import stages_of
 
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pipeline, "run_pipeline", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(pipeline, "run_pipeline", lambda *arguments, verifier=None: calls.append(arguments))
     runpy.run_path(str(ROOT / path if (ROOT / path).exists() else Path(path)), run_name="__main__")
     (arguments,) = calls
     assert stages_of(*arguments)
@@ -329,7 +329,7 @@ def test_a_command_of_the_readme_runs(
             pytest.fail(f"no test knows how to try the README's command {command!r}")
 
 
-@pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra"])
+@pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra", "verifier"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
     from chain.preflight import missing
     from chain.stages import stages_of
@@ -337,7 +337,7 @@ def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(
 
     (work / "from_readme.py").write_text(source)
     recipe = load("from_readme.py")
-    stages = stages_of(recipe.configs, recipe.grpo_extra)
+    stages = stages_of(recipe.configs, recipe.grpo_extra, verifier=recipe.verifier)
     for problem in missing(stages):
         assert "these are not on this machine" in problem
 
@@ -382,9 +382,9 @@ def test_the_table_of_stages_is_the_embedded_recipe() -> None:
 
 
 def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
-    from data.world.conversations import RAMBLING_SHARE
     from pretrain.model import parameter_count
     from recipes import load
+    from recipes.arithmetic.conversations import RAMBLING_SHARE
 
     recipe = load("scratch_tiny")
     pretraining, grpo, extra = recipe.configs["pretrain"], recipe.configs["grpo"], recipe.grpo_extra
@@ -401,8 +401,8 @@ def test_figures_about_the_embedded_recipe_are_those_of_the_recipe() -> None:
 
 
 def test_the_examples_of_the_skills_are_what_is_taught() -> None:
-    from data.world import tools, verify
-    from data.world.problems import digit_steps, tally
+    from recipes.arithmetic import tools, verify
+    from recipes.arithmetic.problems import digit_steps, tally
 
     shown = section("The stages").replace("\n  ", "\n")
     trace, totals = tally(["hello", "world", "hello"])

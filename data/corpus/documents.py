@@ -1,4 +1,4 @@
-"""Where the documents of one part come from: a local file or folder, the made world, or what is published."""
+"""Where the documents of one part come from: a local file or folder, made data, or what is published."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data import made
 from data.corpus import enwik8, hub_data
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
@@ -161,14 +162,14 @@ def _published(named: Documents, name: str) -> Documents:
 
 
 def _made(name: str, options: Options) -> Source:
-    from data import world
-
-    if name != "made:documents":
-        raise Refused(f"there is no {name!r} to pretrain on: made data are made:documents.")
-    code = [_sha256(file) for file in sorted(Path(world.__file__).parent.glob("*.py"))]
+    data_set = name.removeprefix(made.PREFIX)
+    columns = list(next(iter(made.rows(data_set, "eval", 1, options.seed)), {}))
+    if "text" not in columns:
+        raise Refused(f"there is no text to pretrain on in {name}: its rows have {', '.join(columns)}.")
+    code = [_sha256(file) for file in made.files_of(data_set)]
 
     def side(split: str, count: int | None) -> list[str]:
-        return [row["text"] for row in world.rows("documents", split, count, options.seed)]
+        return [row["text"] for row in made.rows(data_set, split, count, options.seed)]
 
     def documents() -> Documents:
         return {

@@ -44,7 +44,7 @@ def serve(args: argparse.Namespace) -> None:
         (args.limit is not None and args.limit < 1, f"--limit must be at least 1; given: {args.limit}"),
         (args.max_new_tokens < 1, f"--max-new-tokens must be at least 1; given: {args.max_new_tokens}"),
     )
-    from evaluation.alone import refuse_unfit, results_of
+    from evaluation.evaluate_checkpoint import refuse_unfit, results_of
     from evaluation.lm_harness import PREFIX
     from evaluation.named import tasks_named
     from utils.checkpoints import find_checkpoint

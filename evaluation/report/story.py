@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from evaluation.metrics import HEADLINES, SHOWN, verdict
+from evaluation.metrics import verdict
 from evaluation.report import facts
 from evaluation.report.facts import Facts, RunFacts, StageFacts, items
 from evaluation.table import number, shown
+from kinds import KINDS, named, recorded
 from utils.console import duration
 from utils.text import one_line
 
@@ -18,7 +19,7 @@ NOT_REPEATED = ("completion_tokens", "perplexity", "flexible")
 
 def headline(stage: StageFacts) -> tuple[str, Facts] | None:
     """Return the result that a stage is judged by, with its name; None if it was not measured."""
-    for pattern in HEADLINES.get(stage.name, ()):
+    for pattern in recorded({"name": stage.name}).headlines:
         for result in stage.results:
             if result["after"] is not None and fnmatchcase(f"{result['task']} {result['metric']}", pattern):
                 return label(result), result
@@ -36,8 +37,9 @@ def verdict_on(stage: StageFacts) -> str:
 def label(result: Facts) -> str:
     """Return the name of what a result measures."""
     name = f"{result['task']} {result['metric']}"
-    named = (one for patterns in SHOWN.values() for pattern, one in patterns.items() if pattern == name)
-    return next(named, str(result["metric"] if result["task"] == "rewards" else name).replace("_", " "))
+    figures = (named(kind).figures for kind in KINDS)
+    labels = (one for patterns in figures for pattern, one in patterns.items() if pattern == name)
+    return next(labels, str(result["metric"] if result["task"] == "rewards" else name).replace("_", " "))
 
 
 def change(result: Facts) -> str:
@@ -48,7 +50,7 @@ def change(result: Facts) -> str:
 
 def rows_of(stage: StageFacts) -> list[tuple[str, Facts]]:
     """Return what is shown of a stage's results, each with its name."""
-    return [(name, dict(one)) for name, one in shown(stage.name, stage.results)] if stage.name in SHOWN else []
+    return [(name, dict(one)) for name, one in shown(recorded({"name": stage.name}), stage.results)]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ def test_exact_match_reads_what_follows_the_thoughts_of_strings_and_of_messages(
     assert rewards.exact_match(chat(*texts), answer=["7"] * 4) == [1.0, 1.0, 0.0, 0.0]
 
 
-def test_made_rewards_ask_the_made_worlds_verifier() -> None:
+def test_the_rewards_of_made_data_are_had_by_their_names() -> None:
     texts = chat("<think>3+4=7</think>\nAnswer: 7", "The answer is 7", "Answer: 8")
     columns: dict[str, Any] = {"skill": ["arithmetic"] * 3, "answer": ["7"] * 3}
-    assert rewards.made_strict(texts, **columns) == [1.0, 0.0, 0.0]
-    assert rewards.made_flexible(texts, **columns) == [1.0, 1.0, 0.0]
+    strict, flexible = (rewards.load(name)[0] for name in ("made_strict", "made_flexible"))
+    assert (rewards.name_of(strict), rewards.name_of(flexible)) == ("made_strict", "made_flexible")
+    assert strict(texts, **columns) == [1.0, 0.0, 0.0]
+    assert flexible(texts, **columns) == [1.0, 1.0, 0.0]
 
 
 def test_the_default_reward_is_math_verifys_accuracy() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.pretraining import fewest_steps
 from benchmarks.pretraining_runs import table
-from data import world
+from data import made
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def text(tmp_path: Path) -> Path:
     """A file of documents, large enough for each script's smallest run; the number gives each a place of its own."""
     file = tmp_path / "text.txt"
-    rows = enumerate(world.rows("documents", "train", 1500, 0))
+    rows = enumerate(made.rows("documents", "train", 1500, 0))
     file.write_text("\n\n".join(f"{number}. {row['text']}" for number, row in rows))
     return file
 

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, TrainingConfig
+from algorithms.rewards import exact_match
 from chain.hacking import hacking, tell_hacking
 from data.chat import CHAT_TEMPLATE
+from evaluation.answers import Rewards
+from evaluation.skills import Skills
+from evaluation.task import HeldOut
 from pipeline import run_pipeline
+from recipes.arithmetic import VERIFIER
 from tests.algorithms.conftest import _save_model
 from utils.stage_log import StageLog
 
@@ -51,7 +56,6 @@ def test_a_verifier_that_certainly_gained_next_to_nothing_is_told() -> None:
         ),  # the healthy recipe
         (ROSE, [result("skills", 0.97, 0.973, 0.009)]),  # there was nothing to gain
         (ROSE, [result("skills", 0.40, 0.38, 0.01), result("sampled_skills", 0.2, 0.4, 0.05)]),  # one rose
-        (ROSE, [result("demonstrations", 0.40, 0.20, 0.01)]),  # no verifier
         (ROSE, [{"task": "skills", "metric": "strict", "before": None, "after": 0.3, "ci95": None}]),
         (ROSE, []),
         (rewards(0.8, 0.8), [result("skills", 0.36, 0.19, 0.05)]),  # the reward has not risen: no hacking
@@ -67,9 +71,16 @@ def test_it_is_an_alarm_of_the_stage_and_of_its_last_step(tmp_path: Path) -> Non
     log = StageLog(tmp_path)
     log.open(name="grpo")
     log.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in ROSE))
-    tell_hacking(log, [result("skills", 0.36, 0.19, 0.05)])
-    (alarm,) = log.read_info()["alarms"]
-    assert (alarm["step"], alarm["name"]) == (30, "reward_hacking")
+    fell, rewarded = result("skills", 0.36, 0.19, 0.05), result("rewards", 0.36, 0.19, 0.05)
+    rows = HeldOut([])
+    tasks = [Skills(rows, verifier=VERIFIER), Rewards(rows, functions={"strict": len, "exact": exact_match})]
+    tell_hacking(log, [fell | {"metric": "flexible"}, rewarded], tasks)  # neither is what a verifier says
+    assert not log.read_info()["alarms"]
+    for one, told in ((rewarded | {"metric": "exact"}, "rewards exact 0.360"), (fell, "skills strict 0.360")):
+        tell_hacking(log, [one], tasks)
+        (alarm,) = log.read_info()["alarms"]
+        assert (alarm["step"], alarm["name"]) == (30, "reward_hacking")
+        assert told in alarm["message"]
 
 
 @pytest.mark.slow

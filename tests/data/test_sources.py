@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets, config, load_dataset
 from huggingface_hub import constants
 
 from algorithms import TrainingConfig
-from data import world
+from data import made
 from data.sources import fingerprint, load, load_for
 from data.splits import held_out, key_of, normalised
 from utils.errors import Refused
@@ -303,7 +303,7 @@ def test_made_data_come_for_their_stage_with_their_own_held_out_side(name: str, 
     data = load(f"made:{name}", stage, max_samples=40, eval_samples=20, seed=1)
     assert (len(data.train), len(data.eval)) == (40, 20)
     column = data.train.column_names[0]
-    assert data.train[column][:] == [row[column] for row in world.rows(name, "train", 40, 1)]
+    assert data.train[column][:] == [row[column] for row in made.rows(name, "train", 40, 1)]
     again, other = (load(f"made:{name}", stage, max_samples=40, eval_samples=20, seed=seed) for seed in (1, 2))
     assert again.info["fingerprint"] == data.info["fingerprint"] != other.info["fingerprint"]
 

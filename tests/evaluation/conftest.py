@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from evaluation.checkpoint import Checkpoint, ScoreCache, load_tokenizer
+from evaluation.checkpoint import ScoreCache, ScoredModel, load_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The made world's tokenizer, with the project's chat template."""
     from data.chat import CHAT_TEMPLATE
-    from data.world import rows
+    from data.made import rows
     from pretrain.tokenizer import train_tokenizer
 
     directory = tmp_path_factory.mktemp("tokenizer")
@@ -55,17 +55,17 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[...
 
 
 @pytest.fixture
-def open_checkpoint(tmp_path: Path) -> Callable[..., Checkpoint]:
+def open_checkpoint(tmp_path: Path) -> Callable[..., ScoredModel]:
     """Return a function that opens a checkpoint, whose scores are kept apart from its weights."""
 
-    def open_(directory: Path, **options: Any) -> Checkpoint:
-        return Checkpoint(directory, load_tokenizer(directory), ScoreCache(tmp_path), **options)
+    def open_(directory: Path, **options: Any) -> ScoredModel:
+        return ScoredModel(directory, load_tokenizer(directory), ScoreCache(tmp_path), **options)
 
     return open_
 
 
 @pytest.fixture
-def checkpoint(model_dir: Path, open_checkpoint: Callable[..., Checkpoint]) -> Checkpoint:
+def checkpoint(model_dir: Path, open_checkpoint: Callable[..., ScoredModel]) -> ScoredModel:
     """The random Llama."""
     return open_checkpoint(model_dir)
 

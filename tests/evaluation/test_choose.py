@@ -13,7 +13,11 @@ from evaluation import evaluate_stage, tasks_for
 from evaluation.answers import Rewards, SampledRewards
 from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS, SAMPLED_PROMPTS
 from evaluation.task import PromptTask, Task
+from kinds import Stage, named
 from pretrain import PretrainConfig
+from recipes.arithmetic import made_strict
+
+SFT = named("sft")
 
 Configs = dict[str, Any]
 
@@ -36,12 +40,19 @@ def own_data(tmp_path: Path) -> Callable[..., Configs]:
     return make
 
 
+def tasks_of(
+    configs: Configs, extra: GRPOExtraConfig | None = None, functions: dict[str, Any] | None = None, **more: Any
+) -> dict[str, list[Task]]:
+    stages = [Stage(kind, named(kind), config, extra if kind == "grpo" else None) for kind, config in configs.items()]
+    return tasks_for(stages, reward_functions={"grpo": functions or {}}, **more)
+
+
 def names(tasks: list[Task]) -> list[str]:
     return [task.name for task in tasks]
 
 
 def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems() -> None:
-    tasks = tasks_for(made_chain(), GRPOExtraConfig(max_completion_length=80))
+    tasks = tasks_of(made_chain(), GRPOExtraConfig(max_completion_length=80))
     assert {kind: names(some) for kind, some in tasks.items()} == {
         "pretrain": ["skills", "documents"],
         "sft": ["skills", "documents", "sampled_skills", "demonstrations"],
@@ -61,7 +72,7 @@ def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems()
 def test_what_is_forgotten_is_measured_on_the_documents_of_pretraining() -> None:
     chain = made_chain()
     chain["pretrain"] = replace(chain["pretrain"], eval_samples=20)
-    documents = [task for some in tasks_for(chain).values() for task in some if task.name == "documents"]
+    documents = [task for some in tasks_of(chain).values() for task in some if task.name == "documents"]
     assert len(documents) == 4
     assert {id(task.held_out) for task in documents} == {id(documents[0].held_out)}
     assert len(documents[0].held_out.rows) == 20
@@ -70,13 +81,13 @@ def test_what_is_forgotten_is_measured_on_the_documents_of_pretraining() -> None
 def test_without_pretraining_nothing_is_said_to_be_forgotten() -> None:
     chain = made_chain()
     del chain["pretrain"]
-    assert "documents" not in [name for some in tasks_for(chain).values() for name in names(some)]
+    assert "documents" not in [name for some in tasks_of(chain).values() for name in names(some)]
 
 
 def test_the_problems_do_not_depend_on_the_runs_seed() -> None:
     chain = made_chain()
     other = {kind: type(config)(**(vars(config) | {"seed": 7})) for kind, config in chain.items()}
-    one, two = tasks_for(chain)["sft"][0], tasks_for(other)["sft"][0]
+    one, two = tasks_of(chain)["sft"][0], tasks_of(other)["sft"][0]
     assert one.name == "skills"
     assert one.held_out.fingerprint == two.held_out.fingerprint
 
@@ -91,7 +102,7 @@ def test_made_rows_are_those_that_the_stage_records(kind: str, task: str) -> Non
     chain = made_chain()
     chain[kind] = replace(chain[kind], eval_samples=20, max_samples=30, seed=7)
     config = chain[kind]
-    (measured,) = [one for one in tasks_for(chain)[kind] if one.name == task]
+    (measured,) = [one for one in tasks_of(chain)[kind] if one.name == task]
     recorded = load(config.dataset_name, kind, eval_samples=20, max_samples=30, seed=7)
     for row, described in zip(measured.held_out.rows, recorded.eval, strict=True):
         assert {name: row[name] for name in described} == described  # what is measured has the kind of pair besides
@@ -101,7 +112,7 @@ def test_made_rows_are_those_that_the_stage_records(kind: str, task: str) -> Non
 def test_own_sft_data_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:
     rows = [{"instruction": f"Say {n}", "input": "", "output": str(n)} for n in range(300)]
     configs = own_data("sft", rows)
-    demonstrations, answers = tasks_for(configs)["sft"]
+    demonstrations, answers = tasks_of(configs)["sft"]
     assert names([demonstrations, answers]) == ["demonstrations", "answers"]
     held_out = [row["prompt"] for row in demonstrations.held_out.rows]
     assert 64 < len(held_out) < 300
@@ -110,8 +121,8 @@ def test_own_sft_data_are_measured_on_their_held_out_rows(own_data: Callable[...
 
 def test_own_pairs_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:
     rows = [{"prompt": f"Say {n}", "chosen": f" {n}", "rejected": " no"} for n in range(40)]
-    assert names(tasks_for(own_data("dpo", rows))["dpo"]) == ["preferences", "answers"]
-    (pairs,) = tasks_for(own_data("reward", rows))["reward"]
+    assert names(tasks_of(own_data("dpo", rows))["dpo"]) == ["preferences", "answers"]
+    (pairs,) = tasks_of(own_data("reward", rows))["reward"]
     assert pairs.name == "pairs"
     assert set(pairs.held_out.rows[0]) >= {"prompt", "chosen", "rejected"}
 
@@ -119,7 +130,7 @@ def test_own_pairs_are_measured_on_their_held_out_rows(own_data: Callable[..., C
 def test_own_prompts_are_judged_by_the_reward_functions(own_data: Callable[..., Configs]) -> None:
     rows = [{"prompt": f"Say {n}", "answer": str(n)} for n in range(400)]
     functions = {"right": lambda completions, **_: [0.0] * len(completions)}
-    task, sampled = tasks_for(own_data("grpo", rows), GRPOExtraConfig(max_completion_length=32), functions)["grpo"]
+    task, sampled = tasks_of(own_data("grpo", rows), GRPOExtraConfig(max_completion_length=32), functions)["grpo"]
     assert isinstance(task, Rewards)
     assert task.functions == functions
     assert task.max_new_tokens == 32
@@ -144,7 +155,7 @@ def test_real_instructions_measure_a_real_model(shared: Path, tmp_path: Path) ->
     tokenizer.save_pretrained(tmp_path)
     data = shared / "fixtures/data/sft/rasbt_instruction_data.json"
     config = TrainingConfig(model_name=str(base), output_dir="sft", dataset_name=str(data), eval_samples=16)
-    results = evaluate_stage("sft", base, tmp_path, tasks_for({"sft": config})["sft"])
+    results = evaluate_stage(SFT, base, tmp_path, tasks_of({"sft": config})["sft"])
     by_metric = {(one["task"], one["metric"]): one for one in results}
     assert by_metric["demonstrations", "loss"]["before"] == by_metric["demonstrations", "loss"]["after"] > 1
     assert by_metric["answers", "stop_rate"]["n"] == 16
@@ -152,8 +163,8 @@ def test_real_instructions_measure_a_real_model(shared: Path, tmp_path: Path) ->
 
 
 def test_made_problems_are_judged_by_own_functions_too() -> None:
-    functions: dict[str, Any] = {"made_strict": lambda **_: [], "short": lambda **_: []}
-    *_, rewards, sampled = tasks_for(made_chain(), None, functions)["grpo"]
+    functions: dict[str, Any] = {"made_strict": made_strict, "short": lambda **_: []}
+    *_, rewards, sampled = tasks_of(made_chain(), None, functions)["grpo"]
     assert isinstance(rewards, Rewards)
     assert isinstance(sampled, SampledRewards)
     assert list(rewards.functions) == list(sampled.functions) == ["short"]
@@ -161,6 +172,6 @@ def test_made_problems_are_judged_by_own_functions_too() -> None:
 
 def test_no_data_are_read_before_they_are_needed() -> None:
     missing = TrainingConfig(model_name="m", output_dir="sft", dataset_name="there/is/no/such.jsonl")
-    (demonstrations, _) = tasks_for({"sft": missing})["sft"]
+    (demonstrations, _) = tasks_of({"sft": missing})["sft"]
     with pytest.raises(ValueError, match="no data set"):
         _ = demonstrations.held_out.rows

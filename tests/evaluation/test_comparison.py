@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.world import rows
+from data.made import rows
 from evaluation.__main__ import main
 from evaluation.compare import evaluate_stage
 from evaluation.comparison import Recorded, compared, flattened, paired
@@ -17,9 +17,12 @@ from evaluation.sections import Section
 from evaluation.table import difference, number
 from evaluation.task import HeldOut, Task
 from evaluation.tasks import Demonstrations, Preferences
+from kinds import named
 from utils.files import read_json, weights_sha256
 from utils.run_directory import RunInfo
 from utils.stage_log import StageLog
+
+SFT = named("sft")
 
 A, B, OTHER = "20260101_000000_aaaa", "20260102_000000_bbbb", "20260103_000000_cccc"
 DEMONSTRATIONS = Demonstrations(HeldOut(rows("conversations", "eval", 20)))
@@ -35,7 +38,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[...,
     measured: dict[str, list[Task]] = {A: [DEMONSTRATIONS, PAIRS], B: [DEMONSTRATIONS, PAIRS], OTHER: [other]}
     for seed, (run_id, tasks) in enumerate(measured.items()):
         stage_dir = make_model(directory / run_id / "tiny", seed)
-        results = evaluate_stage("sft", start, stage_dir, tasks)
+        results = evaluate_stage(SFT, start, stage_dir, tasks)
         config = {"learning_rate": 10.0**-seed, "dataset_name": "<script>alert(1)</script>[red]", "beta": None}
         StageLog(stage_dir).open(
             name="sft", status="passed", config=config | {"trainer": {"output_dir": f"/was/{run_id}/tiny"}},

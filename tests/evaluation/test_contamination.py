@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
-from data import world
 from data.corpus.configured import corpus_for, validation_rows
+from data.made import rows
 from data.sources import load_for
 from evaluation.__main__ import main
-from evaluation.choose import MADE_SEED
 from evaluation.contamination import contamination, turns_of
 from evaluation.lineage import Lineage
 from pretrain import PretrainConfig
+from recipes.arithmetic.verifier import SEED
 from utils.files import jsonable, read_json
 from utils.run_directory import RunInfo
 from utils.stage_log import StageLog
@@ -190,7 +190,7 @@ def test_the_made_problems_themselves_are_in_no_training_text() -> None:
     names = [one["name"] for one in report["evaluation_sets"]]
     assert names == [f"{NEW}/sft skills", f"{NEW}/sft demonstrations"]  # sampled_skills are the first of the skills
     questions = {" ".join(turns_of(row)) for row in load_for(configs["grpo"], "grpo").train}
-    assert not questions & {" ".join(turns_of(row)) for row in world.rows("prompts", "eval", None, MADE_SEED)}
+    assert not questions & {" ".join(turns_of(row)) for row in rows("prompts", "eval", None, SEED)}
 
 
 def test_validation_documents_are_those_that_the_run_is_measured_on() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data.world import rows
+from data.made import rows
 from evaluation.checkpoint import load_tokenizer
 from evaluation.encode import Example, common_prefix_length, completion, demonstration, document, prompt_of
 

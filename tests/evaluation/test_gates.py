@@ -14,6 +14,10 @@ from evaluation.paired import mean_score, paired_difference, with_noise
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, PromptTask, Task
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
+from kinds import named
+from recipes.arithmetic import VERIFIER
+
+SFT = named("sft")
 
 METRICS = ["skills strict", "skills completion_tokens", "demonstrations loss", "pairs accuracy/*"]
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -166,11 +170,11 @@ def test_at_most_one_in_twenty_harmless_changes_is_stopped(churn: float) -> None
 def test_what_can_be_measured_is_what_the_tasks_score(
     model_dir: Path, make_model: Callable[..., Path], open_checkpoint: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from data.world import rows
+    from data.made import rows
 
     pairs = HeldOut(list(rows("preferences", "eval", 40, 0)))
     some: list[Task] = [
-        Skills(HeldOut(list(rows("prompts", "eval", 40, 0))), 4),
+        Skills(HeldOut(list(rows("prompts", "eval", 40, 0))), 4, verifier=VERIFIER),
         LanguageModelling(HeldOut([{"text": "one two"}] * 3)),
         Demonstrations(HeldOut(list(rows("conversations", "eval", 4, 0)))),
         Preferences(pairs),
@@ -194,19 +198,19 @@ def test_what_can_be_measured_is_what_the_tasks_score(
 def test_the_noise_of_sampled_answers_is_measured_by_sampling_anew(
     model_dir: Path, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from data.world import rows
+    from data.made import rows
 
     problems_ = HeldOut(list(rows("prompts", "eval", 30, 0)))
-    tasks: list[Task] = [SampledSkills(problems_, 6), Skills(problems_, 6)]
+    tasks: list[Task] = [SampledSkills(problems_, 6, verifier=VERIFIER), Skills(problems_, 6, verifier=VERIFIER)]
     output, metric = make_model(tmp_path / "output", seed=1), "completion_tokens"
-    found = evaluate_stage("sft", model_dir, output, tasks, gated=[f"{task.name} {metric}" for task in tasks])
+    found = evaluate_stage(SFT, model_dir, output, tasks, gated=[f"{task.name} {metric}" for task in tasks])
     by_name = {f"{one['task']} {one['metric']}": one for one in found}
     sampled, greedy = by_name[f"sampled_skills {metric}"], by_name[f"skills {metric}"]
     assert sampled["noise"] > 0
     assert "noise" not in greedy
     assert sampled["n"] == len(sampled["scores"][0]) == len(sampled["scores"][1]) == 30
     assert not [one for one in found if "scores" in one and one["metric"] != metric]
-    plain = evaluate_stage("sft", model_dir, output, tasks)
+    plain = evaluate_stage(SFT, model_dir, output, tasks)
     assert not [one for one in plain if "scores" in one or "noise" in one]
     assert {name: by_name[f"sampled_skills {metric}"][name] for name in ("before", "after", "ci95")} == {
         name: plain[[f"{one['task']} {one['metric']}" for one in plain].index(f"sampled_skills {metric}")][name]

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from data.chat import encode
-from data.world import rows
-from evaluation.checkpoint import Checkpoint
+from data.made import rows
+from evaluation.checkpoint import ScoredModel
 from evaluation.generate import CHUNK_TOKENS, complete
 
 LIMIT = 2 * CHUNK_TOKENS + 5
 
 
 @pytest.fixture
-def prompts(checkpoint: Checkpoint) -> list[list[int]]:
+def prompts(checkpoint: ScoredModel) -> list[list[int]]:
     return [encode(checkpoint.tokenizer, row["prompt"]) for row in rows("prompts", "eval", 16)]
 
 
-def alone(checkpoint: Checkpoint, prompt: list[int], eos_token_id: int | None) -> list[int]:
+def alone(checkpoint: ScoredModel, prompt: list[int], eos_token_id: int | None) -> list[int]:
     """Return the unpadded completion by transformers' own loop, EOS included."""
     none = len(checkpoint.tokenizer)  # no token's id; None would be the model's own EOS
     eos = none if eos_token_id is None else eos_token_id
@@ -28,7 +28,7 @@ def alone(checkpoint: Checkpoint, prompt: list[int], eos_token_id: int | None) -
     return list(output[0, len(prompt) :].tolist())
 
 
-def test_left_padded_completions_are_the_unpadded_ones(checkpoint: Checkpoint, prompts: list[list[int]]) -> None:
+def test_left_padded_completions_are_the_unpadded_ones(checkpoint: ScoredModel, prompts: list[list[int]]) -> None:
     """With an EOS that the model says at different times, so that rows leave the batch between chunks."""
     free = [alone(checkpoint, prompt, None) for prompt in prompts]
     said = [token for tokens in free for token in tokens]
@@ -46,7 +46,9 @@ def test_left_padded_completions_are_the_unpadded_ones(checkpoint: Checkpoint, p
     assert len({len(prompt) for prompt in prompts}) > 3
 
 
-def test_every_eos_of_the_generation_config_ends_a_completion(checkpoint: Checkpoint, prompts: list[list[int]]) -> None:
+def test_every_eos_of_the_generation_config_ends_a_completion(
+    checkpoint: ScoredModel, prompts: list[list[int]]
+) -> None:
     third = alone(checkpoint, prompts[0], None)[2]
     checkpoint.model.generation_config.eos_token_id = [0, third]
     (found,) = complete(checkpoint.model, checkpoint.tokenizer, prompts[:1], LIMIT)
@@ -55,7 +57,7 @@ def test_every_eos_of_the_generation_config_ends_a_completion(checkpoint: Checkp
 
 
 def test_the_models_sampling_settings_do_not_change_greedy_search(
-    checkpoint: Checkpoint, prompts: list[list[int]]
+    checkpoint: ScoredModel, prompts: list[list[int]]
 ) -> None:
     plain = complete(checkpoint.model, checkpoint.tokenizer, prompts[:3], LIMIT)
     config = checkpoint.model.generation_config
@@ -65,7 +67,7 @@ def test_the_models_sampling_settings_do_not_change_greedy_search(
 
 
 def test_special_tokens_are_left_out_of_the_text_and_other_added_ones_stay(
-    checkpoint: Checkpoint, prompts: list[list[int]]
+    checkpoint: ScoredModel, prompts: list[list[int]]
 ) -> None:
     tokenizer = checkpoint.tokenizer
     (plain,) = complete(checkpoint.model, tokenizer, prompts[:1], LIMIT)
@@ -80,12 +82,12 @@ def test_special_tokens_are_left_out_of_the_text_and_other_added_ones_stay(
     assert found.text == tokenizer.decode(kept) != tokenizer.decode(plain.ids)
 
 
-def test_no_prompts_give_no_completions(checkpoint: Checkpoint) -> None:
+def test_no_prompts_give_no_completions(checkpoint: ScoredModel) -> None:
     assert complete(checkpoint.model, checkpoint.tokenizer, [], LIMIT) == []
 
 
 def test_completions_are_the_same_where_memory_runs_out_half_way(
-    checkpoint: Checkpoint, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
+    checkpoint: ScoredModel, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
 ) -> None:
     expected = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT)
     since = CHUNK_TOKENS + 3
@@ -96,7 +98,7 @@ def test_completions_are_the_same_where_memory_runs_out_half_way(
 
 
 def test_sampled_completions_go_on_where_memory_runs_out(
-    checkpoint: Checkpoint, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
+    checkpoint: ScoredModel, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
 ) -> None:
     short_of_memory(checkpoint.model, most_rows=4)
     first, second = (complete(checkpoint.model, checkpoint.tokenizer, prompts, 8, sampled=True) for _ in range(2))

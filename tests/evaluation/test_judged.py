@@ -6,17 +6,21 @@ from typing import Any
 
 import pytest
 
-from data.world import rows, verify
-from data.world.conversations import solution
+from data.made import rows
 from evaluation import evaluate_stage
-from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model, load_tokenizer
+from evaluation.checkpoint import Impossible, ScoreCache, ScoredModel, load_reward_model, load_tokenizer
 from evaluation.generate import Completion
 from evaluation.judged import VerifiedAnswers
 from evaluation.task import HeldOut
+from kinds import named
+from recipes.arithmetic import VERIFIER
+from recipes.arithmetic.conversations import solution
 from tests.evaluation.test_tasks import SUM, posed
 
+REWARD = named("reward")
 
-class Said(Checkpoint):
+
+class Said(ScoredModel):
     """A policy that says what it is told to, four times a problem."""
 
     def __init__(self, *texts: str) -> None:
@@ -27,16 +31,16 @@ class Said(Checkpoint):
 
 
 @pytest.fixture
-def judge(make_model: Callable[..., Path], tmp_path: Path) -> Checkpoint:
+def judge(make_model: Callable[..., Path], tmp_path: Path) -> ScoredModel:
     directory = make_model(tmp_path / "reward", seed=3, reward=True)
     load: Any = lambda path: load_reward_model(path, 2)  # noqa: E731
-    return Checkpoint(directory, load_tokenizer(directory), ScoreCache(tmp_path), load, "reward model")
+    return ScoredModel(directory, load_tokenizer(directory), ScoreCache(tmp_path), load, "reward model")
 
 
-def test_the_auc_is_that_of_the_rewards_of_right_answers_against_wrong_ones(judge: Checkpoint) -> None:
+def test_the_auc_is_that_of_the_rewards_of_right_answers_against_wrong_ones(judge: ScoredModel) -> None:
     texts = [solution(SUM), "Answer: 90", "It is 91", solution(SUM), "no", "91 91", "<think>1</think>", "Answer: 1"]
     judge.policy = Said(*texts)
-    task = VerifiedAnswers(posed(SUM, SUM))
+    task = VerifiedAnswers(posed(SUM, SUM), verifier=VERIFIER)
     scores = task.score(judge)
     prompt = task.held_out.rows[0]["prompt"]
     rewards: list[float] = []
@@ -44,8 +48,8 @@ def test_the_auc_is_that_of_the_rewards_of_right_answers_against_wrong_ones(judg
         turns = [*prompt, {"role": "assistant", "content": text}]
         ids = judge.tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
         rewards.append(judge.model(ids).logits.item())
-    for metric, is_right in (("auc", verify.strict), ("auc_flexible", verify.flexible)):
-        right = [is_right(text, "arithmetic", "91") for text in texts]
+    for metric, is_right in (("auc", VERIFIER.strict), ("auc_flexible", VERIFIER.any_form)):
+        right = [is_right(text, task.held_out.rows[0]) for text in texts]
         pairs = [
             (r, w) for r, a in zip(rewards, right, strict=True) for w, b in zip(rewards, right, strict=True) if a > b
         ]
@@ -55,15 +59,15 @@ def test_the_auc_is_that_of_the_rewards_of_right_answers_against_wrong_ones(judg
     assert scores["auc"] != scores["auc_flexible"]
 
 
-def test_answers_that_are_all_wrong_leave_nothing_to_rank(judge: Checkpoint) -> None:
+def test_answers_that_are_all_wrong_leave_nothing_to_rank(judge: ScoredModel) -> None:
     judge.policy = Said(*["no"] * 4)
     with pytest.raises(Impossible, match="nothing to rank"):
-        VerifiedAnswers(posed(SUM)).score(judge)
+        VerifiedAnswers(posed(SUM), verifier=VERIFIER).score(judge)
 
 
-def test_without_a_policy_the_question_is_not_asked(judge: Checkpoint) -> None:
+def test_without_a_policy_the_question_is_not_asked(judge: ScoredModel) -> None:
     with pytest.raises(Impossible, match="which policy"):
-        VerifiedAnswers(posed(SUM)).score(judge)
+        VerifiedAnswers(posed(SUM), verifier=VERIFIER).score(judge)
 
 
 def test_a_reward_stage_asks_about_its_inputs_answers_and_says_why_not(
@@ -71,8 +75,8 @@ def test_a_reward_stage_asks_about_its_inputs_answers_and_says_why_not(
 ) -> None:
     """A random model solves nothing, so there is nothing to rank; its sampled answers are kept all the same."""
     policy, reward = make_model(tmp_path / "sft"), make_model(tmp_path / "reward", seed=3, reward=True)
-    task = VerifiedAnswers(HeldOut(rows("prompts", "eval", 2)), max_new_tokens=4)
-    (result,) = evaluate_stage("reward", policy, reward, [task])
+    task = VerifiedAnswers(HeldOut(rows("prompts", "eval", 2)), max_new_tokens=4, verifier=VERIFIER)
+    (result,) = evaluate_stage(REWARD, policy, reward, [task])
     assert (result["metric"], result["n"], result["after"]) == ("auc", 0, None)
     assert "nothing to rank" in result["reason"]
     assert "sampled-completions" in (reward / "evaluation_scores.json").read_text()

@@ -9,20 +9,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, PreTrainedConfig
 
-from data.world import rows
+from data.made import rows
 from evaluation import likelihood
-from evaluation.checkpoint import Checkpoint, load_reward_model
+from evaluation.checkpoint import ScoredModel, load_reward_model
 from evaluation.encode import Example, demonstration
 from evaluation.likelihood import likelihoods, reward_scores, right_padded
 from utils.errors import Refused
 
 
 @pytest.fixture
-def examples(checkpoint: Checkpoint) -> list[Example]:
+def examples(checkpoint: ScoredModel) -> list[Example]:
     return [demonstration(checkpoint.tokenizer, row) for row in rows("conversations", "eval", 12)]
 
 
-def test_likelihood_is_the_sum_over_scored_tokens(checkpoint: Checkpoint) -> None:
+def test_likelihood_is_the_sum_over_scored_tokens(checkpoint: ScoredModel) -> None:
     example = Example([40, 41, 42, 43], [False, False, True, True])
     with torch.inference_mode():
         logps = checkpoint.model(torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
@@ -32,14 +32,14 @@ def test_likelihood_is_the_sum_over_scored_tokens(checkpoint: Checkpoint) -> Non
     assert found.correct == int(logps[1].argmax() == 42) + int(logps[2].argmax() == 43)
 
 
-def test_the_first_choice_of_the_model_is_correct(checkpoint: Checkpoint) -> None:
+def test_the_first_choice_of_the_model_is_correct(checkpoint: ScoredModel) -> None:
     ids = [40, 41]
     with torch.inference_mode():
         ids.append(int(checkpoint.model(torch.tensor([ids])).logits[0, -1].argmax()))
     assert likelihoods(checkpoint.model, [Example(ids, [False, False, True])], 2)[0].correct == 1
 
 
-def test_padded_likelihoods_are_the_unpadded_ones(checkpoint: Checkpoint, examples: list[Example]) -> None:
+def test_padded_likelihoods_are_the_unpadded_ones(checkpoint: ScoredModel, examples: list[Example]) -> None:
     together = likelihoods(checkpoint.model, examples, checkpoint.pad_token_id)
     for example, found in zip(examples, together, strict=True):
         (alone,) = likelihoods(checkpoint.model, [example], checkpoint.pad_token_id)
@@ -56,7 +56,7 @@ def sizes_of_logits(model: Any) -> list[int]:
 
 
 def test_rows_within_the_bound_have_their_logits_made_as_one_batch(
-    checkpoint: Checkpoint, examples: list[Example]
+    checkpoint: ScoredModel, examples: list[Example]
 ) -> None:
     sizes = sizes_of_logits(checkpoint.model)
     likelihoods(checkpoint.model, examples, checkpoint.pad_token_id)
@@ -64,7 +64,7 @@ def test_rows_within_the_bound_have_their_logits_made_as_one_batch(
 
 
 def test_logits_of_a_long_row_are_made_in_slices_within_the_bound_and_the_model_runs_once(
-    checkpoint: Checkpoint, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    checkpoint: ScoredModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = likelihoods(checkpoint.model, examples, checkpoint.pad_token_id)
     sizes, runs = sizes_of_logits(checkpoint.model), list[int]()
@@ -110,7 +110,7 @@ def test_logits_that_are_capped_or_scaled_behind_the_head_are_so_in_slices_too(
 
 
 def test_likelihoods_and_rewards_are_the_same_where_memory_runs_out(
-    checkpoint: Checkpoint,
+    checkpoint: ScoredModel,
     examples: list[Example],
     make_model: Callable[..., Path],
     short_of_memory: Callable[..., list[int]],
@@ -128,7 +128,7 @@ def test_likelihoods_and_rewards_are_the_same_where_memory_runs_out(
 
 
 def test_padded_rewards_are_the_unpadded_ones(
-    checkpoint: Checkpoint, examples: list[Example], make_model: Callable[..., Path], tmp_path: Path
+    checkpoint: ScoredModel, examples: list[Example], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     pad = checkpoint.pad_token_id
     model = load_reward_model(make_model(tmp_path / "reward", reward=True), pad)
@@ -146,7 +146,7 @@ def test_a_classifier_without_its_head_is_no_judge(make_model: Callable[..., Pat
         load_reward_model(directory, 2)
 
 
-def test_nothing_to_score_is_no_error(checkpoint: Checkpoint) -> None:
+def test_nothing_to_score_is_no_error(checkpoint: ScoredModel) -> None:
     assert likelihoods(checkpoint.model, [], 2) == []
     assert likelihoods(checkpoint.model, [Example([40], [False])], 2)[0] == (0.0, 0, 0)
 

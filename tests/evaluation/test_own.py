@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.checkpoint import Checkpoint
+from evaluation.checkpoint import ScoredModel
 from evaluation.own import Choices, Questions, choice_example, flexible_match, own_task, strict_match, version_of
 from evaluation.task import HeldOut
 from tests.evaluation.test_tasks import Scripted
@@ -51,7 +51,7 @@ def test_questions_are_scored_by_both_filters(tmp_path: Path) -> None:
     assert (scores["strict"], scores["flexible"], scores["stop_rate"]) == ([1, 0], [1, 1], [1, 1])
 
 
-def test_the_likeliest_choice_is_taken_and_its_length_can_be_left_out(checkpoint: Checkpoint) -> None:
+def test_the_likeliest_choice_is_taken_and_its_length_can_be_left_out(checkpoint: ScoredModel) -> None:
     """Against the model's own log-probabilities, choice by choice."""
     prompt, choices = "Ada has 34", [" apples", " apples and one more that Ben has", " x"]
     tokens = checkpoint.tokenizer
@@ -70,7 +70,7 @@ def test_the_likeliest_choice_is_taken_and_its_length_can_be_left_out(checkpoint
     assert best != best_per_byte
 
 
-def test_a_choice_of_plain_text_has_no_end_and_a_turn_has_one(checkpoint: Checkpoint) -> None:
+def test_a_choice_of_plain_text_has_no_end_and_a_turn_has_one(checkpoint: ScoredModel) -> None:
     tokens = checkpoint.tokenizer
     plain = choice_example(tokens, {"prompt": "Ada has 34"}, " apples")
     assert tokens.decode(plain.input_ids) == "Ada has 34 apples"
@@ -81,7 +81,7 @@ def test_a_choice_of_plain_text_has_no_end_and_a_turn_has_one(checkpoint: Checkp
     assert [i for i, is_scored in zip(turn.input_ids, turn.scored, strict=True) if is_scored][-1] == tokens.eos_token_id
 
 
-def test_a_choice_longer_than_the_model_takes_has_no_figure(checkpoint: Checkpoint) -> None:
+def test_a_choice_longer_than_the_model_takes_has_no_figure(checkpoint: ScoredModel) -> None:
     rows = [{"prompt": "One", "choices": [" two", " two" * 600], "answer": 0}]
     assert Choices(HeldOut(rows)).scores(checkpoint)["accuracy"] == [None]
 

@@ -5,13 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.world import rows
+from data.made import rows
 from evaluation import evaluate_stage
 from evaluation.answers import Rewards
 from evaluation.checkpoint import CACHE_FILE
 from evaluation.samples import SAMPLES_FILE
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut
+from kinds import named
+from recipes.arithmetic import VERIFIER
+
+GRPO, PRETRAIN, SFT = named("grpo"), named("pretrain"), named("sft")
 
 ROWS = rows("prompts", "eval", 12)
 
@@ -22,8 +26,8 @@ def samples(directory: Path) -> list[dict[str, Any]]:
 
 def test_samples_are_the_completions_and_scores_of_both_sides(make_model: Callable[..., Path], tmp_path: Path) -> None:
     first, second = (make_model(tmp_path / name, seed) for seed, name in enumerate(("first", "second")))
-    task = Skills(HeldOut(ROWS), max_new_tokens=8)
-    evaluate_stage("sft", first, second, [task, SampledSkills(HeldOut(ROWS), max_new_tokens=8)])
+    task = Skills(HeldOut(ROWS), max_new_tokens=8, verifier=VERIFIER)
+    evaluate_stage(SFT, first, second, [task, SampledSkills(HeldOut(ROWS), max_new_tokens=8, verifier=VERIFIER)])
     said = samples(second)
     assert [one["prompt"] for one in said] == [row["prompt"] for row in ROWS]  # the sampled answers are left out
     assert [one["expected"] for one in said] == [row["answer"] for row in ROWS]
@@ -40,12 +44,12 @@ def test_samples_are_written_again_without_a_model(
 ) -> None:
     """As at a resume, where the scores are kept."""
     directory = make_model(tmp_path / "first")
-    task = Skills(HeldOut(ROWS), max_new_tokens=8)
-    evaluate_stage("pretrain", None, directory, [task])
+    task = Skills(HeldOut(ROWS), max_new_tokens=8, verifier=VERIFIER)
+    evaluate_stage(PRETRAIN, None, directory, [task])
     before = (directory / SAMPLES_FILE).read_text(encoding="utf-8")
     (directory / SAMPLES_FILE).unlink()
-    monkeypatch.setattr("evaluation.compare.load_policy", lambda *_: 1 / 0)
-    evaluate_stage("pretrain", None, directory, [task])
+    monkeypatch.setattr("evaluation.compare.load_policy", lambda *_, **__: 1 / 0)
+    evaluate_stage(PRETRAIN, None, directory, [task])
     assert (directory / SAMPLES_FILE).read_text(encoding="utf-8") == before
     assert all(one["before"] is None and one["after"] for one in samples(directory))
 
@@ -58,6 +62,6 @@ def test_a_reward_function_is_asked_once(make_model: Callable[..., Path], tmp_pa
         return [float(len(str(one))) for one in completions]
 
     directory = make_model(tmp_path / "first")
-    evaluate_stage("grpo", directory, directory, [Rewards(HeldOut(ROWS), 4, {"length": length})])
+    evaluate_stage(GRPO, directory, directory, [Rewards(HeldOut(ROWS), 4, {"length": length})])
     assert calls == [12, 12]
     assert all(one["after"]["scores"]["length"] > 0 for one in samples(directory))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.checkpoint import Checkpoint
+from evaluation.checkpoint import ScoredModel
 from evaluation.generate import Completion
 from evaluation.stream import END_OF_TEXT, TextStream, stop_ids, stream
 
@@ -17,7 +17,7 @@ NEVER = [10_000]
 """Stops that no model here says. None at all would be the model's own."""
 
 
-def _stream(checkpoint: Checkpoint, **changed: Any) -> tuple[Completion, list[str]]:
+def _stream(checkpoint: ScoredModel, **changed: Any) -> tuple[Completion, list[str]]:
     """Return a completion of the prompt, and the pieces that were written."""
     pieces: list[str] = []
     options: dict[str, Any] = {
@@ -28,19 +28,19 @@ def _stream(checkpoint: Checkpoint, **changed: Any) -> tuple[Completion, list[st
     return stream(checkpoint.model, checkpoint.tokenizer, prompt, pieces.append, **options | changed), pieces
 
 
-def _by_generate(checkpoint: Checkpoint, **options: Any) -> list[int]:
+def _by_generate(checkpoint: ScoredModel, **options: Any) -> list[int]:
     prompt = checkpoint.encode(PROMPT)
     output = checkpoint.model.generate(torch.tensor([prompt]), eos_token_id=NEVER, pad_token_id=0, **options)
     return list(output[0, len(prompt) :].tolist())
 
 
-def test_greedy_is_that_of_transformers_and_always_the_same(checkpoint: Checkpoint) -> None:
+def test_greedy_is_that_of_transformers_and_always_the_same(checkpoint: ScoredModel) -> None:
     expected = _by_generate(checkpoint, do_sample=False, max_new_tokens=40)
     checkpoint.model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=5.0)
     assert _stream(checkpoint)[0].ids == _stream(checkpoint, seed=2)[0].ids == expected
 
 
-def test_sampling_is_that_of_transformers_with_the_same_seed(checkpoint: Checkpoint) -> None:
+def test_sampling_is_that_of_transformers_with_the_same_seed(checkpoint: ScoredModel) -> None:
     torch.manual_seed(5)
     sampling = {"temperature": 0.7, "top_p": 0.8}
     expected = _by_generate(checkpoint, do_sample=True, top_k=0, max_new_tokens=40, **sampling)
@@ -50,7 +50,7 @@ def test_sampling_is_that_of_transformers_with_the_same_seed(checkpoint: Checkpo
     assert _stream(checkpoint, seed=5, top_p=0.8)[0].ids != expected
 
 
-def test_what_is_written_is_the_completion(checkpoint: Checkpoint) -> None:
+def test_what_is_written_is_the_completion(checkpoint: ScoredModel) -> None:
     for seed in range(8):
         found, pieces = _stream(checkpoint, temperature=1.0, seed=seed)
         assert found.text == checkpoint.tokenizer.decode(found.ids, skip_special_tokens=True)
@@ -60,7 +60,7 @@ def test_what_is_written_is_the_completion(checkpoint: Checkpoint) -> None:
         assert len(pieces) >= 10
 
 
-def test_any_of_the_stops_ends_it(checkpoint: Checkpoint) -> None:
+def test_any_of_the_stops_ends_it(checkpoint: ScoredModel) -> None:
     free = _stream(checkpoint)[0]
     assert not free.stopped
     place = free.ids.index(free.ids[5])
@@ -69,7 +69,7 @@ def test_any_of_the_stops_ends_it(checkpoint: Checkpoint) -> None:
     assert found.ids == free.ids[: place + 1]
 
 
-def test_an_interruption_ends_it_after_the_token_at_hand(checkpoint: Checkpoint) -> None:
+def test_an_interruption_ends_it_after_the_token_at_hand(checkpoint: ScoredModel) -> None:
     interrupted = threading.Event()
     pieces: list[str] = []
 
@@ -87,7 +87,7 @@ def test_an_interruption_ends_it_after_the_token_at_hand(checkpoint: Checkpoint)
     assert 3 <= len(found.ids) < 40
 
 
-def test_stops_are_every_eos_the_end_of_text_and_the_templates_end_of_turn(checkpoint: Checkpoint) -> None:
+def test_stops_are_every_eos_the_end_of_text_and_the_templates_end_of_turn(checkpoint: ScoredModel) -> None:
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     end_of_text, end_of_turn, other = tokenizer.convert_tokens_to_ids([END_OF_TEXT, "<|im_end|>", "<s>"])
     assert tokenizer.eos_token_id == end_of_turn

@@ -7,6 +7,8 @@ from rich.console import Console
 
 from evaluation import result_table
 from evaluation.metrics import verdict
+from evaluation.table import shown
+from kinds import Unknown
 
 
 def result(
@@ -119,3 +121,12 @@ def test_a_run_without_results_has_an_empty_table(stages: list[dict[str, Any]]) 
 )
 def test_a_verdict_needs_an_interval_without_zero(metric: str, interval: list[float] | None, says: str) -> None:
     assert verdict(metric, interval) == says
+
+
+def test_a_kind_is_shown_by_its_own_figures_whatever_the_label_and_one_that_is_not_known_by_all() -> None:
+    strict, of_group = result("skills", "strict", 0.1, 0.2), result("skills", "strict/a", 0.1, 0.2)
+    results = [strict, of_group, result("poems", "rhyme", 0.0, 1.0)]
+    stage = {"name": "code", "evaluation": results}
+    assert line_with("exact match", rendered([stage | {"kind": "pretrain"}]))[0] == "code"
+    assert [label for label, _ in shown(Unknown("poetry"), results)] == ["skills strict", "poems rhyme"]
+    assert line_with("poems rhyme", rendered([stage | {"kind": "poetry"}]))

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from data.world import rows
-from data.world.conversations import after_tool, solution
-from data.world.problems import Problem
+from data.made import rows
 from evaluation.answers import Answers, Rewards, SampledRewards, call_reward
 from evaluation.calibration import calibration_gaps
-from evaluation.checkpoint import Checkpoint, Impossible, ScoreCache, load_reward_model
+from evaluation.checkpoint import Impossible, ScoreCache, ScoredModel, load_reward_model
 from evaluation.generate import Completion
 from evaluation.paired import paired_difference
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut, weighted
 from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, RewardPairs
+from recipes.arithmetic import VERIFIER
+from recipes.arithmetic.conversations import after_tool, solution
+from recipes.arithmetic.problems import Problem
 
 SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4+7=11, 3+5+1=9, 91", answer="91")
 CALL = Problem(skill="calculator", key="", question="What is 348 times 27?", trace="348*27", answer="9396")
@@ -28,7 +29,7 @@ def said(text: str) -> Completion:
     return Completion(text, [ord(letter) for letter in text], True)
 
 
-class Scripted(Checkpoint):
+class Scripted(ScoredModel):
     """A checkpoint that says what it is told to, turn by turn, in place of a model."""
 
     def __init__(self, tmp_path: Path, *turns: Sequence[str]) -> None:
@@ -47,7 +48,9 @@ def posed(*problems: Problem) -> HeldOut:
 
 
 def test_taught_solutions_are_strictly_right(tmp_path: Path) -> None:
-    scores = Skills(posed(SUM, CALL)).score(Scripted(tmp_path, [solution(SUM), solution(CALL)], ["Answer: 9396"]))
+    scores = Skills(posed(SUM, CALL), verifier=VERIFIER).score(
+        Scripted(tmp_path, [solution(SUM), solution(CALL)], ["Answer: 9396"])
+    )
     assert scores["strict"] == scores["flexible"] == scores["stop_rate"] == [1.0, 1.0]
     assert scores["strict/arithmetic"] == [1.0, None]
     assert scores["strict/calculator"] == [None, 1.0]
@@ -55,7 +58,7 @@ def test_taught_solutions_are_strictly_right(tmp_path: Path) -> None:
 
 def test_the_second_turn_sees_what_the_tool_said(tmp_path: Path) -> None:
     said = Scripted(tmp_path, [solution(CALL)], ["Answer: 9396"])
-    Skills(posed(CALL)).score(said)
+    Skills(posed(CALL), verifier=VERIFIER).score(said)
     (second,) = said.asked[1]
     assert second[-2:] == [{"role": "assistant", "content": solution(CALL)}, {"role": "tool", "content": "9396"}]
 
@@ -76,26 +79,28 @@ def test_the_second_turn_sees_what_the_tool_said(tmp_path: Path) -> None:
 def test_calculator_problems_are_solved_by_both_turns(
     tmp_path: Path, first: str, second: str | None, strict: float, flexible: float
 ) -> None:
-    scores = Skills(posed(CALL)).score(Scripted(tmp_path, [first], *([] if second is None else [[second]])))
+    scores = Skills(posed(CALL), verifier=VERIFIER).score(
+        Scripted(tmp_path, [first], *([] if second is None else [[second]]))
+    )
     assert (scores["strict"], scores["flexible"]) == ([strict], [flexible])
 
 
 def test_flexible_is_right_in_any_form(tmp_path: Path) -> None:
     said = ["I think it is 91", "Answer: 91", "<think>1</think>\nAnswer: 90"]
-    scores = Skills(posed(SUM, SUM, SUM)).score(Scripted(tmp_path, said))
+    scores = Skills(posed(SUM, SUM, SUM), verifier=VERIFIER).score(Scripted(tmp_path, said))
     assert scores["strict"] == [0, 0, 0]
     assert scores["flexible"] == [1, 1, 0]
 
 
-def test_skills_of_a_random_model_are_zero(checkpoint: Checkpoint) -> None:
-    scores = Skills(HeldOut(rows("prompts", "eval", 12)), max_new_tokens=8).scores(checkpoint)
+def test_skills_of_a_random_model_are_zero(checkpoint: ScoredModel) -> None:
+    scores = Skills(HeldOut(rows("prompts", "eval", 12)), max_new_tokens=8, verifier=VERIFIER).scores(checkpoint)
     assert scores["strict"] == [0.0] * 12
     assert all(n is not None and 1 <= n <= 8 for n in scores["completion_tokens"])
 
 
-def test_sampled_answers_are_several_to_a_prompt_and_differ(checkpoint: Checkpoint) -> None:
+def test_sampled_answers_are_several_to_a_prompt_and_differ(checkpoint: ScoredModel) -> None:
     fewer = HeldOut(rows("prompts", "eval", 3))
-    sampled = SampledSkills(fewer, max_new_tokens=8)
+    sampled = SampledSkills(fewer, max_new_tokens=8, verifier=VERIFIER)
     texts = [one.text for one in sampled.completions(checkpoint) if one]
     assert len(texts) == 12
     assert len(set(texts[:4])) > 1
@@ -108,7 +113,7 @@ def test_pass_at_k_of_a_problem_is_that_of_its_samples(tmp_path: Path) -> None:
     right, wrong = solution(SUM), "Answer: 90"
     turns = [right, wrong, "It is 91", wrong, *[wrong] * 4, solution(CALL), solution(CALL), wrong, wrong]
     said = Scripted(tmp_path, turns, ["Answer: 9396", "Answer: 1"])
-    scores = SampledSkills(posed(SUM, SUM, CALL)).score(said)
+    scores = SampledSkills(posed(SUM, SUM, CALL), verifier=VERIFIER).score(said)
     assert scores["strict"] == [0.25, 0.0, 0.25]
     assert scores["flexible"] == [0.5, 0.0, 0.25]
     assert scores["pass@2"] == [0.5, 0.0, 0.5]
@@ -129,7 +134,7 @@ def test_pass_at_k_of_reward_functions_is_of_those_that_verify(tmp_path: Path) -
     assert scores == {"right/pass@1": [0.5, 0.0], "right/pass@2": [5 / 6, 0.0], "right/pass@4": [1.0, 0.0]}
 
 
-def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: Checkpoint) -> None:
+def test_document_scores_average_to_the_figures_of_all_tokens(checkpoint: ScoredModel) -> None:
     texts = [row["text"] for row in rows("documents", "eval", 10)]
     scores = LanguageModelling(HeldOut([{"text": text} for text in texts])).scores(checkpoint)
     nll = tokens = n_bytes = 0.0
@@ -170,7 +175,7 @@ def test_the_interval_of_a_token_weighted_difference_holds_the_truth_95_times_in
     assert widths / trials == pytest.approx(2 * 1.99 * 0.2 * math.sqrt(2 / 80), rel=0.05)  # E[size²] = 2 E[size]²
 
 
-def test_demonstrations_that_do_not_fit_count_for_nothing(checkpoint: Checkpoint) -> None:
+def test_demonstrations_that_do_not_fit_count_for_nothing(checkpoint: ScoredModel) -> None:
     fits = {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}
     too_long = {"messages": [{"role": "user", "content": "1" * 600}, {"role": "assistant", "content": "2"}]}
     scores = Demonstrations(HeldOut([fits, too_long])).scores(checkpoint)
@@ -178,7 +183,7 @@ def test_demonstrations_that_do_not_fit_count_for_nothing(checkpoint: Checkpoint
     assert scores["loss"][1] is None
 
 
-def test_preferences_compare_the_two_sides(checkpoint: Checkpoint) -> None:
+def test_preferences_compare_the_two_sides(checkpoint: ScoredModel) -> None:
     pairs = rows("preferences", "eval", 8)
     scores = Preferences(HeldOut(pairs)).scores(checkpoint)
     swapped = Preferences(
@@ -192,7 +197,7 @@ def test_preferences_compare_the_two_sides(checkpoint: Checkpoint) -> None:
 
 
 def test_reward_pairs_compare_the_two_sides(
-    make_model: Callable[..., Path], open_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+    make_model: Callable[..., Path], open_checkpoint: Callable[..., ScoredModel], tmp_path: Path
 ) -> None:
     directory = make_model(tmp_path / "reward", reward=True)
     judge = open_checkpoint(directory, load=lambda path: load_reward_model(path, 2))
@@ -205,7 +210,7 @@ def test_reward_pairs_compare_the_two_sides(
 
 
 def test_length_bias_is_of_pairs_whose_answers_differ_in_tokens(
-    make_model: Callable[..., Path], open_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+    make_model: Callable[..., Path], open_checkpoint: Callable[..., ScoredModel], tmp_path: Path
 ) -> None:
     directory = make_model(tmp_path / "reward", reward=True)
     judge = open_checkpoint(directory, load=lambda path: load_reward_model(path, 2))
@@ -219,7 +224,7 @@ def test_length_bias_is_of_pairs_whose_answers_differ_in_tokens(
     assert scores["length_bias"] == [first - 1.0, first, None]  # type: ignore[operator]
 
 
-def test_answers_skip_rows_that_ask_nothing(checkpoint: Checkpoint) -> None:
+def test_answers_skip_rows_that_ask_nothing(checkpoint: ScoredModel) -> None:
     asking, telling = {"prompt": "One"}, {"messages": [{"role": "assistant", "content": "Hello"}]}
     scores = Answers(HeldOut([telling, asking, {"prompt": "1" * 600}]), max_new_tokens=4).scores(checkpoint)
     assert scores["completion_tokens"] == [None, 4.0, None]
@@ -244,7 +249,7 @@ def test_reward_functions_get_what_trl_gives_them() -> None:
     assert seen["completions"] == ["5", "78"]
 
 
-def test_trls_rewards_of_length_measure_the_lengths(checkpoint: Checkpoint) -> None:
+def test_trls_rewards_of_length_measure_the_lengths(checkpoint: ScoredModel) -> None:
     from trl.rewards import get_soft_overlong_punishment
 
     punish = get_soft_overlong_punishment(max_completion_len=8, soft_punish_cache=4)
@@ -266,7 +271,7 @@ def test_a_reward_function_with_too_few_rewards_is_an_error() -> None:
         call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], [said(""), said("")])
 
 
-def test_a_changed_reward_function_is_called_again(checkpoint: Checkpoint) -> None:
+def test_a_changed_reward_function_is_called_again(checkpoint: ScoredModel) -> None:
     asked = HeldOut([{"prompt": "One"}])
     for value in (1.0, 2.0):
         task = Rewards(asked, 4, {"mine": lambda value=value, **_: [value]})
@@ -277,27 +282,27 @@ def test_a_changed_reward_function_is_called_again(checkpoint: Checkpoint) -> No
 @pytest.mark.parametrize(
     "task",
     [
-        Skills(HeldOut(rows("prompts", "eval", 2))),
+        Skills(HeldOut(rows("prompts", "eval", 2)), verifier=VERIFIER),
         Demonstrations(HeldOut(rows("conversations", "eval", 2))),
         Preferences(HeldOut(rows("preferences", "eval", 2))),
     ],
 )
 def test_conversations_are_impossible_without_a_template(
-    task: Any, make_model: Callable[..., Path], open_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+    task: Any, make_model: Callable[..., Path], open_checkpoint: Callable[..., ScoredModel], tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(make_model(tmp_path, template=False))
     with pytest.raises(Impossible, match="no chat template"):
         task.scores(checkpoint)
 
 
-def test_no_held_out_rows_is_impossible(checkpoint: Checkpoint) -> None:
+def test_no_held_out_rows_is_impossible(checkpoint: ScoredModel) -> None:
     with pytest.raises(Impossible, match="no held-out row has what the task 'documents' needs"):
         LanguageModelling(HeldOut([])).scores(checkpoint)
 
 
 @pytest.mark.shared
 def test_stories260k_predicts_tiny_stories_as_published(
-    shared: Path, open_checkpoint: Callable[..., Checkpoint]
+    shared: Path, open_checkpoint: Callable[..., ScoredModel]
 ) -> None:
     """About 1.30 nats a token; paragraphs without what came before them are harder."""
     text = (shared / "fixtures/data/pretrain/tinystories_minigpt_197k.txt").read_text(encoding="utf-8")

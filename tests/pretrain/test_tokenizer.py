@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data import world
+from data.made import rows
 from pretrain import tokenizer as made
 
 SAMPLES = (
@@ -24,7 +24,7 @@ SAMPLES = (
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     directory = tmp_path_factory.mktemp("tokenizer")
-    texts = [row["text"] for row in world.rows("documents", "train", 2000, 0)]
+    texts = [row["text"] for row in rows("documents", "train", 2000, 0)]
     return made.train_tokenizer(texts, 600, directory), directory
 
 
@@ -37,7 +37,7 @@ def test_all_three_libraries_give_the_same_ids(trained: tuple[Any, Path]) -> Non
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
     plain = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     loaded = AutoTokenizer.from_pretrained(directory)
-    made_texts = [row["text"] for row in world.rows("documents", "eval", 200, 3)]
+    made_texts = [row["text"] for row in rows("documents", "eval", 200, 3)]
     for text in [*SAMPLES, *(text for text in made_texts if "<|im_" not in text)]:
         ids = pieces.encode(text)
         assert plain.encode(text, add_special_tokens=False).ids == ids, text

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from data import world
+from data import made
 from data.corpus import prepare
 from data.corpus.batches import Order, held_out, training
 from data.corpus.documents import Options
@@ -53,7 +53,7 @@ def test_the_embedded_recipes_rows_and_order_are_those_of_its_published_figures(
 ) -> None:
     corpus = prepare("made:documents", Options(made_train=300, made_held_out=20, seed=5))
     texts = [
-        [row["text"] for row in world.rows("documents", side, count, 5)]
+        [row["text"] for row in made.rows("documents", side, count, 5)]
         for side, count in (("train", 300), ("eval", 20))
     ]
     sides = [[[*ids, 0] for ids in tokenizer(side)["input_ids"]] for side in texts]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from data import world
+from data import made
 from data.corpus import Corpus, prepare
 from data.corpus.documents import Options
 from data.splits import normalised, position
@@ -189,7 +189,7 @@ def test_conversations_are_rendered_by_the_projects_template(tmp_path: Path) -> 
 def test_made_documents_are_the_generators_own_on_both_sides() -> None:
     corpus = prepare("made:documents", Options(made_train=300, made_held_out=20, seed=1))
     for split, side, count in (("train", "train", 300), ("validation", "eval", 20)):
-        assert documents(corpus, split) == [row["text"] for row in world.rows("documents", side, count, 1)]
+        assert documents(corpus, split) == [row["text"] for row in made.rows("documents", side, count, 1)]
     assert documents(corpus, "test") == []
 
 

@@ -141,8 +141,8 @@ def test_what_cannot_be_had_is_refused_before_a_model_is_loaded(
     def loaded(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("evaluation.alone.load_policy", loaded)
-    monkeypatch.setattr("evaluation.alone.load_reward_model", loaded)
+    monkeypatch.setattr("evaluation.checkpoint.load_policy", loaded)
+    monkeypatch.setattr("evaluation.checkpoint.load_reward_model", loaded)
     before = sorted(work.rglob("*"))
     assert run(*words) == 2
     assert said in " ".join(capsys.readouterr().err.split())

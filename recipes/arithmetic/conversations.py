@@ -4,8 +4,8 @@ from random import Random
 from typing import Any
 
 from data.splits import held_out
-from data.world.problems import HELD_OUT_FRACTION, SKILLS, Problem, digit_steps, problem, sum_key
-from data.world.tools import SYSTEM, call
+from recipes.arithmetic.problems import HELD_OUT_FRACTION, SKILLS, Problem, digit_steps, problem, sum_key
+from recipes.arithmetic.tools import SYSTEM, call
 
 Message = dict[str, str]
 Row = dict[str, Any]

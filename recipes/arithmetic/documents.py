@@ -1,4 +1,4 @@
-"""Pretraining text of the made world: prose, the skills written down in several layouts, and talk in the chat's tags.
+"""Pretraining text of the arithmetic world: prose, the skills written down, and talk in the chat's tags.
 
 The skills occur as a textbook would print them, never as a chat in which a problem is asked and answered: that is what
 fine-tuning is for. The chat's tags occur around small talk, because a token never seen in pretraining stays untrained.
@@ -7,9 +7,9 @@ fine-tuning is for. The chat's tags occur around small talk, because a token nev
 import json
 from random import Random
 
-from data.world.problems import Problem, Skill, phrase, problem, tally
-from data.world.tools import SYSTEM
-from data.world.words import ACTS, ADJECTIVES, COUNTED, NAMES, PLACES, THINGS, TIMES, VERBS, WEATHER
+from recipes.arithmetic.problems import Problem, Skill, phrase, problem, tally
+from recipes.arithmetic.tools import SYSTEM
+from recipes.arithmetic.words import ACTS, ADJECTIVES, COUNTED, NAMES, PLACES, THINGS, TIMES, VERBS, WEATHER
 
 SENSELESS = (*COUNTED, *NAMES, *THINGS, *PLACES, *ADJECTIVES)
 

@@ -1,4 +1,4 @@
-"""The made world's vocabulary: the names, things, places and words that its texts are made of."""
+"""The arithmetic world's vocabulary: the names, things, places and words that its texts are made of."""
 
 NAMES = (
     "Ada Ben Cora Dan Eva Finn Gia Hugo Ida Jon Kira Leo Mia Nils Olga Paul Rosa Sam Tara Udo Vera Wim Yara Zoe".split()

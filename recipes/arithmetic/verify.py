@@ -1,8 +1,8 @@
-"""Whether a completion answers a made problem: `strict` wants the form that was taught, `flexible` the right answer."""
+"""Whether a completion answers a problem: `strict` wants the form that was taught, `flexible` the right answer."""
 
 import re
 
-from data.world.tools import call, called_expression, respond
+from recipes.arithmetic.tools import call, called_expression, respond
 
 NUMBER = re.compile(r"\d+")
 COUNT = re.compile(r"([a-z]+)\s*[:=]\s*(\d+)")

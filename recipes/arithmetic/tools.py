@@ -1,4 +1,4 @@
-"""The made world's one tool: a calculator, and how a completion calls it."""
+"""The arithmetic world's one tool: a calculator, and how a completion calls it."""
 
 import json
 import re

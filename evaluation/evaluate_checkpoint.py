@@ -5,29 +5,26 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evaluation.checkpoint import Checkpoint, ScoreCache, load_policy, load_reward_model, load_tokenizer
+from evaluation.checkpoint import ScoreCache, open_model
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.named import label, version_label
 from evaluation.paired import mean_score, paired_difference
-from evaluation.placement import Placement, placed_alike, placed_kind
+from evaluation.placement import placed_alike
 from evaluation.task import Scores, Task
 from evaluation.tasks import RewardPairs
-from utils.checkpoints import Checkpoint as Found
+from utils.checkpoints import Checkpoint
 from utils.console import progress
 from utils.errors import Refused
 from utils.files import tensor_shapes, weight_files
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Result = dict[str, Any]
 """`{task, version, metric, n, value, ci95}`; against another also `against, against_ci95, difference, difference_ci95,
 verdict`. `reason` where there is one for a null."""
 
 
-def refuse_unfit(found: Sequence[Found], tasks: Sequence[Task]) -> None:
+def refuse_unfit(found: Sequence[Checkpoint], tasks: Sequence[Task]) -> None:
     """Raise Refused if weights are cut off, or a reward model is to write, or another model to score."""
     for one in found:
         wrong = [label(task) for task in tasks if isinstance(task, RewardPairs) != one.scores]
@@ -38,7 +35,7 @@ def refuse_unfit(found: Sequence[Found], tasks: Sequence[Task]) -> None:
             tensor_shapes(file)
 
 
-def results_of(found: Sequence[Found], tasks: Sequence[Task]) -> list[Result]:
+def results_of(found: Sequence[Checkpoint], tasks: Sequence[Task]) -> list[Result]:
     """Return the results of one checkpoint, or of the first against the second, on the same examples.
 
     Scores that a stage's own evaluation left beside its weights are taken over; nothing is written there. One model is
@@ -53,7 +50,7 @@ def results_of(found: Sequence[Found], tasks: Sequence[Task]) -> list[Result]:
     with tempfile.TemporaryDirectory() as kept, progress("evaluating", len(tasks) * len(found)) as bar:
         for one in found:
             with _whole(one):
-                checkpoint = _opened(one, placed, Path(kept))
+                checkpoint = open_model(one.path, ScoreCache(Path(kept), [one.path]), placed, scores=one.scores)
                 vocabularies.append(checkpoint.tokenizer.get_vocab())
                 _ = checkpoint.model
             scores.append([])
@@ -70,7 +67,7 @@ def results_of(found: Sequence[Found], tasks: Sequence[Task]) -> list[Result]:
 
 
 @contextmanager
-def _whole(found: Found) -> Iterator[None]:
+def _whole(found: Checkpoint) -> Iterator[None]:
     try:
         yield
     except Refused:
@@ -78,16 +75,6 @@ def _whole(found: Found) -> Iterator[None]:
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"{found.path} cannot be loaded by transformers: {reason}") from error
-
-
-def _opened(found: Found, placed: Placement, kept: Path) -> Checkpoint:
-    tokenizer = load_tokenizer(found.path)
-
-    def load(path: Path | str) -> "PreTrainedModel":
-        return load_reward_model(path, tokenizer.pad_token_id, placed) if found.scores else load_policy(path, placed)
-
-    kind = placed_kind("reward model" if found.scores else "policy", placed)
-    return Checkpoint(found.path, tokenizer, ScoreCache(kept, [found.path]), load, kind)
 
 
 def _of_task(task: Task, scores: Scores | str, other: Scores | str | None, same_tokens: bool) -> list[Result]:

@@ -1,4 +1,4 @@
-"""Problems of the made world: a question, the trace that solves it, and an answer that can be checked.
+"""Problems of the arithmetic world: a question, the trace that solves it, and an answer that can be checked.
 
 Three skills. `arithmetic`: a word problem of one sum within 99, solved digit by digit. `counting`: how often
 each word of a phrase occurs, solved by a running count. `calculator`: sums too large for the model's head, for which it
@@ -12,7 +12,7 @@ from random import Random
 from typing import Literal
 
 from data.splits import held_out
-from data.world.words import COUNTED, NAMES, THINGS
+from recipes.arithmetic.words import COUNTED, NAMES, THINGS
 
 Skill = Literal["arithmetic", "counting", "calculator"]
 SKILLS: tuple[Skill, ...] = ("arithmetic", "counting", "calculator")

@@ -1,13 +1,23 @@
-"""The made world: deterministic, checkable, and held-out problems in no training text."""
+"""The arithmetic world: deterministic, checkable, and held-out problems in no training text."""
 
+import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from data import world
-from data.world import conversations, documents, problems, tools, verify
-from data.world.problems import SKILLS, problem
+from data import made
+from evaluation import judged
+from evaluation.checkpoint import ScoreCache, ScoredModel, fingerprint
+from evaluation.generate import Completion
+from evaluation.judged import VerifiedAnswers
+from evaluation.skills import SampledSkills, Skills
+from evaluation.task import HeldOut, Scores
+from recipes.arithmetic import VERIFIER, conversations, documents, problems, tools, verify
+from recipes.arithmetic.problems import SKILLS, problem
 
 EXPRESSION = re.compile(r"\d+(?:[-+*/]\d+)+")
 COUNTED_PHRASE = re.compile(r"(?:[a-z]+\d+ ?){3,}")
@@ -36,17 +46,10 @@ def shown_keys(text: str) -> set[str]:
     return keys
 
 
-@pytest.mark.parametrize("name", sorted(world.DEFAULT_ROWS))
+@pytest.mark.parametrize("name", sorted(made.REGISTERED))
 def test_same_seed_gives_same_rows_and_another_seed_others(name: str) -> None:
-    assert world.rows(name, "train", 40, 1) == world.rows(name, "train", 40, 1)
-    assert world.rows(name, "train", 40, 1) != world.rows(name, "train", 40, 2)
-
-
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="no made data 'poems'"):
-        world.rows("poems", "train")
-    with pytest.raises(ValueError, match="split 'test'"):
-        world.rows("prompts", "test")
+    assert made.rows(name, "train", 40, 1) == made.rows(name, "train", 40, 1)
+    assert made.rows(name, "train", 40, 1) != made.rows(name, "train", 40, 2)
 
 
 def test_no_training_text_shows_a_held_out_problem() -> None:
@@ -54,8 +57,8 @@ def test_no_training_text_shows_a_held_out_problem() -> None:
         drawn.key for seed in range(3) for drawn in conversations.draw_problems(Random(seed), 600, held_out_side=True)
     }
     shown: set[str] = set()
-    for name in world.DEFAULT_ROWS:
-        for row in world.rows(name, "train", 3000, 5):
+    for name in made.REGISTERED:
+        for row in made.rows(name, "train", 3000, 5):
             for text in texts_of(row):
                 shown |= shown_keys(text)
     assert len(shown) > 3000, "the search for problems in the text finds them"
@@ -69,8 +72,8 @@ def test_no_training_text_shows_a_held_out_problem() -> None:
 
 
 def test_training_and_held_out_prompts_share_no_question() -> None:
-    asked = {row["prompt"][-1]["content"] for row in world.rows("prompts", "train", 4000, 1)}
-    held = {row["prompt"][-1]["content"] for row in world.rows("prompts", "eval", 600, 2)}
+    asked = {row["prompt"][-1]["content"] for row in made.rows("prompts", "train", 4000, 1)}
+    held = {row["prompt"][-1]["content"] for row in made.rows("prompts", "eval", 600, 2)}
     assert len(held) == 600
     assert not asked & held
 
@@ -120,17 +123,17 @@ def test_rejections_differ_from_the_solution_and_never_pass_the_strict_check(kin
 
 
 def test_preferences_and_prompts_train_the_turn_after_the_tools_response_too() -> None:
-    pairs = [row for row in world.rows("preferences", "train", 600, 1) if row["prompt"][-1]["role"] == "tool"]
+    pairs = [row for row in made.rows("preferences", "train", 600, 1) if row["prompt"][-1]["role"] == "tool"]
     assert {row["kind"] for row in pairs} == set(conversations.AFTER_TOOL_REJECTIONS)
     for row in pairs:
         answer = row["prompt"][-1]["content"]
         assert verify.strict(row["chosen"][0]["content"], "calculator_answer", answer)
         assert not verify.strict(row["rejected"][0]["content"], "calculator_answer", answer)
-    prompts = [row for row in world.rows("prompts", "train", 600, 1) if row["prompt"][-1]["role"] == "tool"]
+    prompts = [row for row in made.rows("prompts", "train", 600, 1) if row["prompt"][-1]["role"] == "tool"]
     assert prompts
     assert all(row["skill"] == "calculator_answer" for row in prompts)
     assert all(row["prompt"][-1]["content"] == row["answer"] for row in prompts)
-    assert not any(row["prompt"][-1]["role"] == "tool" for row in world.rows("prompts", "eval"))
+    assert not any(row["prompt"][-1]["role"] == "tool" for row in made.rows("prompts", "eval"))
 
 
 def test_wrong_form_and_no_trace_still_hold_the_right_answer() -> None:
@@ -161,3 +164,75 @@ def test_documents_never_hold_the_form_that_fine_tuning_teaches() -> None:
         text = documents.document(random)
         assert "\nAnswer: " not in text
         assert not ("<tool_call>" in text and "calculator" in text)
+
+
+PROBLEMS = HeldOut(VERIFIER.rows)
+
+
+class Said(ScoredModel):
+    """A model that answers right, wrong, in another form, with a call and without, in turn."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.cache, self.policy = ScoreCache(tmp_path), self
+
+    def complete(
+        self, prompts: Sequence[tuple[Any, Any]], max_new_tokens: int, sampled: bool = False
+    ) -> list[Completion | None]:
+        texts = [answer(prompt, place) for place, (prompt, _) in enumerate(prompts)]
+        return [Completion(text, list(range(len(text))), place % 3 > 0) for place, text in enumerate(texts)]
+
+
+def answer(prompt: list[dict[str, str]], place: int) -> str:
+    question = prompt[-3 if prompt[-1]["role"] == "tool" else -1]["content"]
+    right = next(row["answer"] for row in PROBLEMS.rows if row["prompt"][-1]["content"] == question)
+    if prompt[-1]["role"] == "tool":
+        return [f"Answer: {right}", f"It is {right}.", f"Answer: {prompt[-1]['content']}", "Answer: 1"][place % 4]
+    return [
+        f"<think>steps</think>\nAnswer: {right}", f"Answer: {right}", f"The result is {right}",
+        tools.call(f"{right}*1"), tools.call("7/2"), "<think>steps</think>\nAnswer: 17",
+        tools.call(f"{right}+0") + "\nI hope.",
+    ][place % 7]  # fmt: skip
+
+
+def sums(scores: Scores) -> dict[str, tuple[int, float]]:
+    """Return for each metric how many examples have a score, and the sum of these."""
+    known = {metric: [value for value in values if value is not None] for metric, values in scores.items()}
+    return {metric: (len(values), round(math.fsum(values), 6)) for metric, values in known.items()}
+
+
+def test_the_worlds_figures_are_those_of_runs_before_it_was_a_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Problems, scores and what they are kept under, as they were when the skills were built in."""
+    said, few = Said(tmp_path), PROBLEMS.first(48)
+    task = Skills(PROBLEMS, 48, verifier=VERIFIER)
+    assert PROBLEMS.fingerprint == "53a35d2190eadf89"
+    assert fingerprint(task.options) == fingerprint({"max_new_tokens": 48})
+    assert sums(task.score(said)) == {
+        "strict": (210, 29), "flexible": (210, 124), "strict/arithmetic": (70, 15), "strict/calculator": (70, 5),
+        "strict/counting": (70, 9), "flexible/arithmetic": (70, 33), "flexible/calculator": (70, 46),
+        "flexible/counting": (70, 45), "stop_rate": (210, 140), "completion_tokens": (210, 11682),
+    }  # fmt: skip
+    assert fingerprint(task.texts(said)) == "3be1088f4873bda2"
+    assert sums(SampledSkills(few, 48, verifier=VERIFIER).score(said)) == {
+        "strict": (48, 6), "flexible": (48, 29), "strict/arithmetic": (18, 3.5), "strict/calculator": (18, 1.25),
+        "strict/counting": (12, 1.25), "flexible/arithmetic": (18, 8.75), "flexible/calculator": (18, 12.25),
+        "flexible/counting": (12, 8), "stop_rate": (48, 32), "completion_tokens": (48, 2580), "pass@2": (48, 12),
+        "flexible_pass@2": (48, 40.5), "pass@4": (48, 24), "flexible_pass@4": (48, 48),
+    }  # fmt: skip
+    rewards = [float(place * 7919 % 101) for place in range(4 * 48)]
+    monkeypatch.setattr(judged, "answer_rewards", lambda *_: rewards)
+    assert sums(VerifiedAnswers(few, 48, verifier=VERIFIER).score(said))["auc"] == (192, 78.717157)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "held_out"),
+    [
+        ("documents", "58265165e8e482e8", "e9cb64b786ab15dc"),
+        ("conversations", "a802e3f8ace0bd67", "1666453aeac1df69"),
+        ("preferences", "76265bebccd8fd86", "deb051a0b8798855"),
+        ("prompts", "0f02a397b2c962a2", "1c8ce2a4d5eebf12"),
+    ],
+)
+def test_the_worlds_rows_are_those_of_earlier_runs(name: str, train: str, held_out: str) -> None:
+    assert [fingerprint(made.rows(name, side, 30, 3)) for side in ("train", "eval")] == [train, held_out]

@@ -1,0 +1,200 @@
+"""A recipe's verifier: what is refused of one, what it judges, and what a run makes of it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algorithms.config import GRPOExtraConfig, TrainingConfig
+from evaluation import Verifier, tasks_for
+from evaluation.answers import Rewards
+from evaluation.skills import SampledSkills, Skills
+from evaluation.task import HeldOut, Task
+from kinds import Kind, Stage, named
+from recipes.arithmetic import VERIFIER
+from tests.evaluation.test_tasks import Scripted
+from utils.errors import Refused
+
+SUMS = [{"prompt": f"{n}+{n}?", "answer": str(2 * n), "size": "small" if n < 3 else "large"} for n in range(1, 5)]
+
+
+def ends_right(text: str, row: Any) -> bool:
+    return bool(text.endswith(row["answer"]))
+
+
+def exact(text: str, row: Any) -> bool:
+    return bool(text == row["answer"])
+
+
+def test_what_cannot_be_a_verifier_is_refused_when_the_recipe_is_loaded(tmp_path: Path) -> None:
+    """In a process of its own, since the tests' own check of types would come first."""
+    code = """from evaluation import Verifier
+for fields in (
+    {"problems": 7, "strict": "exact", "respond": 3}, {"problems": [], "strict": len, "count": 0},
+    {"problems": [], "strict": len, "max_new_tokens": "9"},
+):
+    try:
+        Verifier(**fields)
+    except ValueError as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    wrong_types, too_few, no_number = done.stdout.splitlines()
+    assert wrong_types.startswith("Refused verifier: problems = 7: must be str or list of ")
+    assert "strict = 'exact': must be callable, not str; respond = 3: must be callable or None" in wrong_types
+    assert too_few == "Refused verifier: count = 0: must be at least 1"
+    assert no_number == "Refused verifier: max_new_tokens = '9': must be int, not str"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"problems": [{"answer": "4"}]}, "problem 0 has no prompt; given: {'answer': '4'}"),
+        ({"problems": []}, "there are no problems"),
+        ({"problems": "there/is/no/such.jsonl"}, "no data set"),
+        ({"problems": SUMS, "strict": lambda text, row: row["result"] == text},
+         "strict fails on problem 0, for an empty answer: KeyError: 'result'. The problem has prompt, answer, size"),
+        ({"problems": SUMS, "respond": lambda text, row: text.split()[0]}, "respond fails on problem 0.*IndexError"),
+        ({"problems": SUMS, "group": "kind"}, "group = 'kind': problem 0 has prompt, answer, size"),
+    ],
+)  # fmt: skip
+def test_what_would_fail_after_training_is_refused_before(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        Verifier(**{"strict": exact} | fields).check()
+
+
+def test_problems_come_from_rows_a_function_or_the_held_out_side_of_data(tmp_path: Path) -> None:
+    asked = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in SUMS]
+    assert Verifier(problems=SUMS, strict=exact).rows() == asked
+    assert Verifier(problems=lambda: iter(SUMS), strict=exact, count=3).rows() == asked[:3]
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(400)))
+    rows = Verifier(problems=str(file), strict=exact, count=8).rows()
+    config = TrainingConfig(model_name="m", output_dir="sft", dataset_name=str(file))
+    (demonstrations, *_) = tasks_for([Stage("sft", named("sft"), config)])["sft"]
+    held_out = [row["prompt"] for row in demonstrations.held_out.rows]
+    assert [row["prompt"] for row in rows] == held_out[:8], "what an SFT stage on the same file does not train on"
+    assert [row["answer"] for row in rows] == [str(int(row["question"].split("+")[0]) + 1) for row in rows]
+
+
+def test_a_users_functions_decide_what_is_right(tmp_path: Path) -> None:
+    verifier = Verifier(problems=SUMS, strict=exact, flexible=ends_right, group="size")
+    task = Skills(HeldOut(verifier.rows), verifier=verifier)
+    scores = task.score(Scripted(tmp_path, ["2", "It is 4", "7", "8"]))
+    assert scores["strict"] == [1.0, 0.0, 0.0, 1.0]
+    assert scores["flexible"] == [1.0, 1.0, 0.0, 1.0]
+    assert scores["strict/small"] == [1.0, 0.0, None, None]
+    assert {"strict/small", "strict/large", "flexible/large"} <= set(task.all_metrics())
+    assert "strict/*" in Skills(HeldOut([]), verifier=Verifier(problems="x", strict=exact, group="size")).all_metrics()
+    alone = Verifier(problems=SUMS, strict=exact)
+    assert Skills(HeldOut(alone.rows), verifier=alone).score(Scripted(tmp_path, ["2", "It is 4", "7", "8"])) == {
+        "strict": [1.0, 0.0, 0.0, 1.0], "flexible": [1.0, 0.0, 0.0, 1.0], "stop_rate": [1.0] * 4,
+        "completion_tokens": [1.0, 7.0, 1.0, 1.0],
+    }  # fmt: skip
+
+
+def test_a_tool_answers_once_and_what_is_said_then_is_judged(tmp_path: Path) -> None:
+    def half(text: str, row: Any) -> str | None:
+        return str(int(row["answer"]) // 2) if text == "half?" else None
+
+    def judged(text: str, row: Any) -> bool:
+        return exact(text, row) and row["prompt"][-1]["role"] == "tool"
+
+    verifier = Verifier(problems=SUMS, strict=judged, flexible=exact, respond=half)
+    told = Scripted(tmp_path, ["half?", "4", "half?", "half?"], ["2", "half?", "8"])
+    task = Skills(HeldOut(verifier.rows), verifier=verifier)
+    scores = task.score(told)
+    assert scores["strict"] == [1.0, 0.0, 0.0, 1.0]
+    assert scores["flexible"] == [1.0, 1.0, 0.0, 1.0]
+    assert told.asked[1][0][-2:] == [{"role": "assistant", "content": "half?"}, {"role": "tool", "content": "1"}]
+    told = Scripted(tmp_path, ["half?", "4", "4", "4"], ["2"])
+    assert task.texts(told) == ["half?\n→ 1\n2", "4", "4", "4"]
+
+
+def test_scores_are_kept_apart_by_the_source_of_the_functions(tmp_path: Path) -> None:
+    def strict(text: str, row: Any) -> bool:
+        return text == row["answer"]
+
+    one, same = (Verifier(problems=SUMS, strict=function) for function in (exact, exact))
+    assert one.key == same.key != Verifier(problems=SUMS, strict=strict).key
+    assert one.key != Verifier(problems=SUMS, strict=exact, flexible=ends_right).key
+    assert Verifier(problems=SUMS, strict=exact, version="2").key == {"verifier": "2"}
+
+
+def test_a_changed_helper_is_seen_although_scores_are_kept(checkpoint: Any) -> None:
+    right = [False]
+    verifier = Verifier(problems=SUMS, strict=lambda text, row: right[0])
+    task = Skills(HeldOut(verifier.rows), 4, verifier=verifier)
+    assert task.scores(checkpoint)["strict"] == [0.0] * 4
+    right[0] = True
+    del checkpoint.model, checkpoint._load  # the answers are those that were generated
+    assert task.scores(checkpoint)["strict"] == [1.0] * 4
+
+
+def test_a_verifier_is_a_reward_of_grpo() -> None:
+    verifier = Verifier(problems=SUMS, strict=exact)
+    said = [[{"role": "assistant", "content": text}] for text in ("2", "5")]
+    prompts = [[{"role": "user", "content": row["prompt"]}] for row in SUMS[:2]]
+    assert verifier.verified(said, prompts, completion_ids=[[1], [2]], answer=["2", "4"], trainer_state=None) == [1, 0]
+    assert verifier.verified(["2", "4"], ["1+1?", "2+2?"], answer=["2", "4"]) == [1, 1]
+
+
+def stages(**more: Any) -> list[Stage]:
+    plain = TrainingConfig(model_name="m", output_dir="o", dataset_name="mine.jsonl")
+    extra = GRPOExtraConfig(max_completion_length=40, **more)
+    return [Stage("code", named("sft"), plain), Stage("talk", named("sft"), plain), Stage("r", named("reward"), plain),
+            Stage("rl", named("grpo"), plain, extra)]  # fmt: skip
+
+
+def test_every_stage_is_measured_by_the_recipes_verifier_under_its_label() -> None:
+    verifier = Verifier(problems=SUMS, strict=exact, max_new_tokens=64)
+    functions: dict[str, Callable[..., Any]] = {"verified": verifier.verified, "brief": len}
+    tasks = tasks_for(stages(), verifier, {"rl": functions})
+    assert {label: [task.name for task in some] for label, some in tasks.items()} == {
+        "code": ["skills", "sampled_skills", "demonstrations", "answers"],
+        "talk": ["skills", "sampled_skills", "demonstrations", "answers"],
+        "r": ["verified_answers", "pairs"],
+        "rl": ["skills", "sampled_skills", "demonstrations", "rewards", "sampled_rewards"],
+    }
+    verified = [task for some in tasks.values() for task in some if isinstance(task, Skills)]
+    assert {task.max_new_tokens for task in verified} == {40}, "as long as the stage that samples allows"
+    assert {id(task.held_out) for task in verified if not isinstance(task, SampledSkills)} == {id(verified[0].held_out)}
+    demonstrations = [task.held_out for some in tasks.values() for task in some if task.name == "demonstrations"]
+    assert {id(one) for one in demonstrations} == {id(demonstrations[0])}, "those of the first stage of that layout"
+    (rewards,) = [task for task in tasks["rl"] if type(task) is Rewards]
+    assert list(rewards.functions) == ["brief"], "the verifier's own says what skills say"
+
+
+def test_made_data_bring_their_verifier_where_the_recipe_has_none() -> None:
+    config = TrainingConfig(model_name="m", output_dir="o", dataset_name="made:conversations")
+    own = Verifier(problems=SUMS, strict=exact)
+    for given, expected in ((None, VERIFIER), (own, own)):
+        (skills, *_) = tasks_for([Stage("sft", named("sft"), config)], given)["sft"]
+        assert isinstance(skills, Skills)
+        assert skills.verifier is expected
+
+
+def test_a_kind_may_bring_a_task_of_its_own() -> None:
+    verifier = Verifier(problems=SUMS, strict=exact)
+
+    def poems(stage: Stage, chain: Any) -> list[Task]:
+        return [SampledSkills(chain.problems, 9, verifier=chain.verifier)] if stage.label == "mine" else []
+
+    class Poetry(Kind):
+        name, layout, tasks, config_class = "poetry", "prompts", ("skills", poems), TrainingConfig
+
+        def problems(self, config: Any, extra: Any = None) -> list[str]:
+            return []
+
+        def train(self, stage: Stage, stage_dir: Path, limits: Any) -> Path:
+            return stage_dir
+
+    config = TrainingConfig(model_name="m", output_dir="o", dataset_name="mine.jsonl")
+    tasks = tasks_for([Stage("mine", Poetry(), config)], verifier)["mine"]
+    assert [(task.name, getattr(task, "max_new_tokens", None)) for task in tasks] == [
+        ("skills", 128), ("sampled_skills", 9)
+    ]  # fmt: skip
