@@ -28,12 +28,16 @@ from evaluation import __main__ as evaluating
 from pretrain import PretrainConfig
 from pretrain import __main__ as pretraining
 from records.run_directory import RunInfo
+from tests import tree
 from utils.files import jsonable, weights_sha256, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", *(f"docs/{name}.md" for name in "recipes runs evidence pretraining decisions".split())]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in "recipes runs evidence pretraining results tree decisions".split()),
+]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
-README = "\n".join(TEXTS[name] for name in PAGES if name != "docs/decisions.md")
+README = "\n".join(TEXTS[name] for name in PAGES if name not in ("docs/decisions.md", "docs/tree.md"))
 DECISIONS = " ".join(TEXTS["docs/decisions.md"].split())
 EXAMPLE_RUN = "20260131_101500_k3x9"
 OTHER_FLAGS = set(
@@ -59,19 +63,6 @@ def table(text: str) -> list[list[str]]:
     """Return the cells of the body of the first Markdown table in `text`."""
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     return rows[2:]
-
-
-def tree() -> set[str]:
-    """Return every path that the annotated tree names; directories end with a slash."""
-    (text,) = re.findall(r"```text\n(.*?)```", section("The tree"), re.DOTALL)
-    found: set[str] = set()
-    parents: list[str] = []
-    for line in text.splitlines():
-        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
-        assert len(line.split()) > 1, f"{name} has no word of explanation"
-        parents = [*parents[:depth], name]
-        found.add("".join(parents))
-    return found
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
@@ -326,7 +317,7 @@ def test_a_command_of_the_readme_runs(
             pytest.fail(f"no test knows how to try the README's command {command!r}")
 
 
-@pytest.mark.parametrize("source", RECIPES, ids=["documented", "grpo_extra", "verifier"])
+@pytest.mark.parametrize("source", RECIPES, ids=["documented", "labels", "grpo_extra", "verifier"])
 def test_a_recipe_of_the_readme_is_refused_only_for_what_is_not_on_this_machine(source: str, work: Path) -> None:
     from chain.fetch import missing
     from chain.recipe import load
@@ -344,7 +335,7 @@ def test_the_rows_shown_suit_the_stages_that_they_are_for(work: Path) -> None:
     from chain.recipe import load
     from data.sources import load as load_data
 
-    (work / "from_readme.py").write_text(RECIPES[1])
+    (work / "from_readme.py").write_text(next(one for one in RECIPES if "def brief" in one))
     configs = load("from_readme.py").configs
     assert len(ROWS) == len(configs)
     for row, (kind, config) in zip(ROWS, configs.items(), strict=True):
@@ -453,17 +444,20 @@ def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:
     assert shown - OTHER_FLAGS == flags - {"--help"}
 
 
-def test_the_tree_names_every_file_and_none_that_is_not_there() -> None:
-    named = tree()
-    assert not [name for name in sorted(named) if not (ROOT / name).exists()]
-    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode or "run_all.py" not in done.stdout.splitlines():
+def test_the_page_of_files_says_what_their_first_lines_say() -> None:
+    if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: which files belong to the project is not known")
-    tracked = [Path(name) for name in done.stdout.splitlines() if (ROOT / name).exists()]
-    top = {path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in tracked}
-    assert top - named - {"README.md"} == set()
-    modules = {str(path) for path in tracked if path.suffix == ".py" and path.name != "__init__.py"}
-    assert {name for name in modules if not name.startswith("tests/")} - named == set()
+    assert tree.PAGE.read_text(encoding="utf-8") == tree.page(), "write it anew: python -m tests.tree"
+
+
+def test_the_readme_names_every_room() -> None:
+    (text,) = re.findall(r"```text\n(.*?)```", section("The packages"), re.DOTALL)
+    rooms = {line.split()[0] for line in text.splitlines()}
+    assert not [room for room in rooms if not (ROOT / room).exists()]
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")} | {"recipes/", "benchmarks/", "docs/"}
+    assert folders <= rooms
+    assert {path.name for path in ROOT.glob("*.py")} - {"cache_config.py"} <= rooms
+    assert len(TEXTS["README.md"].splitlines()) <= 200
 
 
 @pytest.mark.parametrize("name", TEXTS)
