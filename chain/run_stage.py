@@ -181,6 +181,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         run.tasks[stage.label],
         reward_model=None if stage.kind.scores else run.reward_model,
         seed=stage.config.seed,
+        label=stage.label,
         gated={gate["metric"] for gate in stage.config.gates},
         random_weights=None if stage.model else lambda: stage.kind.untrained(stage_dir, stage.config.seed),
     )
