@@ -1,13 +1,6 @@
 """Direct preference optimisation: prefer the chosen answers, near the reference (Rafailov et al., 2023)."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from algorithms.trl_kind import FORGETTING, TrlKind
-from kinds import Stage
-
-if TYPE_CHECKING:
-    from data.sources import StageData
+from algorithms.trl_kind import FORGETTING, SAMPLED, TrlKind
 
 
 class DirectPreferenceOptimisation(TrlKind):
@@ -18,7 +11,7 @@ class DirectPreferenceOptimisation(TrlKind):
     """
 
     name = "dpo"
-    trl_config = "DPOConfig"
+    trl_name = "DPO"
     layout = "pairs"
     sequences_per_row = 2
     has_reference = True
@@ -31,25 +24,11 @@ class DirectPreferenceOptimisation(TrlKind):
         "preferences rejected_logp": "rejected logp",
         "reward_model prefers_after": "reward model prefers",
         "skills strict": "exact match",
-        "sampled_skills strict": "pass@1",
-        "sampled_skills pass@4": "pass@4",
+        **SAMPLED,
         "answers stop_rate": "stop rate",
         **FORGETTING,
     }
     headlines = ("skills strict", "reward_model prefers_after", "preferences accuracy")
-
-    def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
-        """Return TRL's trainer.
-
-        Raises:
-            StageFailed: most pairs are longer than `max_length`.
-        """
-        from trl import DPOTrainer
-
-        from algorithms import supervision
-
-        trainer = DPOTrainer(**self.parts(stage, stage_dir, data))
-        return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
 
 
 DPO = DirectPreferenceOptimisation()

@@ -14,7 +14,7 @@ class GroupRelativePolicyOptimisation(SamplingKind):
     """Trains on prompts by rewards, each completion judged against the others of its group."""
 
     name = "grpo"
-    trl_config = "GRPOConfig"
+    trl_name = "GRPO"
 
     def trainer(self, stage: Stage, parts: dict[str, Any]) -> Any:
         """Return TRL's trainer, which can sample other prompts in place of flat groups."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms import arguments
 from algorithms.config import GRPOExtraConfig, TrainingConfig
-from algorithms.trl_kind import FORGETTING, TrlKind
+from algorithms.trl_kind import FORGETTING, SAMPLED, TrlKind
 from kinds import Stage, Work
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class KahnemanTverskyOptimisation(TrlKind):
     """
 
     name = "kto"
-    trl_config = "KTOConfig"
+    trl_name = "KTO"
     layout = "labelled"
     has_reference = True
     least_rows = 2
@@ -35,8 +35,7 @@ class KahnemanTverskyOptimisation(TrlKind):
         "thumbs down_logp": "logp of thumbs down",
         "reward_model prefers_after": "reward model prefers",
         "skills strict": "exact match",
-        "sampled_skills strict": "pass@1",
-        "sampled_skills pass@4": "pass@4",
+        **SAMPLED,
         "answers stop_rate": "stop rate",
         **FORGETTING,
     }
@@ -44,18 +43,9 @@ class KahnemanTverskyOptimisation(TrlKind):
     curves = ("kl",)
 
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
-        """Return TRL's trainer.
-
-        Raises:
-            StageFailed: most answers do not end within `max_length`.
-        """
-        from trl import KTOTrainer
-
-        from algorithms import supervision
-
-        data = replace(data, train=data.train.shuffle(seed=stage.config.seed))
-        trainer = KTOTrainer(**self.parts(stage, stage_dir, data))
-        return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
+        """Return TRL's trainer, on shuffled rows; see `TrlKind.build`."""
+        shuffled = data.train.shuffle(seed=stage.config.seed)
+        return super().build(stage, stage_dir, replace(data, train=shuffled))
 
     def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
         """Return that a pass of one row has no other to estimate the divergence from."""

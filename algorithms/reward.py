@@ -1,13 +1,6 @@
 """Reward modelling: learn to score answers as people's preferences would (Bradley and Terry, 1952)."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 from algorithms.trl_kind import TrlKind
-from kinds import Stage
-
-if TYPE_CHECKING:
-    from data.sources import StageData
 
 
 class RewardModelling(TrlKind):
@@ -18,7 +11,7 @@ class RewardModelling(TrlKind):
     """
 
     name = "reward"
-    trl_config = "RewardConfig"
+    trl_name = "Reward"
     layout = "pairs"
     scores = True
     sequences_per_row = 2
@@ -34,19 +27,6 @@ class RewardModelling(TrlKind):
         "verified_answers auc": "AUC against verifier",
     }
     headlines = ("pairs accuracy",)
-
-    def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
-        """Return TRL's trainer.
-
-        Raises:
-            StageFailed: most pairs are longer than `max_length`.
-        """
-        from trl import RewardTrainer
-
-        from algorithms import supervision
-
-        trainer = RewardTrainer(**self.parts(stage, stage_dir, data))
-        return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
 
 
 REWARD = RewardModelling()

@@ -11,7 +11,7 @@ class ReinforceLeaveOneOut(SamplingKind):
     """Trains on prompts by rewards; the baseline of a completion is the mean reward of the rest of its group."""
 
     name = "rloo"
-    trl_config = "RLOOConfig"
+    trl_name = "RLOO"
 
     def trainer(self, stage: Stage, parts: dict[str, Any]) -> Any:
         """Return TRL's trainer, which logs the share of informative groups."""

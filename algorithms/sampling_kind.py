@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from algorithms import arguments
 from algorithms.config import PREFLIGHT_COMPLETIONS, GRPOExtraConfig, TrainingConfig
-from algorithms.trl_kind import FORGETTING, TrlKind
+from algorithms.trl_kind import EXACT, FORGETTING, TrlKind
 from kinds import MicroBatch, Stage, Work
 from utils import processes
 from utils.errors import StageFailed
@@ -33,10 +33,7 @@ class SamplingKind(TrlKind):
     }  # fmt: skip
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "rewards")
     figures = {
-        "skills strict": "exact match",
-        "skills strict/*": "  *",
-        "sampled_skills strict": "pass@1",
-        "sampled_skills pass@4": "pass@4",
+        **EXACT,
         "skills flexible": "right in any form",
         "skills stop_rate": "stop rate",
         "rewards *": "*",

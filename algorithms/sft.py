@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from algorithms.trl_kind import FORGETTING, TrlKind
+from algorithms.trl_kind import EXACT, FORGETTING, TrlKind
 from kinds import Stage
 
 if TYPE_CHECKING:
@@ -18,16 +18,13 @@ class SupervisedFineTuning(TrlKind):
     """
 
     name = "sft"
-    trl_config = "SFTConfig"
+    trl_name = "SFT"
     layout = "conversations"
     gives_template = True
     bar = {"loss": "loss", "mean_token_accuracy": "accuracy"}
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "answers")
     figures = {
-        "skills strict": "exact match",
-        "skills strict/*": "  *",
-        "sampled_skills strict": "pass@1",
-        "sampled_skills pass@4": "pass@4",
+        **EXACT,
         "skills stop_rate": "stop rate",
         "demonstrations loss": "demonstration loss",
         "demonstrations accuracy": "token accuracy",

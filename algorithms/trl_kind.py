@@ -1,7 +1,6 @@
 """What all kinds over TRL's trainers share: configuration, data, forecasts, and one stage trained from end to end."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 WITHOUT_GRADIENTS = ("per_device_eval_batch_size", "precompute_ref_batch_size")
 """Rows of the passes over held-out rows, and of a reference over the data ahead of training."""
 
+SAMPLED = {"sampled_skills strict": "pass@1", "sampled_skills pass@4": "pass@4"}
+EXACT = {"skills strict": "exact match", "skills strict/*": "  *", **SAMPLED}
+"""What a policy stage makes of a verifier's problems."""
 FORGETTING = {"documents loss": "forgetting: loss", "documents bits_per_byte": "forgetting: bits/byte"}
 """What a policy stage has left of what pretraining learnt."""
 
@@ -27,8 +29,8 @@ class TrlKind(Kind):
     """A kind of stage that one of TRL's trainers trains. A kind of its own says what it does differently."""
 
     config_class = TrainingConfig
-    trl_config: ClassVar[str]
-    """The trainer's configuration class, by its name in trl."""
+    trl_name: ClassVar[str]
+    """What TRL's trainer and its configuration are called, without `Trainer` and `Config`."""
     bar: ClassVar[Mapping[str, str]]
     """The metrics beside the progress bar, TRL's key to the name shown."""
     sequences_per_row: ClassVar[int] = 1
@@ -38,9 +40,18 @@ class TrlKind(Kind):
     keeps_adapters: ClassVar[bool] = True
     """Its adapter may be kept beside the frozen weights (`merge_adapter=False`), for a later stage to train on."""
 
-    @abstractmethod
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
-        """Return the stage's trainer, and its data with what the trainer found out about them."""
+        """Return the stage's trainer, and its data with what the trainer found out about them.
+
+        Raises:
+            StageFailed: most answers are longer than `max_length`.
+        """
+        import trl
+
+        from algorithms import supervision
+
+        trainer = getattr(trl, f"{self.trl_name}Trainer")(**self.parts(stage, stage_dir, data))
+        return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
 
     def judge(self, history: list[dict[str, Any]]) -> None:
         """Look at what was logged, once while training and at its end; raise StageFailed for a hopeless stage."""
@@ -83,7 +94,7 @@ class TrlKind(Kind):
         """Return the trainer's configuration class."""
         import trl
 
-        return getattr(trl, self.trl_config)
+        return getattr(trl, f"{self.trl_name}Config")
 
     def defaults(self) -> dict[str, Any]:
         """Return TRL's own value of each option of the trainer."""
