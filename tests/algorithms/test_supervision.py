@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import TrainingConfig, dpo, reward
+from algorithms import TrainingConfig
 from records.stage_log import StageLog
 from tests.train_stage import train
 from utils.errors import StageFailed
@@ -225,14 +225,13 @@ def test_the_log_shows_an_example_with_what_is_learnt_marked(configure: Configur
     assert "<|im_start|>assistant\n    ⟦red red<|im_end|>⟧" in (stage_dir / "training.log").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("stage", [reward, dpo])
+@pytest.mark.parametrize("kind", ["reward", "dpo"])
 def test_pairs_beyond_max_length_raise_an_alarm_and_most_of_them_fail_the_stage(
-    stage: Any, configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoTokenizer
 
     monkeypatch.setattr("algorithms.supervision.INSPECTED", 9)  # what is found among them is that share of all
-    kind = stage.__name__.rpartition(".")[2]
     config = configure(kind)
     tokenizer = AutoTokenizer.from_pretrained(str(config.model_name))
     rows = [json.loads(line) for line in Path(config.dataset_name).read_text().splitlines()]
@@ -240,11 +239,11 @@ def test_pairs_beyond_max_length_raise_an_alarm_and_most_of_them_fail_the_stage(
         [tokenizer.apply_chat_template(row["prompt"] + row[side]) for side in ("chosen", "rejected")] for row in rows
     ]
     lengths = sorted(max(len(side["input_ids"]) for side in pair) for pair in both)
-    stage.train(configure(kind, max_length=lengths[75], max_steps=1), stage_dir)
+    train(kind, configure(kind, max_length=lengths[75], max_steps=1), stage_dir)
     (alarm,) = json.loads((stage_dir / "stage_info.json").read_text())["alarms"]
     assert alarm["name"] == "cut_off_examples"
     with pytest.raises(StageFailed, match=r"\d+ of 98 pairs are longer than max_length"):
-        stage.train(configure(kind, max_length=lengths[20]), stage_dir)
+        train(kind, configure(kind, max_length=lengths[20]), stage_dir)
 
 
 def lost(stage_dir: Path) -> dict[str, int] | None:
@@ -287,14 +286,14 @@ def test_examples_of_which_max_length_leaves_nothing_to_learn_are_counted_and_sa
 
 
 @pytest.mark.parametrize(
-    ("stage", "reason"),
+    ("kind", "reason"),
     [
-        (reward, "an answer with its prompt is longer than max_length = 64"),
-        (dpo, "the prompt alone fills max_length = 64"),
+        ("reward", "an answer with its prompt is longer than max_length = 64"),
+        ("dpo", "the prompt alone fills max_length = 64"),
     ],
 )
 def test_pairs_that_trl_drops_for_max_length_are_counted_and_said(
-    stage: Any,
+    kind: str,
     reason: str,
     configure: Configure,
     stage_dir: Path,
@@ -309,16 +308,14 @@ def test_pairs_that_trl_drops_for_max_length_are_counted_and_said(
         for n in range(60)
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    config = configure(
-        stage.__name__.rpartition(".")[2], dataset_name=str(data), eval_fraction=0.1, max_steps=1, max_length=64
-    )
+    config = configure(kind, dataset_name=str(data), eval_fraction=0.1, max_steps=1, max_length=64)
     from data.sources import load_for
 
-    train = load_for(config, stage.__name__.rpartition(".")[2]).train
-    long = sum("red red" in row["prompt"] for row in train)
-    number = long + (stage is reward and any("red red" in row["rejected"] for row in train))
+    rows_left = load_for(config, kind).train
+    long = sum("red red" in row["prompt"] for row in rows_left)
+    number = long + (kind == "reward" and any("red red" in row["rejected"] for row in rows_left))
     assert long > 1
-    stage.train(config, stage_dir)
+    train(kind, config, stage_dir)
     assert lost(stage_dir) == {reason: number}
     assert StageLog(stage_dir).read_info().get("alarms", []) == []
     assert f"{number} of the examples to train on teach nothing: {reason}" in " ".join(capsys.readouterr().out.split())
