@@ -37,9 +37,9 @@ class Parroting(SupervisedFineTuning):
     """Supervised fine-tuning that is measured by a task of its own alone."""
 
     name = "parroting"
-    tasks = (half,)
+    tasks = (half,)  # type: ignore[assignment]
     figures = {"demonstrations accuracy": "tokens parroted"}
-    headlines = ("demonstrations accuracy",)
+    headlines = ("demonstrations accuracy",)  # type: ignore[assignment]
 
 
 @pytest.fixture
