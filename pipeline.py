@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
 from chain import recipe as recipes
@@ -27,7 +27,6 @@ from chain.record import (
 )
 from chain.run_stage import Run, run_stage
 from chain.stages import Extra
-from evaluation.verifier import Verifier
 from kinds import Stage
 from records.run_directory import RunInfo, create, find_source, refuse_link, usable
 from records.stage_log import StageLog
@@ -42,6 +41,9 @@ from utils.quiet import quiet_libraries
 from utils.runtime import now
 from utils.stopping import endings
 
+if TYPE_CHECKING:
+    from evaluation.verifier import Verifier
+
 __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]
 
 
@@ -49,7 +51,7 @@ def run_pipeline(
     configs: Mapping[str, Any],
     grpo_extra: Extra = None,
     *,
-    verifier: Verifier | None = None,
+    verifier: "Verifier | None" = None,
     recipe: str | None = None,
     runs_dir: Path | str = "runs",
     stages: Sequence[str] | None = None,
@@ -119,7 +121,7 @@ class _Checked:
 def _check(
     configs: Mapping[str, Any],
     grpo_extra: Extra,
-    verifier: Verifier | None,
+    verifier: "Verifier | None",
     runs_dir: Path,
     labels: Sequence[str] | None,
     from_run: str | None,
@@ -157,7 +159,7 @@ def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
 def _open(
     checked: _Checked,
     info: RunInfo,
-    verifier: Verifier | None,
+    verifier: "Verifier | None",
     recipe: str | None,
     values: Sequence[str],
     limits: Limits,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
-from evaluation.verifier import Verifier
 from pretrain.pretrain_config import PretrainConfig
 from utils.errors import Refused, did_you_mean, without_number
 
@@ -31,7 +30,7 @@ class Recipe:
     """The stages by label, in the order of the run, as the file has them: not checked yet."""
     grpo_extra: Any = None
     """Rewards and sampling of the stages that sample."""
-    verifier: Verifier | None = None
+    verifier: Any = None
     """What every stage is measured by."""
     sizes: Mapping[str, Mapping[str, Any]]
     """What the file records, as SIZES, of the models and data that it names: for a plan without a network."""
@@ -67,6 +66,8 @@ def load(name_or_file: str) -> Recipe:
     extra = getattr(module, "grpo_extra", None)
     if not isinstance(extra, GRPOExtraConfig | Mapping | None):
         raise Refused(f"{path}: grpo_extra must be a GRPOExtraConfig; given: {extra!r}")
+    from evaluation.verifier import Verifier  # not above: `data` may be hidden by a file beside a script
+
     verifier = getattr(module, "verifier", None)
     if not isinstance(verifier, Verifier | None):
         raise Refused(f"{path}: verifier must be a Verifier; given: {verifier!r}")

@@ -214,8 +214,10 @@ def load_reward_model(
 
 def _loaded(auto_class: Any, directory: Path | str, placed: Placement, **options: Any) -> tuple[Any, str]:
     """Return a model, and the names of the weights that its checkpoint lacks."""
-    options |= {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
-    model, found = auto_class.from_pretrained(directory, **options, **loading_options(placed))
+    options |= loading_options(placed)
+    model, found = auto_class.from_pretrained(
+        directory, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **options
+    )
     return model, ", ".join(sorted(found["missing_keys"]))
 
 

@@ -392,7 +392,7 @@ def test_the_examples_of_the_skills_are_what_is_taught() -> None:
     from recipes.arithmetic import tools, verify
     from recipes.arithmetic.problems import digit_steps, tally
 
-    shown = section("The stages").replace("\n  ", "\n")
+    shown = section("What the embedded recipe teaches").replace("\n  ", "\n")
     trace, totals = tally(["hello", "world", "hello"])
     for text, skill, answer in (
         (f"<think>{digit_steps(34, '+', 57)}</think>\nAnswer: 91", "arithmetic", "91"),
@@ -427,7 +427,7 @@ def test_the_table_of_alarms_names_all_that_the_code_can_raise() -> None:
     from watching import alarms
 
     named = {name for row in table(section("Alarms")) for name in re.findall(r"`(\w+)`", row[0])}
-    parts = ("algorithms", "chain", "pretrain", "utils")
+    parts = ("algorithms", "chain", "pretrain", "watching")
     source = "".join(path.read_text(encoding="utf-8") for part in parts for path in (ROOT / part).glob("*.py"))
     of_functions = {check.__name__ for check in alarms.CHECKS} | set(re.findall(r'yield "(\w+)", message', source))
     raised = set(re.findall(r'alarm\(\s*(?:\w+(?:\[-1\]\["step"\]|\.step)?|0),\s*"(\w+)"', source)) | {"skipped_step"}

@@ -33,7 +33,7 @@ def page() -> str:
     parts = [HEAD]
     for title, folder in (("At the top", "."), *((f"{name}/", name) for name in FOLDERS)):
         own = [path for path in modules if path.parts[0] == folder or (folder == "." and len(path.parts) == 1)]
-        lines = [f"| `{path.relative_to(folder)}` | {first_line(path)} |" for path in own]
+        lines = [f"| `{path}` | {first_line(path)} |" for path in own]
         parts.append("\n".join([f"## {title}\n", "| file | what it is |", "| --- | --- |", *lines]) + "\n")
     return "\n".join(parts)
 

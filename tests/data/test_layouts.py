@@ -151,7 +151,7 @@ def test_labelled_layouts(row: Row, expected: list[Row]) -> None:
         ({"prompt": "a", "completion": "b", "label": "good"}, "row 1: label must be true or false .*, not 'good'"),
         ({"prompt": "a", "completion": "b", "label": None}, "row 1: label must be true or false .*, not None"),
         ({"messages": USER + FOUR + USER, **UP}, "1 × the completion is empty, row 1"),
-        ({"messages": USER + FOUR}, r"For thumbs it needs one of: prompt, completion, label \| messages, label \| con"),
+        ({"messages": USER + FOUR}, r"For kto it needs one of: prompt, completion, label \| messages, label \| con"),
     ],
 )
 def test_rows_without_a_label_or_its_answer_are_refused(row: Row, message: str) -> None:
@@ -352,7 +352,7 @@ def test_columns_of_a_published_file_reach_the_rewards_unchanged(shared: Path) -
         ("sft/trl_zen/standard_implicit_prompt_preference_train.jsonl", 34, 17),
     ],
 )
-def test_published_answers_have_their_label(shared: Path, thumbs: str, path: str, count: int, good: int) -> None:
+def test_published_answers_have_their_label(shared: Path, path: str, count: int, good: int) -> None:
     rows = unpaired(to_layout(read_path(shared / "fixtures/data" / path, "train"), "kto"))
     assert (len(rows), sum(rows["label"])) == (count, good)
     assert rows.column_names == ["prompt", "completion", "label"]

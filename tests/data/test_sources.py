@@ -123,11 +123,9 @@ def test_pairs_are_loaded_as_labelled_answers_each_held_out_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("label", "lacking"), [(True, "down"), (False, "up")])
-def test_rows_with_one_label_only_are_refused(tmp_path: Path, thumbs: str, label: bool, lacking: str) -> None:
+def test_rows_with_one_label_only_are_refused(tmp_path: Path, label: bool, lacking: str) -> None:
     path = write_labelled(tmp_path / "rows.jsonl", lambda n: [label])
-    told = (
-        f"have the label {str(label).lower()}, and thumbs needs both: add answers with thumbs {lacking}, .* train sft"
-    )
+    told = f"have the label {str(label).lower()}, and kto needs both: add answers with thumbs {lacking}, .* train sft"
     with pytest.raises(Refused, match=told):
         load(path, "kto", eval_fraction=0.5)
 
