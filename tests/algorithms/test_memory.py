@@ -129,7 +129,7 @@ def test_storages_are_counted_as_pytorchs_tracker_counts_them() -> None:
     for counter in (Live, MemTracker):
         with FakeTensorMode():
             model = AutoModelForCausalLM.from_config(config)
-            meter: Any = counter(model) if counter is Live else counter()
+            meter: Any = Live(model) if counter is Live else MemTracker()
             if counter is MemTracker:
                 meter.track_external(model)
             with meter:
@@ -359,3 +359,12 @@ def test_a_pass_that_fails_is_said_to_be_what_cannot_be_measured(monkeypatch: py
     shapes = shapes_of(AutoConfig.for_model("llama", num_hidden_layers=3, **SMALL))
     with pytest.raises(ValueError, match="a pass of llama cannot be measured without bytes: "):
         memory.peak(shapes, settings(attention="unheard_of"))
+
+
+def test_forecast_holds_where_a_layers_backward_pass_is_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = AutoConfig.for_model("llama", num_hidden_layers=5, **SMALL | {"num_attention_heads": 16})
+    given = settings(sequences=1, tokens=1024, gradient_checkpointing=False, attention="eager", accumulates=False)
+    shapes = shapes_of(config)
+    found = {name: sum(moment.values()) for name, moment in memory.moments(shapes, given).items()}
+    assert max(found, key=lambda name: found[name]) == "layers, backward"
+    assert forecast(shapes, given) == pytest.approx(tracked(config, given, monkeypatch, autocast=False), rel=0.01)
