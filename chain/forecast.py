@@ -91,7 +91,7 @@ class Models:
         """Return a model by its name in the recipe; `scores`: as a reward model.
 
         Raises:
-            ValueError: its configuration cannot be had, or no formula is for its layers.
+            ValueError: its configuration cannot be had, or it has no list of layers.
         """
         dtype = None
         while isinstance(model, StageOutput) and model.name in self.stages:
