@@ -1,4 +1,4 @@
-"""Processes of the shortened embedded recipe that `chaos.py` breaks, and what their results are compared with."""
+"""Processes of the shortened embedded recipe that `benchmarks/chaos.py` breaks, and what their results are compared with."""
 
 import json
 import os

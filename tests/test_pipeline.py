@@ -509,7 +509,7 @@ def test_a_stage_that_passes_gets_a_card_and_a_resume_writes_one_that_is_missing
     run = _interrupted(stages)
     card, mine = run / "my-sft" / "README.md", run / "my-dpo" / "README.md"
     first = card.read_text()
-    assert "stage `sft`" in first
+    assert "of stage sft of run" in first
     assert "trained with sixgig" in first
     assert not mine.exists()
     card.unlink()
