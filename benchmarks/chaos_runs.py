@@ -1,4 +1,4 @@
-"""Processes of the shortened embedded recipe that `benchmarks/chaos.py` breaks, and what their results are compared with."""
+"""Processes of the shortened embedded recipe for `benchmarks/chaos.py` to break, and how their results compare."""
 
 import json
 import os
