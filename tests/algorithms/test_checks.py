@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, check, grpo
+from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig, check, sampling_kind
 from algorithms.grpo import GRPO
 from tests.train_stage import KINDS
 from utils.values import describe, matches
@@ -156,10 +156,10 @@ def test_a_batch_of_completions_counts_every_process(several: str, monkeypatch: 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_vllm_is_refused_in_one_message_where_it_is_not_installed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = config(trainer_args={"use_vllm": True, "vllm_mode": mode})
-    monkeypatch.setattr(grpo, "find_spec", lambda name: None)
+    monkeypatch.setattr(sampling_kind, "find_spec", lambda name: None)
     (problem,) = check("grpo", given)
     assert problem.startswith("grpo: trainer_args: use_vllm = True needs vLLM, which is not installed: pip install")
-    monkeypatch.setattr(grpo, "find_spec", lambda name: name)
+    monkeypatch.setattr(sampling_kind, "find_spec", lambda name: name)
     assert check("grpo", given) == []
 
 

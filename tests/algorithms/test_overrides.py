@@ -114,3 +114,14 @@ def test_a_metric_that_is_no_number_is_one_again_after_a_resume(tmp_path: Path) 
     continue_unlogged(trainer, tmp_path)
     assert metrics["entropy"][0] == 0.5
     assert math.isnan(sum(metrics["entropy"]))
+
+
+def test_the_private_parts_that_a_measured_pass_stands_in_for_are_there() -> None:
+    from importlib import import_module
+
+    from algorithms import fake_step
+
+    module, names = fake_step.HEAD
+    assert all(hasattr(import_module(module), name) for name in names)
+    module, _, name = fake_step.EXPERTS.rpartition(".")
+    assert hasattr(import_module(module), name)
