@@ -46,8 +46,6 @@ class Kind(ABC):
     """Its model answers through the chat template; a base continues text."""
     gives_template: ClassVar[bool] = False
     """It gives a model without a chat template the project's, and teaches it."""
-    least_rows: ClassVar[int] = 1
-    """The fewest rows that one pass may have."""
     samples: ClassVar[bool] = False
     """It samples what it trains on and takes rewards: a `GRPOExtraConfig` belongs to it."""
 
@@ -98,6 +96,10 @@ class Kind(ABC):
     @abstractmethod
     def with_micro_batch(self, config: Config, batch: "MicroBatch", extra: Any = None) -> Config:
         """Return the configuration with its step made up so."""
+
+    def least_rows(self, config: Config) -> int:
+        """Return the fewest rows that one pass may have."""
+        return 1
 
     @abstractmethod
     def advice(self, config: Config) -> str:
@@ -220,6 +222,7 @@ KINDS: dict[str, str | Kind] = {
     "rloo": "algorithms.rloo:RLOO",
 }
 """Each kind by its name, or where it stands: it is imported when it is first asked for."""
+SHIPPED = frozenset(KINDS)
 
 
 def named(name: str) -> Kind:
@@ -239,7 +242,18 @@ def named(name: str) -> Kind:
 
 
 def register(kind: Kind) -> Kind:
-    """Add a kind of your own, and return it; a recipe calls this above its `configs`."""
+    """Add a kind of your own, and return it; a recipe calls this above its `configs`.
+
+    Raises:
+        Refused: it is no kind, or sixgig itself has one of that name.
+    """
+    if not isinstance(kind, Kind):
+        raise Refused(f"register: {kind!r} is no kind: give it an object, such as Mine()")
+    lacks = [name for name in ("name", "config_class", "layout") if not hasattr(kind, name)]
+    if lacks:
+        raise Refused(f"register: {type(kind).__name__} lacks {', '.join(lacks)}")
+    if kind.name in SHIPPED:
+        raise Refused(f"register: the kind {kind.name!r} is sixgig's own: call yours otherwise")
     KINDS[kind.name] = kind
     return kind
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from chain.record import (
     set_aside,
 )
 from chain.run_stage import Run, run_stage
+from chain.stage_gates import tasks_of
 from chain.stages import Extra
 from kinds import Stage
 from records.run_directory import RunInfo, create, find_source, refuse_link, usable
@@ -42,6 +44,7 @@ from utils.runtime import now
 from utils.stopping import endings
 
 if TYPE_CHECKING:
+    from evaluation.task import Task
     from evaluation.verifier import Verifier
 
 __all__ = ["Interrupted", "Refused", "StageFailed", "run_pipeline"]
@@ -82,14 +85,15 @@ def run_pipeline(
     plain_endings()
     _refuse_hidden()
     if recipe is None:
-        refuse_unread_flags()
         recipe = recipes.of_script(configs)
-    limits, runs_dir = _limits(memory_budget, max_hours), Path(usable(runs_dir) and runs_dir)
+        refuse_unread_flags(is_recipe=recipe is not None)
+    usable(runs_dir)
+    limits, runs_dir = _limits(memory_budget, max_hours), Path(runs_dir)
     with quiet_libraries(None):
         checked = _check(configs, grpo_extra, verifier, runs_dir, stages, from_run, resume, force, limits)
     run_dir = by_first(lambda: checked.earlier.run_dir if checked.earlier else create(runs_dir))
     with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
-        run = _open(checked, RunInfo(run_dir), verifier, recipe, values, limits)
+        run = _open(checked, RunInfo(run_dir), recipe, values, limits)
         with _ending(run.info):
             for stage in run.stages:
                 refuse_link(run.dir_of(stage))
@@ -116,6 +120,9 @@ class _Checked:
     """The run that inputs come from."""
     changes: Mapping[str, Sequence[str]]
     of_run: Sequence[str]
+    verifier: "Verifier | None"
+    tasks: "Mapping[str, Sequence[Task]]"
+    """What each stage is measured on, by label."""
 
 
 def _check(
@@ -130,6 +137,11 @@ def _check(
     limits: Limits,
 ) -> _Checked:
     """Look at everything that can be wrong before a run starts; nothing is created."""
+    from evaluation.choose import verifier_for
+    from evaluation.verifier import Verifier
+
+    if not isinstance(verifier, Verifier | None):
+        raise Refused(f"verifier must be a Verifier; given: {verifier!r}")
     if resume is not None and (labels is not None or from_run is not None):
         raise Refused("a resumed run has the stages and inputs that it began with: leave out stages and from_run")
     earlier = None if resume is None else resumable(runs_dir, resume)
@@ -138,15 +150,16 @@ def _check(
     source = None if from_run is None else find_source(runs_dir, from_run)
     chosen, outputs = chosen_stages(configs, grpo_extra, labels, source, verifier)
     fetched = first_then_all(lambda: fetch(chosen, outputs))
-    if verifier:
-        first_then_all(verifier.check)
-    of_run = changes_of_run(earlier, force) if earlier else []
+    if verifier := verifier_for(chosen, verifier):
+        first_then_all(partial(verifier.check, [stage.config for stage in chosen]))
+    tasks = tasks_of(chosen, verifier)
+    of_run = changes_of_run(earlier, chosen, verifier, force) if earlier else []
     changes = changes_since(earlier, chosen, fetched, outputs, force) if earlier else {}
     begun = _begun(earlier.run_dir, [one for one in chosen if one.label not in changes]) if earlier else {}
     fitting = fit_all(chosen, outputs, limits.memory_budget_bytes, begun)
     rows = {label: data["train_rows"] for label, data in fetched.data.items()}
     refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new")
-    return _Checked(chosen, outputs, fetched, fitting, earlier, source, changes, of_run)
+    return _Checked(chosen, outputs, fetched, fitting, earlier, source, changes, of_run, verifier, tasks)
 
 
 def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
@@ -156,14 +169,7 @@ def _begun(run_dir: Path, stages: list[Stage]) -> dict[str, int]:
     return {label: one["per_device_train_batch_size"] for label, one in forecasts.items() if one}
 
 
-def _open(
-    checked: _Checked,
-    info: RunInfo,
-    verifier: "Verifier | None",
-    recipe: str | None,
-    values: Sequence[str],
-    limits: Limits,
-) -> Run:
+def _open(checked: _Checked, info: RunInfo, recipe: str | None, values: Sequence[str], limits: Limits) -> Run:
     """Open the record of a run, or take it up again, and show what it is."""
     _start_over(info.run_dir, [stage for stage in checked.stages if stage.label in checked.changes])
     open_record(
@@ -176,10 +182,12 @@ def _open(
         of_run=checked.of_run,
         limits=limits,
         data=checked.fetched.data,
+        verifier=checked.verifier,
     )
     by_first(lambda: console().print(screen.header(info.read(), info.run_dir)))
     judge = reward_model_of(checked.source)
-    return Run(info, checked.stages, checked.fetched, checked.outputs, checked.fitting, Clock(limits), judge, verifier)
+    fetched, fitting = checked.fetched, checked.fitting
+    return Run(info, checked.stages, fetched, checked.outputs, fitting, Clock(limits), judge, checked.tasks)
 
 
 def _refuse_lateness(run: Run, stage: Stage) -> None:
@@ -242,7 +250,7 @@ def _limits(memory_budget: int | str | None, max_hours: float | None) -> Limits:
             memory_budget_bytes=None if memory_budget is None else size_bytes_of(memory_budget),
             max_hours=None if max_hours is None else hours(max_hours),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise Refused(str(error)) from error
 
 

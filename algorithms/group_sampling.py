@@ -37,6 +37,8 @@ class GroupSampling:
 
     num_generations: int
     _metrics: dict[str, Any]
+    flat_share: float
+    """Share of the newest groups whose rewards, those of models too, are all the same."""
 
     def _completions(self: Any, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
         """Return ids of a completion of each prompt, the completions as rewards get them, and vLLM's logprobs."""
@@ -49,6 +51,8 @@ class GroupSampling:
 
     def _calculate_rewards(self: Any, inputs: list[Row], *rest: Any) -> torch.Tensor:
         rewards: torch.Tensor = self._rewards(inputs, *rest)
+        flat = self.informative(rewards, models=True)
+        self.flat_share = 1 - sum(flat) / len(flat)
         if self.model.training:
             informative = self.informative(rewards)
             self._metrics["train"]["informative_groups"].append(sum(informative) / len(informative))
@@ -104,9 +108,9 @@ class GroupSampling:
             weighted = weighted[:, torch.tensor(functions, device=rewards.device)]
         return weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), math.nan)
 
-    def informative(self: Any, rewards: torch.Tensor) -> list[bool]:
-        """Return for each group of `num_generations` whether its rewards, (B, F), differ."""
-        groups = self.judged(rewards).view(-1, self.num_generations)
+    def informative(self: Any, rewards: torch.Tensor, *, models: bool = False) -> list[bool]:
+        """Return for each group of `num_generations` whether its rewards, (B, F), differ; see `judged`."""
+        groups = self.judged(rewards, models=models).view(-1, self.num_generations)
         highest, lowest = groups.nan_to_num(nan=-math.inf).amax(1), groups.nan_to_num(nan=math.inf).amin(1)
         return (highest > lowest).tolist()
 

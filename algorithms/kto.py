@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from data.sources import StageData
 
 
+LOSSES = ("kto", "apo_zero_unpaired")
+"""Of TRL's KTOTrainer, which tries no other."""
+
+
 class KahnemanTverskyOptimisation(TrlKind):
     """Trains on `prompt`, `completion` and `label`: True for an answer that is wanted, False for one that is not.
 
@@ -26,7 +30,6 @@ class KahnemanTverskyOptimisation(TrlKind):
     trl_name = "KTO"
     layout = "labelled"
     has_reference = True
-    least_rows = 2
     bar = {"loss": "loss", "rewards/margins": "margin", "kl": "kl"}
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "thumbs", "answers")
     figures = {
@@ -48,14 +51,28 @@ class KahnemanTverskyOptimisation(TrlKind):
         return super().build(stage, stage_dir, replace(data, train=shuffled))
 
     def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
-        """Return that a pass of one row has no other to estimate the divergence from."""
+        """Return what is wrong with the loss, the order of the rows, and a pass of one row."""
         options = self.defaults() | arguments.given(config)
-        if options["loss_type"] != "kto" or options["per_device_train_batch_size"] >= self.least_rows:
+        if options["loss_type"] not in LOSSES:
+            return [f"trainer_args: loss_type = {options['loss_type']!r}: must be one of {', '.join(LOSSES)}"]
+        if options["loss_type"] != "kto":
             return []
-        return [
-            "per_device_train_batch_size = 1: must be 2 or more, since the loss estimates a divergence from the other"
-            " rows of a pass; gradient_accumulation_steps makes the step larger"
-        ]
+        found = []
+        if options["train_sampling_strategy"] != "sequential":
+            found.append(
+                f"trainer_args: train_sampling_strategy = {options['train_sampling_strategy']!r}: must be sequential,"
+                " as it is if left out: the loss pairs the rows of a pass before training; they are shuffled by seed"
+            )
+        if options["per_device_train_batch_size"] < 2:
+            found.append(
+                "per_device_train_batch_size = 1: must be 2 or more, since the loss estimates a divergence from the"
+                " other rows of a pass; gradient_accumulation_steps makes the step larger"
+            )
+        return found
+
+    def least_rows(self, config: TrainingConfig) -> int:
+        """Return 2 for the loss that estimates a divergence from the other rows of a pass."""
+        return 2 if (self.defaults() | arguments.given(config))["loss_type"] == "kto" else 1
 
     def work(self, config: TrainingConfig, args: Any, extra: GRPOExtraConfig | None = None) -> Work:
         """Return what a step computes: beside the reference, the policy and it read the rotated answers of a pass."""

@@ -1,10 +1,11 @@
 """REINFORCE leave-one-out: judge each sampled answer against the mean of the others (Ahmadian et al., 2024)."""
 
+from dataclasses import replace
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.sampling_kind import SamplingKind
-from kinds import Stage
+from kinds import Stage, Work
 
 
 class ReinforceLeaveOneOut(SamplingKind):
@@ -24,7 +25,19 @@ class ReinforceLeaveOneOut(SamplingKind):
                 _, ids, completions = self._generate(prompts)
                 return ids, completions, None
 
+            def _generate_and_score_completions(self, inputs: list[Any]) -> Any:
+                output = super()._generate_and_score_completions(inputs)
+                mode = "train" if self.model.training else "eval"
+                # TRL looks for flat groups once beta · KL is taken off the rewards, after which none is
+                self._metrics[mode]["frac_reward_zero_std"][-1] = self.flat_share
+                return output
+
         return Trainer(**parts)
+
+    def work(self, config: TrainingConfig, args: Any, extra: GRPOExtraConfig | None = None) -> Work:
+        """Return what a step computes; the policy reads what it has sampled once more."""
+        work = super().work(config, args, extra)
+        return replace(work, reference_passes=work.reference_passes + 1 / args.num_iterations)
 
     def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
         """Return what is wrong with groups; dynamic sampling is GRPO's."""

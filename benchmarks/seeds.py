@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from chain.record import changes_of_run
+from evaluation.choose import verifier_for
 from evaluation.paired import t_quantile
 from evaluation.report.facts import items, read_run
 from evaluation.report.story import headline, verdict_on
 from evaluation.table import number
+from kinds import Stage, named
 from recipes.scratch_tiny import configs
 from records.run_directory import RunInfo
 from records.stage_log import StageLog
@@ -81,7 +83,14 @@ def ended(runs_dir: Path, seed: int, values: list[str], from_run: str | None, an
 def is_of_now(run_dir: Path) -> bool:
     """Return whether a resume of this run would have the code, the libraries and the processes that it began with."""
     record = record_of(run_dir)
-    return bool(record.get("code") and record.get("versions")) and not changes_of_run(RunInfo(run_dir), force=True)
+    stages = stages_named(entry["name"] for entry in record["stages"])
+    whole = bool(record.get("code") and record.get("versions"))
+    return whole and not changes_of_run(RunInfo(run_dir), stages, verifier_for(stages), force=True)
+
+
+def stages_named(labels: Iterable[str]) -> list[Stage]:
+    """Return the stages of the recipe with these labels."""
+    return [Stage(label, named(label), configs[label]) for label in labels]
 
 
 def was_resumed(run_dir: Path) -> bool:

@@ -225,7 +225,7 @@ def micro_batches(stage: Stage) -> Iterator[Stage]:
     """
     rows = trainer_args(stage).per_device_train_batch_size
     yield stage
-    smaller = range(rows - 1, stage.kind.least_rows - 1, -1)
+    smaller = range(rows - 1, stage.kind.least_rows(stage.config) - 1, -1)
     yield from (with_micro_batch(stage, fewer) for fewer in smaller if rows % fewer == 0)
 
 
@@ -378,8 +378,9 @@ def refusal_of(stage: Stage, models: Models, budget_bytes: int) -> str:
         why = "this GPU does not compute in bfloat16, so all weights have to be trained in float32; "
         stage = replace(stage, config=replace(stage.config, dtype="float32"))
     least = smallest(stage, models)
+    rows = "one row" if least.per_device_train_batch_size == 1 else f"{least.per_device_train_batch_size} rows"
     said = (
-        f"{stage.label} does not fit in {gib(budget_bytes)}{' as it is' if why else ''}: {why}with one row at a time"
+        f"{stage.label} does not fit in {gib(budget_bytes)}{' as it is' if why else ''}: {why}with {rows} at a time"
         f" its forecast is {gib(least.peak_bytes)} (weights {gib(least.components['weights'])}, gradients"
         f" {gib(least.components['gradients'])}, optimizer {gib(least.components['optimizer'])})"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import kinds
 from chain.fetch import Fetched
-from chain.stages import Extra, reference, reward_name, stages_of
+from chain.stages import Extra, kind_of, reference, reward_name, stages_of
 from kinds import Stage, StageOutput
 from records.run_directory import RunInfo, find_unfinished, passed_on, refuse_unusable
 from records.stage_log import StageLog
@@ -40,8 +40,17 @@ def chosen_stages(
     stages = stages_of(configs, grpo_extra, only, outputs, judged=judged, verifier=verifier)
     refs = [ref for stage in stages for ref in (stage.model, *stage.reward_models) if isinstance(ref, StageOutput)]
     for name in {ref.name for ref in refs} - {stage.label for stage in stages}:
-        if source and (problem := altered(source.stage_dir(name), outputs[name])):
+        if source is None:
+            continue
+        if problem := altered(source.stage_dir(name), outputs[name]):
             raise Refused(f"run {source.run_dir.name}, stage {name}: {problem}. Run it again.")
+        (entry,) = (entry for entry in source.read()["stages"] if entry["name"] == name)
+        was, kind = kinds.recorded(entry), kind_of(name, configs[name])
+        if kind is not None and was.name != kind.name:
+            raise Refused(
+                f"run {source.run_dir.name} has trained {name} as {was.name}, and in this recipe it is {kind.name}:"
+                " name another run with --from, or run the stage again"
+            )
     return stages, {name: path for name, path in outputs.items() if weight_files(path)}
 
 
@@ -125,8 +134,10 @@ def changes_since(
         found = [
             f"{name} was {was[name]!r}, now {value!r}"
             for name, value in recorded(stage).items()
-            if name in was and was[name] != value and name not in NOT_TRAINED_BY
+            if name in was and was[name] != value and name not in (*NOT_TRAINED_BY, "stage")
         ]
+        if (kind := kinds.recorded(entries[stage.label]).name) != stage.kind.name:
+            found.append(f"its kind was {kind}, now {stage.kind.name}")
         rows = record.get("data", {}).get(stage.label) or (begun.get("data") or {}).get("fingerprint")
         if rows and rows != fetched.data[stage.label]["fingerprint"]:
             began = "it" if begun.get("data") else "the run"
@@ -156,8 +167,8 @@ COMPARED = ("torch", "trl", "transformers", "datasets", "accelerate", "peft", "l
 """Libraries whose version decides a result."""
 
 
-def changes_of_run(info: RunInfo, force: bool) -> list[str]:
-    """Return how libraries, our own code and the number of processes differ from those that a run began with.
+def changes_of_run(info: RunInfo, stages: list[Stage], verifier: Any, force: bool) -> list[str]:
+    """Return how libraries, our own code, the verifier and the number of processes differ from those of a run's start.
 
     With `force` the run goes on with those of now, from where it stopped.
 
@@ -171,12 +182,14 @@ def changes_of_run(info: RunInfo, force: bool) -> list[str]:
         for name in COMPARED
         if was.get(name) != now_has.get(name)
     ]
-    here = deciding_code(kinds.recorded(entry) for entry in record["stages"])
+    here = deciding_code(stages)
     before = record.get("code") or here
     files = sorted(file for file in before.keys() | here.keys() if before.get(file) != here.get(file))
     if files:
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
         found.append(f"code of sixgig has changed: {', '.join(files[:SHOWN_FILES])}{more}")
+    if "verifier" in record and record["verifier"] != fingerprint_of(verifier, stages):
+        found.append("the verifier, or its problems, are not those that the run began with")
     if (processes := record.get("processes", 1)) != count():
         found.append(f"the run had {processes} processes, now {count()}: a step would have other rows")
     if found and not force:
@@ -218,10 +231,18 @@ def recorded(stage: Stage) -> dict[str, Any]:
 
 def source_hash(reward: Any) -> str | None:
     """Return a short hash of the source of a reward function; None for what has none, such as a model."""
+    bound = getattr(getattr(reward, "__self__", None), "__dict__", {})  # of a verifier's method its functions decide
+    functions = [reward, *filter(callable, bound.values())]
     try:
-        return hashlib.sha256(inspect.getsource(reward).encode()).hexdigest()[:12] if callable(reward) else None
+        source = "".join(map(inspect.getsource, functions)) if callable(reward) else ""
     except (OSError, TypeError):
         return None
+    return hashlib.sha256(source.encode()).hexdigest()[:12] if source else None
+
+
+def fingerprint_of(verifier: Any, stages: Iterable[Stage]) -> str | None:
+    """Return what tells a verifier from others; None if there is none."""
+    return verifier and str(verifier.fingerprint([stage.config for stage in stages]))
 
 
 def open_record(
@@ -235,6 +256,7 @@ def open_record(
     of_run: Sequence[str],
     limits: Limits,
     data: Mapping[str, Mapping[str, Any]],
+    verifier: Any = None,
 ) -> None:
     """Write run_info.json of a new run, or take that of a resumed one up again, with what it is asked for now."""
     asked = {
@@ -242,6 +264,7 @@ def open_record(
         "limits": jsonable(limits),
         "configs": {stage.label: recorded(stage) for stage in stages},
         "data": {label: rows["fingerprint"] for label, rows in data.items()},
+        "verifier": fingerprint_of(verifier, stages),
     }
     if info.file.exists():
         if is_first():
@@ -275,10 +298,18 @@ def open_record(
 
 def made_with(stages: Iterable[Stage]) -> dict[str, Any]:
     """Return what of this process decides a result beside the recipe and its data."""
-    code = deciding_code(stage.kind for stage in stages)
-    return {"versions": versions(), "git_commit": git_commit(), "code": code, "processes": count()}
+    return {"versions": versions(), "git_commit": git_commit(), "code": deciding_code(stages), "processes": count()}
 
 
-def deciding_code(used: Iterable[kinds.Kind]) -> dict[str, str]:
-    """Return the hash of each file that decides what stages of these kinds train and measure."""
-    return code_hashes({type(kind).__module__ for kind in used} | {"evaluation"})
+def deciding_code(stages: Iterable[Stage]) -> dict[str, str]:
+    """Return the hash of each file of ours that decides what these stages train and measure.
+
+    Of a kind of a recipe's own those are what its class is derived from; of data that a program makes, its modules.
+    """
+    from data import made
+
+    modules = {"evaluation"}
+    for stage in stages:
+        modules |= {cls.__module__ for cls in type(stage.kind).__mro__}
+        modules |= set(made.modules_of(stage.config.dataset_name))
+    return code_hashes(modules)

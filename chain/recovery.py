@@ -27,7 +27,7 @@ def train_within_memory(stage: Stage, stage_dir: Path, clock: Clock) -> Path:
         try:
             return kind.train(replace(stage, config=config), stage_dir, clock)
         except RuntimeError as error:
-            batch = _reduced(batch, error, log, kind.advice(config), kind.least_rows)
+            batch = _reduced(batch, error, log, kind.advice(config), kind.least_rows(config))
         # Not before: as long as the error lives, its traceback holds the tensors of the attempt that failed.
         free_memory()
 

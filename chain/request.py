@@ -151,7 +151,7 @@ def show_plan(asked: Request, check_data: bool) -> None:
         left = [stage for stage in chosen if stage.label not in passed]
         if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
             fetch(left, outputs | passed, check_data=True)
-            _ = asked.verifier and asked.verifier.check()
+            _check_verifier(left, asked.verifier)
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
         needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
     title = f"Plan of {asked.recipe}"
@@ -164,9 +164,17 @@ def show_plan(asked: Request, check_data: bool) -> None:
 def download(asked: Request) -> None:
     """Fetch the models and data that the recipe names, so that it can run without a network."""
     with quiet_libraries(None):
-        fetched = fetch(*stages(asked))
-        _ = asked.verifier and asked.verifier.check()
+        chosen, outputs = stages(asked)
+        fetched = fetch(chosen, outputs)
+        _check_verifier(chosen, asked.verifier)
     for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False, soft_wrap=True)
     for label, data in fetched.data.items():
         console().print(f"{label}: {data['name']}, {data['train_rows']} rows", markup=False)
+
+
+def _check_verifier(chosen: list[Stage], verifier: Any) -> None:
+    from evaluation.choose import verifier_for
+
+    if judge := verifier_for(chosen, verifier):
+        judge.check([stage.config for stage in chosen])

@@ -4,11 +4,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chain import screen
 from chain import stage_gates as gates
@@ -34,6 +34,9 @@ from watching import gpu_memory
 from watching.energy import Spent, counted
 from watching.trackers import stage_environment
 
+if TYPE_CHECKING:
+    from evaluation.task import Task
+
 
 class Run:
     """A run under way: its record, its stages, and where each model that they name lies."""
@@ -47,13 +50,13 @@ class Run:
         fitting: Mapping[str, Fitting],
         clock: Clock,
         reward_model: Path | None,
-        verifier: Any = None,
+        tasks: "Mapping[str, Sequence[Task]]",
     ) -> None:
         self.info, self.stages, self.fetched, self.fitting, self.clock = info, stages, fetched, fitting, clock
         self.outputs = dict(outputs)  # grows as stages finish
         self.reward_model = reward_model
         """The newest that there is, which judges the answers of later policies."""
-        self.tasks = gates.tasks_of(stages, verifier)
+        self.tasks = tasks
 
     def dir_of(self, stage: Stage) -> Path:
         """Return the directory of a stage."""

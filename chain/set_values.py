@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_origin, get_type_hints
 
-from chain.stages import Extra, extra_of, kind_of
+from algorithms.config import GRPOExtraConfig
+from chain.stages import Extra, kind_of
 from kinds import StageOutput
 from utils import strict_json
 from utils.errors import Refused, did_you_mean
@@ -72,16 +73,20 @@ def _with_value(configs: dict[str, Any], extra: Extra, assignment: str) -> tuple
     if not is_dataclass(config) or isinstance(config, type):
         near = did_you_mean(label, map(str, configs))
         raise ValueError(f"the recipe has no stage {label!r}{near or '.'} It has: {', '.join(map(str, configs))}")
-    kinds = {name: kind for name, one in configs.items() if (kind := kind_of(name, one))}
-    own = extra_of(label, kinds[label], extra) if label in kinds else None
-    known = [*_names(config), *(_names(own) if own else [])]
-    if own is None or field not in _names(own):
+    sampling = [name for name, one in configs.items() if (kind := kind_of(name, one)) and kind.samples]
+    own = None
+    if label in sampling:
+        own = extra.get(label) if isinstance(extra, Mapping) else extra or GRPOExtraConfig()
+    if not isinstance(own, GRPOExtraConfig):  # what it is instead is refused later, with all other problems
+        return configs | {label: _changed(config, field, text.strip(), _names(config))}, extra
+    known = [*_names(config), *_names(own)]
+    if field not in _names(own):
         return configs | {label: _changed(config, field, text.strip(), known)}, extra
     changed = _changed(own, field, text.strip(), known)
-    sampling = [name for name, kind in kinds.items() if kind.samples]
     if sampling == [label] and not isinstance(extra, Mapping):
         return configs, changed
-    return configs, {name: extra_of(name, kinds[name], extra) or changed for name in sampling} | {label: changed}
+    others = extra if isinstance(extra, Mapping) else dict.fromkeys(sampling, extra or GRPOExtraConfig())
+    return configs, {**others, label: changed}
 
 
 def _names(config: Any) -> list[str]:

@@ -53,7 +53,7 @@ def extra_of(label: str, kind: Kind, extra: Extra) -> GRPOExtraConfig | None:
     """Return the rewards and the sampling of a stage; None for a kind that does not sample."""
     if not kind.samples:
         return None
-    return (extra.get(label) if isinstance(extra, Mapping) else extra) or GRPOExtraConfig()
+    return extra[label] if isinstance(extra, Mapping) else extra or GRPOExtraConfig()
 
 
 def stages_of(
@@ -128,12 +128,15 @@ def _shape(configs: Any, extra: Any) -> Iterator[str]:
         elif label is not None and label not in sampling:
             near = did_you_mean(str(label), sampling) or "."
             yield f"grpo_extra: {values.shown(label)} is no stage that samples{near} There are: {', '.join(sampling)}"
+    if isinstance(extra, Mapping) and set(extra) < set(sampling):
+        lacks = [label for label in sampling if label not in extra]
+        yield f"grpo_extra: {', '.join(lacks)} samples too: give every such stage its own, or one for all"
 
 
 def _choice(configs: Any, only: Sequence[str] | None) -> Iterator[str]:
     for name, times in Counter(only or ()).items():
         if isinstance(configs, Mapping) and name not in configs:
-            near = did_you_mean(name, map(str, configs))
+            near = did_you_mean(str(name), map(str, configs))
             yield f"--stages {name}: the recipe has no such stage{near or '.'} It has: {', '.join(map(str, configs))}"
         elif times > 1:
             yield f"--stages names {name} {times} times: a stage runs once"
@@ -143,12 +146,15 @@ def _choice(configs: Any, only: Sequence[str] | None) -> Iterator[str]:
 
 def _directories(stages: list[Stage]) -> Iterator[str]:
     taken: dict[str, str] = {}
+    labels = {stage.label for stage in stages}
     for stage in stages:
         name = stage.config.output_dir
         if not isinstance(name, str) or not STAGE_DIR.fullmatch(name) or name in RESERVED:
             told = values.shown(name)
             yield f"{stage.label}: output_dir = {told}: must be the plain name of a directory in the run's"
             continue
+        if name in labels - {stage.label}:  # RUN/NAME would mean two stages
+            yield f"{stage.label}: output_dir = {name!r} is the label of another stage: name it otherwise"
         other = taken.setdefault(name.casefold(), stage.label)
         if other != stage.label:
             yield f"{stage.label}: output_dir = {name!r} is in use by {other}: each stage needs its own"
@@ -165,7 +171,7 @@ def _inputs(stages: list[Stage], every: list[Stage], outputs: Mapping[str, Path]
                 continue
             said = f'{stage.label}: {field} = StageOutput("{ref.name}")'
             if ref.name not in order:
-                near = did_you_mean(ref.name, order)
+                near = did_you_mean(str(ref.name), order)
                 yield f"{said}: the recipe has no such stage{near or '.'} It has: {', '.join(order)}"
             elif order.index(ref.name) >= order.index(stage.label):
                 yield f"{said}: that stage does not run before {stage.label}; move it up, or name an earlier one"

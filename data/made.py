@@ -38,12 +38,19 @@ REGISTERED: dict[str, MadeRows | str] = {
     "prompts": "recipes.arithmetic:PROMPTS",
 }
 """Each made data set by its name, or where it stands: it is imported when it is first asked for."""
+SHIPPED = frozenset(REGISTERED)
 
 
 def register_rows(
     name: str, generator: Generator, *, train_rows: int = 10_000, eval_rows: int = 256, verifier: Any = None
 ) -> None:
-    """Add a data set that `made:NAME` finds."""
+    """Add a data set that `made:NAME` finds.
+
+    Raises:
+        Refused: sixgig itself has one of that name.
+    """
+    if name in SHIPPED:
+        raise Refused(f"'{PREFIX}{name}' is sixgig's own: call your rows otherwise")
     REGISTERED[name] = MadeRows(generator, train_rows, eval_rows, verifier)
 
 
@@ -86,10 +93,24 @@ def verifier_of(dataset_name: str) -> Any:
     return made(name).verifier if dataset_name.startswith(PREFIX) and name in REGISTERED else None
 
 
-def files_of(name: str) -> list[Path]:
-    """Return the files of Python that decide a made data set: its generator's, or all of its package."""
-    generator: Any = made(name).generator
+def generator_of(dataset_name: str) -> Generator | None:
+    """Return what makes the data that a recipe names; None of other data."""
+    return made(dataset_name.removeprefix(PREFIX)).generator if dataset_name.startswith(PREFIX) else None
+
+
+def modules_of(dataset_name: str) -> list[str]:
+    """Return the module that makes the data which a recipe names; none of other data, or of one that is not known."""
+    known = dataset_name.removeprefix(PREFIX) in REGISTERED
+    return [_function(generator).__module__] if known and (generator := generator_of(dataset_name)) else []
+
+
+def _function(generator: Any) -> Any:
     while isinstance(generator, partial):
         generator = generator.func
-    file = Path(inspect.getfile(generator if inspect.isroutine(generator) else type(generator)))
+    return generator if inspect.isroutine(generator) else type(generator)
+
+
+def files_of(name: str) -> list[Path]:
+    """Return the files of Python that decide a made data set: its generator's, or all of its package."""
+    file = Path(inspect.getfile(_function(made(name).generator)))
     return sorted(file.parent.glob("*.py")) if (file.parent / "__init__.py").exists() else [file]

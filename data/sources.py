@@ -46,7 +46,7 @@ def load_for(config: Config, kind: str) -> StageData:
     return _loaded(
         config.dataset_name,
         kind,
-        files_now(config.dataset_name),
+        made_data.generator_of(config.dataset_name) or files_now(config.dataset_name),
         split=config.dataset_split,
         config_name=config.dataset_config_name,
         revision=config.dataset_revision,
@@ -59,12 +59,11 @@ def load_for(config: Config, kind: str) -> StageData:
     )
 
 
-DataConfig = Config
 Files = tuple[tuple[str, int, int], ...]
 
 
 @lru_cache(maxsize=8)  # most recipes have fewer stages
-def _loaded(dataset_name: str, kind: str, _files: Files, **options: Any) -> StageData:
+def _loaded(dataset_name: str, kind: str, _source: Files | made_data.Generator, **options: Any) -> StageData:
     return load(dataset_name, kind, **options)
 
 
@@ -123,7 +122,8 @@ def load(
         ]
     whole = len(sources[0])
     counts = [whole]
-    if max_samples is not None and not faults[0].broken:  # whose share is of the whole source
+    labelled = group_of(kind).labels == "trained on"
+    if max_samples is not None and not faults[0].broken and not labelled:  # whose shares are of the whole source
         # Enough of a long source for both sides, so that a few rows of it do not cost the conversion of all.
         both_sides = max(max_samples / (1 - eval_fraction), eval_samples / eval_fraction)
         enough = 100 + int(1.2 * (both_sides if len(sources) == 1 else max_samples))
@@ -139,7 +139,8 @@ def load(
                 break
     for message in sides.messages:
         warn(message)
-    train, held = _first(sides.train, max_samples or len(sides.train)), _first(sides.eval, eval_samples)
+    some = _of_both_labels if labelled else _first
+    train, held = some(sides.train, max_samples or len(sides.train)), some(sides.eval, eval_samples)
     if len(train) == 0:
         raise Refused(f"{dataset_name} leaves no row to train on: all its problems are held out. Hold out others.")
     if "label" in train.column_names and group_of(kind).labels == "trained on" and len(set(train["label"])) == 1:
@@ -239,6 +240,14 @@ def _content(row: Any) -> str:
 
 def _first(rows: Dataset, count: int) -> Dataset:
     return rows.select(range(min(len(rows), count)))
+
+
+def _of_both_labels(rows: Dataset, count: int) -> Dataset:
+    """Return `count` rows by their hash, in their order: the first rows of a file sorted by label have only one."""
+    if count >= len(rows):
+        return rows
+    digests = [sha256(_content(row).encode()).digest() for row in rows]
+    return rows.select(sorted(sorted(range(len(rows)), key=digests.__getitem__)[:count]))
 
 
 def _keys(rows: Dataset) -> list[str]:

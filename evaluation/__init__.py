@@ -1,7 +1,7 @@
 """Held-out tasks, scored before and after each stage on the same examples. Importing this loads no model library."""
 
+from evaluation.before_and_after import evaluate_stage
 from evaluation.choose import tasks_for
-from evaluation.evaluate_stage import evaluate_stage
 from evaluation.table import result_table
 from evaluation.verifier import Verifier
 

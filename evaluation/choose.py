@@ -1,6 +1,6 @@
 """Which tasks each stage of a run is measured on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -43,15 +43,15 @@ class Chain:
         """The held-out rows of each stage's data, by label."""
         return {stage.label: HeldOut(partial(held_out_rows, stage)) for stage in self.stages}
 
-    def first(self, layout: str) -> list[HeldOut]:
-        """Return the held-out rows of the first stage that trains on that layout; none if no stage does."""
-        return [self.held_out[stage.label] for stage in self.stages if stage.kind.layout == layout][:1]
+    def first(self, layout: str, own: Stage) -> list[HeldOut]:
+        """Return the held-out rows of `own`, or else of the first stage, that trains on that layout; or none."""
+        return [self.held_out[stage.label] for stage in (own, *self.stages) if stage.kind.layout == layout][:1]
 
     @cached_property
     def problems(self) -> HeldOut:
         """The verifier's problems."""
         assert self.verifier is not None
-        return HeldOut(self.verifier.rows)
+        return HeldOut(partial(self.verifier.rows, [stage.config for stage in self.stages]))
 
     @cached_property
     def answer_tokens(self) -> int:
@@ -73,12 +73,17 @@ def tasks_for(
 ) -> dict[str, list[Task]]:
     """Return the tasks of each stage, by label; their rows are loaded only when a task is scored.
 
-    Without a `verifier` it is that of the made data which a stage trains on, if there is one. `reward_functions` are
-    the verifiable rewards of the stages that sample, by label and name.
+    `verifier` is as for `verifier_for`; `reward_functions` are the verifiable rewards of the stages that sample, by
+    label and name.
     """
-    registered = (made.verifier_of(stage.config.dataset_name) for stage in stages)
-    chain = Chain(stages, verifier or next(filter(None, registered), None), reward_functions or {})
+    chain = Chain(stages, verifier_for(stages, verifier), reward_functions or {})
     return {stage.label: [task for name in stage.kind.tasks for task in _built(name, stage, chain)] for stage in stages}
+
+
+def verifier_for(stages: Iterable[Stage], verifier: Verifier | None = None) -> Verifier | None:
+    """Return the recipe's `verifier`, or else that of the first made data which has one and a stage trains on."""
+    registered = (made.verifier_of(stage.config.dataset_name) for stage in stages)
+    return verifier or next(filter(None, registered), None)
 
 
 def _built(name: str | Builder, stage: Stage, chain: Chain) -> list[Task]:
@@ -92,11 +97,14 @@ def held_out_rows(stage: Stage) -> list[Row]:
         from data.corpus.configured import corpus_for, validation_rows
 
         return validation_rows(corpus_for(config), config.eval_samples)
-    if _is_made(stage):
-        return list(made.rows(config.dataset_name.removeprefix(made.PREFIX), "eval", config.eval_samples, config.seed))
     from data.sources import load_for
 
-    return list(load_for(config, stage.kind.name).eval)
+    rows = list(load_for(config, stage.kind.name).eval)
+    if _is_made(stage):  # the columns that training has no use for, such as the kind of a pair, tell groups apart
+        as_made = made.rows(config.dataset_name.removeprefix(made.PREFIX), "eval", config.eval_samples, config.seed)
+        if len(as_made) == len(rows):
+            return [{**one, **row} for one, row in zip(as_made, rows, strict=True)]
+    return rows
 
 
 def _is_made(stage: Stage) -> bool:
@@ -111,7 +119,7 @@ def _verified(task: type[VerifiedTask], count: int | None, _: Stage, chain: Chai
 
 
 def _answers(stage: Stage, chain: Chain) -> list[Task]:
-    if _is_made(stage):  # which its verifier asks
+    if _is_made(stage) and chain.verifier:  # who asks more, of the same world
         return []
     return [Answers(HeldOut(partial(_prompts, chain.held_out[stage.label], ANSWERED_PROMPTS)), ANSWER_TOKENS)]
 
@@ -120,7 +128,7 @@ def _rewards(stage: Stage, chain: Chain) -> list[Task]:
     functions = chain.reward_functions.get(stage.label, {})
     said_by_verifier = (chain.verifier.verified, *chain.verifier.rewards) if chain.verifier else ()
     functions = {name: function for name, function in functions.items() if function not in said_by_verifier}
-    if _is_made(stage) and not functions:
+    if _is_made(stage) and chain.verifier and not functions:
         return []
     tokens = stage.extra.max_completion_length if stage.extra else ANSWER_TOKENS
     held_out = chain.held_out[stage.label]
@@ -136,8 +144,8 @@ BUILDERS: dict[str, Builder] = {
     "skills": partial(_verified, Skills, None),
     "sampled_skills": partial(_verified, SampledSkills, SAMPLED_PROBLEMS),
     "verified_answers": partial(_verified, VerifiedAnswers, SAMPLED_PROBLEMS),
-    "documents": lambda _, chain: [LanguageModelling(rows) for rows in chain.first("documents")],
-    "demonstrations": lambda _, chain: [Demonstrations(rows) for rows in chain.first("conversations")],
+    "documents": lambda stage, chain: [LanguageModelling(rows) for rows in chain.first("documents", stage)],
+    "demonstrations": lambda stage, chain: [Demonstrations(rows) for rows in chain.first("conversations", stage)],
     "preferences": lambda stage, chain: [Preferences(chain.held_out[stage.label].first(POLICY_PAIRS))],
     "thumbs": lambda stage, chain: [Thumbs(chain.held_out[stage.label].first(2 * POLICY_PAIRS))],
     "pairs": lambda stage, chain: [RewardPairs(chain.held_out[stage.label])],

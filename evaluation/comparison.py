@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from evaluation.before_and_after import Result, difference_of
 from evaluation.costs import COSTS, shown_cost
-from evaluation.evaluate_stage import Result, difference_of
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.scored_model import CACHE_FILE
 from evaluation.sections import Section
@@ -19,8 +19,8 @@ from utils.console import duration
 from utils.errors import Refused
 
 ENVIRONMENT = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
-ONCE_BEGUN = ("trainer.", "data.", "weights.")
-"""What is known of a stage when it has begun, such as what the trainer made of its settings."""
+ONCE_BEGUN = ("trainer.", "data.", "weights.", "code.")
+"""What is known only where a stage has begun, such as what the trainer made of its settings."""
 
 
 class Recorded:

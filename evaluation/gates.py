@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evaluation.evaluate_stage import answered_by
+from evaluation.before_and_after import answered_by
 from evaluation.metrics import HIGHER_IS_BETTER
 from evaluation.paired import mean_score, paired_difference, with_noise
 from evaluation.table import number

@@ -93,9 +93,8 @@ class Thumbs(Task):
             ]
         known = {i: -likelihood.nll / likelihood.tokens for i, likelihood in enumerate(found) if likelihood.tokens}
         wanted = [bool(rows[i]["label"]) for i in known]
-        if len(set(wanted)) == 2:
-            numbers = auc_scores(list(known.values()), wanted)
-            scores["auc"] = scattered(dict(zip(known, numbers, strict=True)), len(rows))
+        numbers = auc_scores(list(known.values()), wanted) if len(set(wanted)) == 2 else []
+        scores["auc"] = scattered(dict(zip(known, numbers, strict=False)), len(rows))  # of one label alone: none
         return scores
 
 

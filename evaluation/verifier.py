@@ -1,13 +1,16 @@
 """What a recipe brings to have every stage measured on its own problems: these, and what a right answer is."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from evaluation.encode import Row, prompt_of
-from kinds import KINDS, named
+from kinds import KINDS, Config, named
 from utils.errors import Refused
 from utils.values import mistyped, shown
 
@@ -69,37 +72,54 @@ class Verifier:
             return {"verifier": sha256("\n".join(sources).encode()).hexdigest()[:16]}
         return {"verifier": self.version} if self.version else {}
 
-    def rows(self) -> list[Row]:
+    def fingerprint(self, configs: Iterable[Config] = ()) -> str:
+        """Return a hash of what decides its results: the functions' source, the problems and the tokens."""
+        parts = [self.key, self.rows(configs), self.max_new_tokens, self.group]
+        return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def rows(self, configs: Iterable[Config] = ()) -> list[Row]:
         """Return the problems, each with its `prompt` as messages.
+
+        Of a data set that one of `configs`, those of the run's stages, trains on, they are of the side it holds out.
 
         Raises:
             Refused: they cannot be had, or ask nothing.
         """
         if isinstance(self.problems, str):
-            from data.sources import load
-
-            kind = next(name for name in KINDS if named(name).layout == "prompts")
-            rows: Iterable[Row] = load(
-                self.problems,
-                kind,
-                config_name=self.dataset_config_name,
-                eval_split=self.eval_split,
-                eval_samples=self.count,
-            ).eval
+            rows = self._held_out(next((one for one in configs if one.dataset_name == self.problems), None))
         else:
             rows = self.problems() if callable(self.problems) else self.problems
-        found = [_asking(row, place) for place, row in enumerate(rows) if place < self.count]
+        found = [_asking(row, place) for place, row in enumerate(islice(rows, self.count))]
         if not found:
             raise Refused("verifier: there are no problems")
         return found
 
-    def check(self) -> None:
+    def _held_out(self, config: Config | None) -> Iterable[Row]:
+        """Return the held-out side of the data that `problems` names, split as a stage with that `config` does."""
+        from data.sources import load
+
+        options: dict[str, Any] = {}
+        if config is not None:
+            options |= {
+                "split": config.dataset_split,
+                "config_name": config.dataset_config_name,
+                "revision": config.dataset_revision,
+                "eval_split": config.eval_split,
+                "eval_fraction": config.eval_fraction,
+                "max_dropped_fraction": config.max_dropped_fraction,
+            }
+        own = {"config_name": self.dataset_config_name, "eval_split": self.eval_split}
+        options |= {name: value for name, value in own.items() if value is not None}
+        kind = next(name for name in KINDS if named(name).layout == "prompts")
+        return load(str(self.problems), kind, eval_samples=self.count, **options).eval
+
+    def check(self, configs: Iterable[Config] = ()) -> None:
         """Judge an empty answer to every problem, so that what the functions lack is told before anything is trained.
 
         Raises:
             Refused: the problems cannot be had, or a function fails.
         """
-        for place, row in enumerate(self.rows()):
+        for place, row in enumerate(self.rows(configs)):
             if self.group is not None and self.group not in row:
                 raise Refused(f"verifier: group = {self.group!r}: problem {place} has {', '.join(row)}.")
             for name in ("strict", "flexible", "respond"):
@@ -130,8 +150,10 @@ def _asking(row: Row, place: int) -> Row:
 
 
 def source_of(function: Any) -> str:
-    """Return the source of a function, by which a change of it is noticed."""
+    """Return the source of a function, by which a change of it is noticed; of a partial, its arguments too."""
+    if isinstance(function, partial):
+        return f"{source_of(function.func)} {function.args} {function.keywords}"
     try:
-        return inspect.getsource(function)
+        return inspect.getsource(function if inspect.isroutine(function) else type(function))
     except (OSError, TypeError):  # none, or one that was typed in at a prompt
         return getattr(function, "__name__", str(type(function)))

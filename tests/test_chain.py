@@ -220,7 +220,7 @@ def test_a_run_is_compared_with_another_of_the_same_seed(
         (tmp_path / run.name).symlink_to(run)
     assert evaluation_main(["compare", runs.whole.name, runs.again.name, "--runs-dir", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "Settings: nothing differs" in said
+    assert "What differs: nothing" in said
     lines = re.findall(r"^ *documents loss .*$", said, re.MULTILINE)
     assert len(lines) == 2  # of both stages
     assert all("+0.000 [+0.000, +0.000]" in line for line in lines)
@@ -421,11 +421,11 @@ def test_the_report_shows_every_stage_and_answers_to_prompts_of_each_policy(run_
     headings = ["".join(one.itertext()) for one in page.iterfind(".//x:h3", of)]
     for stage in STAGES:
         assert stage in headings  # its curves
-    prompts = page.findall(".//x:article", of)
+    prompts = page.findall(".//x:p[@class='prompt']", of)
     assert len(prompts) == 5
-    for asked in prompts:
-        answered = ["".join(one.itertext()).split()[0] for one in asked.iterfind(".//x:h3", of)]
-        assert answered == [stage for stage in STAGES if stage != "reward"]
+    panels = [one for one in page.findall(".//x:div[@class='panels']", of) if one.find(".//x:pre", of) is not None]
+    answered = [["".join(one.itertext()).split()[0] for one in panel.iterfind(".//x:h3", of)] for panel in panels]
+    assert answered == 5 * [[stage for stage in STAGES if stage != "reward"]]
     result = _result(run_dir, "sft", "skills", "strict")
     assert f"{result['before']:.3f} → {result['after']:.3f}" in text
 

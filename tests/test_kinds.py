@@ -1,9 +1,12 @@
 """The registry of kinds, and how an optimizer step is made up."""
 
+from typing import Any
+
 import pytest
 
 import kinds
-from kinds import KINDS, Kind, MicroBatch, named, recorded
+from algorithms.sft import SupervisedFineTuning
+from kinds import KINDS, Kind, MicroBatch, named, recorded, register
 from utils.errors import Refused
 
 
@@ -46,3 +49,22 @@ def test_a_recorded_stage_of_a_kind_that_is_not_here_can_be_shown_and_not_traine
 )
 def test_the_step_keeps_its_rows_in_more_passes(before: MicroBatch, after: MicroBatch | None) -> None:
     assert before.smaller() == after
+
+
+class Mine(SupervisedFineTuning):
+    name = "mine"
+
+
+class Taken(SupervisedFineTuning):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Mine, "is no kind: give it an object"), (Taken(), "the kind 'sft' is sixgig's own: call yours otherwise")],
+)
+def test_what_is_no_kind_of_its_own_is_not_registered(kind: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinds.KINDS", dict(KINDS))
+    with pytest.raises(Refused, match=message):
+        register(kind)
+    assert register(Mine()) is named("mine")

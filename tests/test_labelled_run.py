@@ -47,7 +47,7 @@ def test_two_stages_of_one_kind_run_under_their_labels(write: Callable[[str], st
     report = (first / "report.html").read_text(encoding="utf-8")
     assert "code" in report
     assert "tools" in report
-    assert "`tools`" in (first / "my-tools/README.md").read_text(encoding="utf-8")
+    assert "of stage tools of run" in (first / "my-tools/README.md").read_text(encoding="utf-8")
 
     assert main(["--recipe", "recipe.py", "--stages", "tools", "--from", first.name]) == 0
     second = newest_run()
@@ -67,7 +67,7 @@ def test_a_run_goes_on_at_the_label_where_it_stopped(
             raise KeyboardInterrupt
         return train_within_memory(stage, *given)
 
-    monkeypatch.setattr("chain.run.train_within_memory", stopped_once)
+    monkeypatch.setattr("chain.run_stage.train_within_memory", stopped_once)
     assert main(["--recipe", write(TWO)]) == 130
     assert [one["status"] for one in read(newest_run() / "run_info.json")["stages"]] == ["passed", "interrupted"]
     assert main(["--resume", "latest", "--set", "tools.learning_rate=1e-4"]) == 2  # it has begun otherwise
@@ -94,3 +94,41 @@ grpo_extra = {
     assert [(one["max_completion_length"], one["num_generations"]) for one in trainers] == [(3, 2), (5, 4)]
     configs = read(run / "run_info.json")["configs"]
     assert [configs[label]["grpo_extra"]["max_completion_length"] for label in ("short", "grpo")] == [3, 5]
+
+
+VERIFIED = """
+from evaluation import Verifier
+
+
+def right(text, row):
+    return text == row["answer"]
+
+
+verifier = Verifier(problems=[{"prompt": "1?", "answer": "1"}, {"prompt": "2?", "answer": "2"}], strict=right)
+"""
+
+
+def test_a_run_does_not_go_on_with_another_verifier(
+    write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chain.run_stage.train_within_memory", stopped)
+    assert main(["--recipe", write(TWO + VERIFIED)]) == 130
+    write(TWO + VERIFIED.replace('== row["answer"]', '!= row["answer"]'))
+    capsys.readouterr()
+    assert main(["--resume", "latest"]) == 2
+    assert "the verifier, or its problems, are not those that the run began with" in capsys.readouterr().err
+    write(TWO + VERIFIED)
+    assert main(["--resume", "latest"]) == 130
+
+
+def test_another_kinds_model_of_the_same_label_is_no_input(
+    write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--recipe", write(TWO), "--stages", "code"]) == 0
+    capsys.readouterr()
+    write(TWO.replace('"my-code", stage="sft"', '"my-code", stage="kto"'))
+    assert main(["--recipe", "recipe.py", "--stages", "tools", "--from", newest_run().name]) == 2
+    assert "has trained code as sft, and in this recipe it is kto" in " ".join(capsys.readouterr().err.split())

@@ -30,7 +30,7 @@ from utils.limits import Clock
 from utils.locks import lock
 
 RUN_INFO_KEYS = set(
-    "run_id recipe argv from_run seed values limits configs data status started_at finished_at stages versions"
+    "run_id recipe argv from_run seed values limits verifier configs data status started_at finished_at stages versions"
     " git_commit code processes hardware".split()
 )  # fmt: skip
 STAGE_INFO_KEYS = set(

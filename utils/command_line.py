@@ -59,10 +59,14 @@ def resume_command(run_dir: Path) -> str:
 RUN_ALL = Path(__file__).resolve().parent.parent / "run_all.py"
 
 
-def refuse_unread_flags() -> None:
-    """Raise Refused if a script was given flags, which `run_pipeline` does not read: `--plan` must not start a run."""
+def refuse_unread_flags(*, is_recipe: bool) -> None:
+    """Raise Refused if a script was given flags that it does not read: `--plan` must not start a run.
+
+    A script that is no recipe (`is_recipe`) may have flags of its own, such as `--seed`.
+    """
     script = getattr(sys.modules["__main__"], "__file__", None)
-    flags = [word for word in sys.argv[1:] if word.partition("=")[0] in RUN_FLAGS]
+    ours = RUN_FLAGS if is_recipe else STARTS_NOTHING
+    flags = [word for word in sys.argv[1:] if word.partition("=")[0] in ours]
     if script and Path(script).resolve() != RUN_ALL and flags:
         name = Path(script).name
         raise Refused(
@@ -72,8 +76,8 @@ def refuse_unread_flags() -> None:
         )
 
 
-RUN_FLAGS = frozenset(
-    "--resume --stages --from --set --seed --plan --check-data --download --force --memory-budget --max-hours"
-    " --runs-dir".split()
+STARTS_NOTHING = frozenset({"--plan", "--check-data", "--download"})
+RUN_FLAGS = STARTS_NOTHING | frozenset(
+    "--resume --stages --from --set --seed --force --memory-budget --max-hours --runs-dir".split()
 )
 """The flags of one recipe on the command line of run_all.py."""

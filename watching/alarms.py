@@ -60,7 +60,7 @@ def found(rows: Rows, *, share_done: float = 0.0, beta: float = 0.0) -> Iterator
 
 
 def dead_groups(rows: Rows) -> str | None:
-    """GRPO: nearly all groups get the same reward for all their completions."""
+    """A kind that samples: nearly all groups get the same reward for all their completions."""
     shares = _last(rows, "frac_reward_zero_std", DEAD_ROWS)
     if not shares or fmean(shares) < DEAD:
         return None
@@ -74,7 +74,7 @@ def dead_groups(rows: Rows) -> str | None:
 
 
 def clipped_completions(rows: Rows) -> str | None:
-    """GRPO: many completions reach max_completion_length, or none ends."""
+    """A kind that samples: many completions reach max_completion_length, or none ends."""
     cut = _last(rows, "completions/clipped_ratio")
     if not cut or fmean(cut) < CUT_OFF:
         return None
@@ -88,8 +88,8 @@ def clipped_completions(rows: Rows) -> str | None:
 
 
 def entropy_collapse(rows: Rows) -> str | None:
-    """GRPO: the policy has stopped to explore."""
-    ends = _ends(rows, "entropy") if _is_grpo(rows) else None
+    """A kind that samples: the policy has stopped to explore."""
+    ends = _ends(rows, "entropy") if _samples(rows) else None
     if not ends or fmean(ends[1]) >= COLLAPSED * fmean(ends[0]):
         return None
     return (
@@ -100,9 +100,9 @@ def entropy_collapse(rows: Rows) -> str | None:
 
 
 def falling_reward(rows: Rows) -> str | None:
-    """GRPO: the reward it trains for goes down."""
+    """A kind that samples: the reward it trains for goes down."""
     ends, spread = _ends(rows, "reward"), _last(rows, "reward_std")
-    if not ends or not _is_grpo(rows):
+    if not ends or not _samples(rows):
         return None
     spread = spread + list(islice(_values(rows, "reward_std"), WINDOW))
     fall = fmean(ends[0]) - fmean(ends[1])
@@ -115,8 +115,8 @@ def falling_reward(rows: Rows) -> str | None:
 
 
 def exploding_kl(rows: Rows) -> str | None:
-    """GRPO with beta: the policy is far from its reference."""
-    distances = _last(rows, "kl")
+    """A kind that samples, with a reference: the policy is far from its reference."""
+    distances = _last(rows, "kl") if _samples(rows) else []  # KTO's is of whole answers
     if not distances or median(distances) <= FAR:  # the estimator has a heavy tail
         return None
     return (
@@ -126,8 +126,8 @@ def exploding_kl(rows: Rows) -> str | None:
 
 
 def rising_loss(rows: Rows) -> str | None:
-    """SFT, reward, DPO, pretraining: the loss is far above where it began. GRPO's loss says nothing."""
-    losses = [] if _is_grpo(rows) else _last(rows, "loss")
+    """A kind that does not sample, whose loss says something: it is far above where it began."""
+    losses = [] if _samples(rows) else _last(rows, "loss")
     if not losses:
         return None
     first, now = min(islice(_values(rows, "loss"), LOSS_ROWS)), fmean(losses)
@@ -147,7 +147,7 @@ def displaced_chosen(rows: Rows, beta: float) -> str | None:
     """
     names = ("rewards/chosen", "rewards/rejected", "logps/chosen")
     chosen, rejected, logps = (_last(rows, name) for name in names)
-    if not chosen or not rejected or not logps:
+    if not chosen or not rejected or not logps or "rewards/accuracies" not in rows[-1]:  # KTO has no pairs
         return None
     now, change = fmean(logps), fmean(chosen) / beta
     if not (fmean(rejected) < fmean(chosen) < 0 and now < 0 and change < DISPLACED * (now - change)):
@@ -218,7 +218,7 @@ def risen(values: Sequence[float]) -> tuple[float, float] | None:
     return (fmean(first), fmean(last)) if _t(first, last) > CLEAR_ONCE else None
 
 
-def _is_grpo(rows: Rows) -> bool:
+def _samples(rows: Rows) -> bool:
     return bool(rows) and "frac_reward_zero_std" in rows[-1]
 
 

@@ -130,3 +130,10 @@ def test_published_thumbs_train(shared: Path, thumbs: Configure, stage_dir: Path
     trainer, data = trainer_of("kto", config, stage_dir)
     assert data.info["train_rows"] > 80
     assert set(trainer.train_dataset["label"]) == {True, False}
+
+
+def test_what_the_loss_cannot_have_is_refused(thumbs: Configure) -> None:
+    (loss,) = check("kto", thumbs(trainer_args={"loss_type": "bco"}))
+    assert "loss_type = 'bco': must be one of kto, apo_zero_unpaired" in loss
+    (order,) = check("kto", thumbs(trainer_args={"train_sampling_strategy": "random"}))
+    assert "train_sampling_strategy = 'random': must be sequential" in order

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import seeds
 from chain.record import deciding_code
-from kinds import named
 from records.run_directory import RunInfo
 from records.stage_log import StageLog
 from utils.runtime import versions
@@ -43,7 +42,7 @@ def make_run(
     RunInfo(run_dir).set(
         run_id=run_dir.name, recipe="scratch_tiny", seed=seed, status="failed" if failed else "passed", from_run=None,
         values=[f"{name}.seed={seed}" for name in names], git_commit=f"commit{seed}",
-        code=deciding_code(map(named, STAGES)), versions=versions(),
+        code=deciding_code(seeds.stages_named(names)), versions=versions(),
         started_at="2026-01-31T10:15:00+00:00", finished_at="2026-01-31T10:20:30+00:00",
         stages=[{"name": name, "output_dir": f"tiny-{name}", "status": how} for name, how in ends.items()],
     )  # fmt: skip

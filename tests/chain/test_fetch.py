@@ -12,6 +12,7 @@ import pytest
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
 from chain.fetch import fetch
 from chain.stages import stages_of
+from kinds import named
 from run_all import main
 from tests.train_stage import KINDS
 from utils.errors import Refused
@@ -86,7 +87,9 @@ LONG: dict[str, dict[str, Any]] = {
     "sft": {"prompt": "say", "completion": "word " * 40},
     "reward": {"prompt": "say", "chosen": "word " * 40, "rejected": "no"},
     "dpo": {"prompt": "say", "chosen": "no", "rejected": "word " * 40},
+    "kto": {"prompt": "say", "completion": "word " * 40},
     "grpo": {"prompt": "word " * 40},
+    "rloo": {"prompt": "word " * 40},
 }
 
 
@@ -96,7 +99,8 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(kind: str, reads: int, 
     """One token a byte: an answer has 200, and of the short ones none has 100."""
     Path("base/config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": reads}))
     _set_tokenizer(chat_template=SIMPLE_TEMPLATE)
-    limit = None if kind == "grpo" else 150
+    samples = named(kind).samples
+    limit = None if samples else 150
     config = TrainingConfig(
         model_name="base", output_dir="s", dataset_name="rows.jsonl", eval_fraction=0.2, max_length=limit
     )
@@ -104,9 +108,10 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(kind: str, reads: int, 
 
     def fetch_with(long: int) -> None:
         rows = [LONG[kind] if n < long else {name: "short" + name for name in LONG[kind]} for n in range(60)]
-        texts = [json.dumps({**row, "prompt": f"{row['prompt']} {n}"}) for n, row in enumerate(rows)]
+        labels = [{"label": n % 2 == 0} if kind == "kto" else {} for n in range(60)]
+        texts = [json.dumps({**row, **labels[n], "prompt": f"{row['prompt']} {n}"}) for n, row in enumerate(rows)]
         Path("rows.jsonl").write_text("\n".join(texts))
-        fetch(stages_of({kind: config}, extra if kind == "grpo" else None), {})
+        fetch(stages_of({kind: config}, extra if samples else None), {})
 
     fetch_with(long=10)
     why = "150 tokens that max_length allows" if limit and reads > 150 else f"{reads} tokens that the model reads"

@@ -57,7 +57,6 @@ def write(
     return write
 
 
-NO_LABEL = "is no label of a stage: letters, digits, _ and -, such as sft or code-2"
 REFUSED = {
     "a label that is no kind": (
         'configs = {"code": stage("a")}',
@@ -103,6 +102,15 @@ REFUSED = {
     "sampling for a label that is not there": (
         f'{PLAY}grpo_extra = {{"paly": GRPOExtraConfig()}}',
         "grpo_extra: 'paly' is no stage that samples, did you mean 'play'? There are: play",
+    ),
+    "sampling for one of two": (
+        f'{PLAY.replace("}", "")}, "more": stage("more", "prompts", stage="grpo")}}\n'
+        'grpo_extra = {"play": GRPOExtraConfig(reward_func=total)}',
+        "grpo_extra: more samples too: give every such stage its own, or one for all",
+    ),
+    "the label of another as a directory": (
+        'configs = {"code": stage("a", stage="sft"), "tools": stage("code", stage="sft")}',
+        "tools: output_dir = 'code' is the label of another stage: name it otherwise",
     ),
     "sampling of the wrong class": (
         f'{PLAY}grpo_extra = {{"play": 3}}',

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from algorithms import TrainingConfig
 from data import made
 from data.corpus.corpus import prepare
 from data.corpus.documents import Options
-from data.sources import load
+from data.sources import load, load_for
 from evaluation import Verifier
 from utils.errors import Refused
 
@@ -47,7 +48,7 @@ def test_a_recipes_own_documents_are_pretrained_on_and_made_anew_when_their_code
     corpus = prepare("made:doubles", Options(made_train=5, made_held_out=2, seed=1))
     assert corpus.count("train") == 5
     assert made.files_of("doubles") == [Path(__file__)]
-    assert "verifier.py" in [file.name for file in made.files_of("prompts")]
+    assert "right_answers.py" in [file.name for file in made.files_of("prompts")]
     with pytest.raises(Refused, match="no text to pretrain on in made:prompts: its rows have prompt, skill, answer"):
         prepare("made:prompts", Options())
 
@@ -69,3 +70,17 @@ assert verifier_of("made:conversations").group == "skill"
 assert load("made_flexible")[0].__name__ == "made_flexible" """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [2, 2, 2, 2]
+
+
+def test_the_shipped_names_are_not_taken(registered: Verifier) -> None:
+    with pytest.raises(Refused, match="'made:prompts' is sixgig's own: call your rows otherwise"):
+        made.register_rows("prompts", partial(doubles, 2))
+
+
+def test_rows_that_are_registered_anew_are_those_that_are_trained_on(registered: Verifier) -> None:
+    config = TrainingConfig(model_name="m", output_dir="o", dataset_name="made:doubles", max_samples=2)
+    assert load_for(config, "grpo").train["prompt"][0][0]["content"].startswith("2 times")
+    made.register_rows("doubles", partial(doubles, 3))
+    assert load_for(config, "grpo").train["prompt"][0][0]["content"].startswith("3 times")
+    assert made.modules_of("made:doubles") == [__name__]
+    assert made.modules_of("made:nowhere") == made.modules_of("mine.jsonl") == []

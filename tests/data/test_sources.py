@@ -454,3 +454,14 @@ def test_an_unknown_split_or_configuration_is_refused_with_what_there_is(write_r
         load("owner/sums", "sft", split="trian")
     with pytest.raises(Refused, match="configuration 'other'"):
         load("owner/sums", "sft", config_name="other")
+
+
+def test_of_answers_sorted_by_label_both_are_left_where_they_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "thumbs.jsonl"
+    rows = [{"prompt": f"say {n}", "completion": f"{n}", "label": n < 300} for n in range(600)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = load(str(path), "kto", max_samples=60, eval_samples=20, eval_fraction=0.2)
+    for side, count in ((data.train, 60), (data.eval, 20)):
+        assert len(side) == count
+        assert set(side["label"]) == {True, False}
+        assert side["label"][:] == sorted(side["label"], reverse=True), "in the order of the file"

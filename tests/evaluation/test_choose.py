@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from data import made
 from evaluation import evaluate_stage, tasks_for
 from evaluation.answers import Rewards, SampledRewards
 from evaluation.choose import ANSWERED_PROMPTS, REWARDED_PROMPTS, SAMPLED_PROMPTS
@@ -175,3 +176,17 @@ def test_no_data_are_read_before_they_are_needed() -> None:
     (demonstrations, _) = tasks_of({"sft": missing})["sft"]
     with pytest.raises(ValueError, match="no data set"):
         _ = demonstrations.held_out.rows
+
+
+def test_made_rows_of_another_layout_are_measured_as_they_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(side: str, count: int, seed: int) -> list[dict[str, str]]:
+        return [{"instruction": f"Say {side} {n}", "output": str(n), "size": "small"} for n in range(count)]
+
+    monkeypatch.setattr(made, "REGISTERED", dict(made.REGISTERED))
+    made.register_rows("told", told)
+    config = TrainingConfig(model_name="m", output_dir="o", dataset_name="made:told", eval_samples=4)
+    demonstrations, answers = tasks_of({"sft": config})["sft"]
+    assert names([demonstrations, answers]) == ["demonstrations", "answers"], "no verifier asks instead"
+    first, *_ = demonstrations.held_out.rows
+    assert first["prompt"] == [{"role": "user", "content": "Say eval 0"}]
+    assert first["size"] == "small"

@@ -10,8 +10,8 @@ import pytest
 
 from data.made import rows
 from evaluation.__main__ import main
+from evaluation.before_and_after import evaluate_stage
 from evaluation.comparison import Recorded, compared, flattened, paired
-from evaluation.evaluate_stage import evaluate_stage
 from evaluation.paired import paired_difference
 from evaluation.sections import Section
 from evaluation.table import difference, number

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.sft import SupervisedFineTuning
+from data.sources import load_for
 from evaluation import Verifier, tasks_for
 from evaluation.answers import Rewards
 from evaluation.skills import SampledSkills, Skills
@@ -164,8 +167,9 @@ def test_every_stage_is_measured_by_the_recipes_verifier_under_its_label() -> No
     verified = [task for some in tasks.values() for task in some if isinstance(task, Skills)]
     assert {task.max_new_tokens for task in verified} == {40}, "as long as the stage that samples allows"
     assert {id(task.held_out) for task in verified if not isinstance(task, SampledSkills)} == {id(verified[0].held_out)}
-    demonstrations = [task.held_out for some in tasks.values() for task in some if task.name == "demonstrations"]
-    assert {id(one) for one in demonstrations} == {id(demonstrations[0])}, "those of the first stage of that layout"
+    demonstrations = {label: task for label, some in tasks.items() for task in some if task.name == "demonstrations"}
+    assert demonstrations["rl"].held_out is demonstrations["code"].held_out, "those of the first stage of that layout"
+    assert demonstrations["talk"].held_out is not demonstrations["code"].held_out, "its own"
     (rewards,) = [task for task in tasks["rl"] if type(task) is Rewards]
     assert list(rewards.functions) == ["brief"], "the verifier's own says what skills say"
 
@@ -194,3 +198,44 @@ def test_a_kind_may_bring_a_task_of_its_own() -> None:
     assert [(task.name, getattr(task, "max_new_tokens", None)) for task in tasks] == [
         ("skills", 128), ("sampled_skills", 9)
     ]  # fmt: skip
+
+
+def test_problems_are_what_the_stage_on_the_same_data_holds_out(tmp_path: Path) -> None:
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(100)))
+    config = TrainingConfig(model_name="m", output_dir="rl", dataset_name=str(file), eval_fraction=0.5)
+    verifier = Verifier(problems=str(file), strict=exact)
+    (skills, *_) = tasks_for([Stage("rl", named("grpo"), config)], verifier)["rl"]
+    trained = {row["question"] for row in load_for(config, "grpo").train}
+    asked = {row["question"] for row in skills.held_out.rows}
+    assert len(asked) > 30
+    assert not asked & trained
+    assert {row["question"] for row in verifier.rows()} < asked, "without the stage: a twentieth"
+
+
+def test_a_function_may_ask_without_an_end() -> None:
+    verifier = Verifier(problems=lambda: ({"prompt": f"{n}?"} for n in count()), strict=exact, count=3)
+    assert [row["prompt"][0]["content"] for row in verifier.rows()] == ["0?", "1?", "2?"]
+
+
+def close(text: str, row: Any, within: int) -> bool:
+    return abs(int(text) - int(row["answer"])) <= within
+
+
+class Close:
+    def __call__(self, text: str, row: Any) -> bool:
+        return close(text, row, 1)
+
+
+def test_a_fingerprint_tells_functions_arguments_and_problems_apart() -> None:
+    verifiers = [
+        Verifier(problems=SUMS, strict=exact),
+        Verifier(problems=SUMS, strict=ends_right),
+        Verifier(problems=SUMS, strict=partial(close, within=1)),
+        Verifier(problems=SUMS, strict=partial(close, within=2)),
+        Verifier(problems=SUMS, strict=Close()),
+        Verifier(problems=SUMS[:2], strict=exact),
+        Verifier(problems=SUMS, strict=exact, max_new_tokens=9),
+    ]
+    assert len({one.fingerprint() for one in verifiers}) == len(verifiers)
+    assert Verifier(problems=list(SUMS), strict=exact).fingerprint() == verifiers[0].fingerprint()

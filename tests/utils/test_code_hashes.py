@@ -55,7 +55,7 @@ def test_every_kind_depends_on_what_keeps_its_checkpoints_and_none_on_what_only_
             "records/sealed.py",
             "utils/hub.py",
             "data/chat/chat_rendering.py",
-            "evaluation/evaluate_stage.py",
+            "evaluation/before_and_after.py",
         } <= set(files), module
         assert not [name for name in files if name.startswith(("evaluation/report", "evaluation/commands", "chain"))]
         assert "utils/console.py" not in files

@@ -76,6 +76,7 @@ def test_kl_is_judged_by_the_median_as_its_estimate_has_a_heavy_tail() -> None:
     assert first(alarms.exploding_kl, grpo(kl=[0.02] * 10 + [1.5] * 10)) == 16  # six of the newest ten
     assert first(alarms.exploding_kl, grpo(kl=[0.02, 0.05, 0.1, 900.0] * 10)) is None
     assert first(alarms.exploding_kl, grpo(reward=[1.0] * 30)) is None  # beta = 0: none is measured
+    assert first(alarms.exploding_kl, rows(kl=[90.0] * 30)) is None  # KTO's is of whole answers, not a token
 
 
 def test_a_loss_far_above_its_beginning_is_told_but_not_grpos() -> None:
@@ -90,14 +91,17 @@ def test_a_loss_far_above_its_beginning_is_told_but_not_grpos() -> None:
 
 def test_chosen_answers_that_become_unlikely_with_the_rejected_are_told() -> None:
     # beta 0.1: a reward of -3 is 30 nats; the reference gave the chosen -100, the policy gives -130.
-    both = rows(rewards__chosen=[-3.0] * 10, rewards__rejected=[-9.0] * 10, logps__chosen=[-130.0] * 10)
+    ranked = {"rewards__accuracies": [1.0] * 10, "logps__chosen": [-130.0] * 10}
+    both = rows(rewards__chosen=[-3.0] * 10, rewards__rejected=[-9.0] * 10, **ranked)
     message = str(alarms.displaced_chosen(both, 0.1))
     assert "from the reference's -100 to -130 nats" in message
     assert alarms.displaced_chosen(both[:9], 0.1) is None
-    healthy = {"rewards__rejected": [-9.0] * 10, "logps__chosen": [-130.0] * 10}
+    thumbs = rows(rewards__chosen=[-3.0] * 10, rewards__rejected=[-9.0] * 10, logps__chosen=[-130.0] * 10)
+    assert alarms.displaced_chosen(thumbs, 0.1) is None  # single answers: the chosen have no rejected beside them
+    healthy = {"rewards__rejected": [-9.0] * 10, **ranked}
     assert alarms.displaced_chosen(rows(rewards__chosen=[-1.0] * 10, **healthy), 0.1) is None  # 10 of 120 nats
     assert alarms.displaced_chosen(rows(rewards__chosen=[3.0] * 10, **healthy), 0.1) is None
-    apart = rows(rewards__chosen=[-3.0] * 10, rewards__rejected=[-1.0] * 10, logps__chosen=[-130.0] * 10)
+    apart = rows(rewards__chosen=[-3.0] * 10, rewards__rejected=[-1.0] * 10, **ranked)
     assert alarms.displaced_chosen(apart, 0.1) is None  # the margin does not grow: it is another ailment
 
 

@@ -209,7 +209,7 @@ def test_the_reward_model_judges_the_answers_of_both(
 def test_no_two_models_are_in_memory_at_once(
     stages: tuple[Path, Path], make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation import evaluate_stage as compare
+    from evaluation import before_and_after as compare
     from evaluation import scored_model as checkpoint
 
     loaded: list[weakref.ref[Any]] = []
@@ -239,7 +239,7 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
     from bitsandbytes.nn import Linear4bit
 
     from algorithms.overrides import without_cpu_packing
-    from evaluation import evaluate_stage as compare
+    from evaluation import before_and_after as compare
     from evaluation import scored_model as checkpoint
     from evaluation.placement import Placement
 
@@ -271,7 +271,7 @@ def test_where_the_gpu_has_no_room_both_sides_are_loaded_in_4_bits_and_scored_an
 def test_random_weights_that_do_not_fit_the_gpu_are_compared_on_the_cpu(
     stages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation import evaluate_stage as compare
+    from evaluation import before_and_after as compare
     from evaluation import scored_model as checkpoint
     from evaluation.placement import Placement
 
