@@ -90,7 +90,7 @@ class TrainingConfig:
     """Optimizer steps. Where set, it overrides `num_train_epochs`."""
 
     per_device_train_batch_size: int | None = None
-    """Rows of one forward and backward pass; for GRPO completions, not prompts."""
+    """Rows of one forward and backward pass; of a kind that samples completions, not prompts."""
 
     gradient_accumulation_steps: int | None = None
     """Forward and backward passes in one optimizer step."""
@@ -102,7 +102,7 @@ class TrainingConfig:
     """SFT: put several examples into one row of `max_length` tokens."""
 
     beta: float | None = None
-    """DPO, GRPO: weight of staying near the reference model."""
+    """Weight of staying near the reference model, of a kind that has one."""
 
     weight_decay: float | None = None
     """AdamW's decoupled weight decay."""
@@ -161,7 +161,7 @@ def is_reward_model(reward: Any) -> TypeGuard[str | StageOutput]:
 
 
 PREFLIGHT_COMPLETIONS = 8
-"""Least completions of each prompt that GRPO's preflight samples, where the stage samples as many at once."""
+"""Least completions of each prompt that the preflight samples, where the stage samples as many at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What GRPO generates before it trains on it."""
+    """What a kind that samples generates before it trains on it."""
 
     sequences: int
     """Completions generated at once."""
@@ -224,7 +224,7 @@ def _update_bytes(trained: Iterable[Weight], optim: str, number: int) -> int:
 
 
 def _sampling_moments(model: Shapes, settings: Settings, sampling: Sampling) -> dict[str, dict[str, int]]:
-    """Return the moments of GRPO that have no gradients: completions sampled, and scored by reward models."""
+    """Return the moments without gradients of a kind that samples: completions sampled, and scored by reward models."""
     from algorithms import fake_step
 
     rows = {"sequences": sampling.sequences, "gradient_checkpointing": False, "adapter": None, "padding_free": False}

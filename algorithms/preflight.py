@@ -1,6 +1,6 @@
-"""What a GRPO stage can expect: before its first step, some prompts are sampled and rewarded as the stage will do it.
+"""What a stage that samples can expect: it first samples and rewards some prompts as it will do in training.
 
-Most groups of completions teach nothing where most prompts are too hard or too easy, and GRPO's loss does not tell. So
+Most groups of completions teach nothing where most prompts are too hard or too easy, and the loss does not tell. So
 the share of informative groups is predicted, with the group size and the difficulty that would give more, and a stage
 in which no group would be informative fails before it has cost anything.
 """

@@ -1,4 +1,4 @@
-"""Rewards for GRPO: the built-in functions by name, a recipe's own callables, and reward models.
+"""Rewards for the kinds that sample: the built-in functions by name, a recipe's own callables, and reward models.
 
 A reward function has TRL's convention: it takes `prompts, completions, completion_ids` and every column of the data as
 lists, one item a completion, and returns one number each, or None where it has nothing to say.

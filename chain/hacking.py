@@ -1,4 +1,4 @@
-"""After GRPO: did the reward rise while what it stands for, measured on held-out problems, did not?"""
+"""After a stage that samples: did the reward rise while what it stands for, measured on held-out problems, did not?"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import kinds
+from data import made
 from evaluation.lineage import Lineage, Trained
 from evaluation.table import difference, number
 from records.run_directory import RunInfo
@@ -75,7 +76,7 @@ def card_of(info: RunInfo, label: str, stage_dir: Path) -> str:
         ],
         auto="AutoModelForSequenceClassification" if kind.scores else "AutoModelForCausalLM",
         has_template=(stage_dir / "chat_template.jinja").is_file(),
-        made_by=[one.label for one in stages if one.config["dataset_name"].startswith("made:")],
+        made_by=[one.label for one in stages if _ships(one.config["dataset_name"])],
         devices=[gpu["name"] for gpu in hardware.get("gpus") or []] or [str(hardware.get("cpu"))],
     )  # fmt: skip
     return str(card)
@@ -136,6 +137,10 @@ def _on_hub(stage: Trained) -> Iterator[str]:
             yield dataset
 
 
+def _ships(dataset_name: str) -> bool:
+    return dataset_name.startswith(made.PREFIX) and dataset_name.removeprefix(made.PREFIX) in made.SHIPPED
+
+
 def _data(stage: Trained) -> list[str]:
     """Return the cells of a stage's row in the table of data."""
     data, revision = stage.record.get("data") or {}, stage.config.get("dataset_revision")
@@ -143,7 +148,7 @@ def _data(stage: Trained) -> list[str]:
     commits = [hub.dataset_commit(one, revision or "main") for one in on_hub]
     licences = [licence(one, "dataset", revision) for one in on_hub]
     counts = [f"{data[field]:,}" if field in data else NOT_KNOWN for field in ("train_rows", "eval_rows", "dropped")]
-    own = "made by sixgig" if name.startswith("made:") else NOT_KNOWN
+    own = ("made by sixgig" if _ships(name) else "made by its recipe") if name.startswith(made.PREFIX) else NOT_KNOWN
     version = ", ".join(commits) or f"{data.get('fingerprint') or NOT_KNOWN:.16}"
     return [stage.label, _public(name), version, *counts, ", ".join(licences) or own]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evaluation.choose import tasks_for
+from evaluation.choose import tasks_for, verifier_for
 from evaluation.encode import Row
 from evaluation.lineage import Lineage, Trained
 from evaluation.named import label
@@ -16,6 +16,8 @@ from kinds import Stage
 from utils.console import progress
 
 COLUMNS = ("text", "messages", "prompt", "completion", "chosen", "rejected", "answer", "solution")
+VERIFIED = {"skills", "verified_answers"}
+"""Tasks that ask a verifier's problems."""
 WORST = 10
 """Items that are shown on the console."""
 
@@ -75,6 +77,19 @@ def held_out_sets(stages: Iterable[Trained]) -> list[HeldOutSet]:
     return [one for place, one in enumerate(found) if not _is_part(one, found[:place], found[place + 1 :])]
 
 
+def unsearched(stages: Iterable[Trained]) -> list[str]:
+    """Return the runs that a verifier of their own measured: its problems stand in the recipe, which is not loaded."""
+    runs: dict[str, list[Trained]] = {}
+    for stage in stages:
+        runs.setdefault(stage.run, []).append(stage)
+    found = []
+    for run, of_run in runs.items():
+        tasks = {result["task"] for stage in of_run for result in stage.record.get("evaluation") or ()}
+        if tasks & VERIFIED and not verifier_for(Stage(one.label, one.kind, one.options) for one in of_run):
+            found.append(run)
+    return found
+
+
 def _items(rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
     return (tuple(turns_of(row, held_out=True)) for row in rows)
 
@@ -122,6 +137,7 @@ def contamination(lineage: Lineage, n: int, others: Iterable[Task] = ()) -> dict
         ],
         "overlaps": overlaps,
         "not_known": lineage.unknown,
+        "not_searched": unsearched(lineage.stages),
     }
 
 
@@ -155,6 +171,7 @@ def sections(report: dict[str, Any]) -> list[Section]:
     changed = [one["name"] for one in report["training_sets"] if one["changed"]]
     notes += [f"{name}: the rows have changed since; these are those of now" for name in changed]
     notes += [f"What {name} was trained on is not known" for name in report["not_known"]]
+    notes += [f"The problems of {run}'s own verifier are not searched" for run in report["not_searched"]]
     columns = ("training set", "evaluation set", "items", "share words", "half and more", "all", "most")
     of_worst = ("training set", "evaluation set", "item", "share", "rows", "the longest stretch")
     numbered = "Items and rows are numbered from 0, in the order in which the stages read them." if worst else "none"

@@ -47,7 +47,7 @@ class Verifier:
     eval_split: str | None = None
     """Its split that holds the problems; without it, the side that a stage on the same data holds out."""
     rewards: Sequence[Callable[..., Any]] = ()
-    """Rewards of GRPO that say the same, and are not measured besides."""
+    """Rewards of the recipe that say the same, and are not measured besides."""
     version: str | None = None
     """What scores are kept under, besides problems and tokens; without it, a hash of the functions' source."""
 
@@ -133,7 +133,7 @@ class Verifier:
                     ) from error
 
     def verified(self, completions: Sequence[Any], prompts: Sequence[Any] = (), **columns: Any) -> list[float]:
-        """Return 1 for each completion that `strict` finds right, else 0: a reward of GRPO."""
+        """Return 1 for each completion that `strict` finds right, else 0: a reward for the kinds that sample."""
         count = len(completions)
         lists = {name: values for name, values in columns.items() if isinstance(values, list) and len(values) == count}
         rows = [{name: values[i] for name, values in {"prompt": prompts, **lists}.items()} for i in range(count)]

@@ -365,7 +365,7 @@ def test_the_table_of_stages_is_the_embedded_recipe() -> None:
         model = getattr(config, "model_name", None)
         start = f"`{model.name}`" if isinstance(model, StageOutput) else "random weights"
         actual.append(f"| `{kind}` | {start} | `{config.dataset_name}` | {config.max_samples} | {config.max_steps} |")
-    shown = [line for line in section("The stages").splitlines() if line.startswith("| `")]
+    shown = [line for line in section("What the embedded recipe teaches").splitlines() if line.startswith("| `")]
     assert shown == actual, "the recipe's table is\n" + "\n".join(actual)
 
 
@@ -492,4 +492,5 @@ def test_the_documented_call_is_the_signature_of_run_pipeline() -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_prose_is_plain(name: str) -> None:
     assert not re.search(r"[\U0001F000-\U0001FAFF☀-➿]", TEXTS[name]), "an emoji"
+    assert "@@" not in TEXTS[name], "a figure that is still to be filled in"
     assert max(map(len, (line for line in TEXTS[name].splitlines() if not line.startswith("|")))) <= 160

@@ -13,8 +13,9 @@ from data.corpus.configured import corpus_for, validation_rows
 from data.made import rows
 from data.sources import load_for
 from evaluation.__main__ import main
-from evaluation.held_out_overlap import contamination, turns_of
-from evaluation.lineage import Lineage
+from evaluation.held_out_overlap import contamination, turns_of, unsearched
+from evaluation.lineage import Lineage, Trained
+from kinds import named
 from pretrain import PretrainConfig
 from recipes.arithmetic.right_answers import SEED
 from records.run_directory import RunInfo
@@ -231,3 +232,18 @@ def test_the_length_that_the_command_names_is_the_indexs_own() -> None:
     from evaluation.commands import contamination as command
 
     assert command.NGRAM == ngrams.NGRAM
+
+
+def test_problems_that_only_a_recipe_holds_are_said_to_be_unsearched() -> None:
+    config = vars(TrainingConfig(model_name="m", output_dir="o", dataset_name="mine.jsonl"))
+    measured = {"evaluation": [{"task": "skills", "metric": "strict"}]}
+
+    def trained(run: str, dataset_name: str, record: dict[str, Any]) -> Trained:
+        return Trained(run, "code", named("sft"), config | {"dataset_name": dataset_name}, record)
+
+    stages = [
+        trained("own", "mine.jsonl", measured),
+        trained("none", "mine.jsonl", {}),
+        trained("made", "made:conversations", measured),
+    ]
+    assert unsearched(stages) == ["own"]
