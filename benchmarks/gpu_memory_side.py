@@ -192,7 +192,7 @@ def _train(stage: Stage, options: dict[str, Any]) -> None:
         given["peft_config"] = LoraConfig(task_type=task, **config.peft_args)
     if stage.extra is not None:
         given["reward_funcs"] = list(stage.extra.rewards)
-    getattr(trl, kind.trl_config.replace("Config", "Trainer"))(**given).train()
+    getattr(trl, f"{kind.trl_name}Trainer")(**given).train()
 
 
 SIDES: dict[str, Callable[[Stage, Path], None]] = {"ours": ours, "trl": trl, "trl_defaults": trl_defaults}
