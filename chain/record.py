@@ -312,4 +312,4 @@ def deciding_code(stages: Iterable[Stage]) -> dict[str, str]:
     for stage in stages:
         modules |= {cls.__module__ for cls in type(stage.kind).__mro__}
         modules |= set(made.modules_of(stage.config.dataset_name))
-    return code_hashes(modules)
+    return code_hashes(filter(None, modules))  # what a recipe itself defines has no module

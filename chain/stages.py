@@ -108,7 +108,7 @@ def _shape(configs: Any, extra: Any) -> Iterator[str]:
             yield f"{values.shown(label)} is no label of a stage: letters, digits, _ and -, such as sft or code-2"
         elif kind is None:
             wrong = f"{label}: stage = {values.shown(named)}" if named else values.shown(label)
-            near = did_you_mean(str(named or label), kinds.KINDS)
+            near = did_you_mean(named if isinstance(named, str) else str(label), kinds.KINDS)
             way = "" if named else '. Under another label, stage= says the kind: TrainingConfig(stage="sft", …)'
             yield f"{wrong} is no kind of stage{near or '.'} Allowed: {known}{way}"
         elif not isinstance(config, kind.config_class):

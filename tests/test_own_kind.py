@@ -82,7 +82,7 @@ def test_a_kind_of_ones_own_is_planned_run_measured_and_shown(
     assert {one["n"] for one in results} == {info(run / "parrot")["data"]["eval_rows"] // 2}
     for text in (said, (run / "report.html").read_text(encoding="utf-8")):
         assert "tokens parroted" in text
-    assert "stage `parrot`" in (run / "parrot/README.md").read_text(encoding="utf-8")
+    assert "of stage parrot of run" in (run / "parrot/README.md").read_text(encoding="utf-8")
 
 
 def test_a_kind_of_ones_own_resumes_to_the_same_bits(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
