@@ -48,7 +48,7 @@ def test_samples_are_written_again_without_a_model(
     evaluate_stage(PRETRAIN, None, directory, [task])
     before = (directory / SAMPLES_FILE).read_text(encoding="utf-8")
     (directory / SAMPLES_FILE).unlink()
-    monkeypatch.setattr("evaluation.evaluate_stage.load_policy", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("evaluation.before_and_after.load_policy", lambda *_, **__: 1 / 0)
     evaluate_stage(PRETRAIN, None, directory, [task])
     assert (directory / SAMPLES_FILE).read_text(encoding="utf-8") == before
     assert all(one["before"] is None and one["after"] for one in samples(directory))
