@@ -38,15 +38,10 @@ class StageData:
 
 
 def load_for(config: Config, kind: str) -> StageData:
-    """Load the data of a stage as its configuration says; see `load`.
-
-    Checks, training and evaluation of a stage share what was loaded first: do not change it. A local file that has
-    changed since is loaded again.
-    """
-    return _loaded(
+    """Load the data of a stage as its configuration says; see `load` and `load_once`."""
+    return load_once(
         config.dataset_name,
         kind,
-        made_data.generator_of(config.dataset_name) or files_now(config.dataset_name),
         split=config.dataset_split,
         config_name=config.dataset_config_name,
         revision=config.dataset_revision,
@@ -57,6 +52,12 @@ def load_for(config: Config, kind: str) -> StageData:
         max_dropped_fraction=config.max_dropped_fraction,
         seed=config.seed,
     )
+
+
+def load_once(dataset_name: str, kind: str, **options: Any) -> StageData:
+    """Return what `load` does, as it was loaded first: do not change it. Files that have changed are loaded again."""
+    source = made_data.generator_of(dataset_name) or files_now(dataset_name)
+    return _loaded(dataset_name, kind, source, **options)
 
 
 Files = tuple[tuple[str, int, int], ...]

@@ -96,7 +96,7 @@ class Verifier:
 
     def _held_out(self, config: Config | None) -> Iterable[Row]:
         """Return the held-out side of the data that `problems` names, split as a stage with that `config` does."""
-        from data.sources import load
+        from data.sources import load_once
 
         options: dict[str, Any] = {}
         if config is not None:
@@ -111,7 +111,7 @@ class Verifier:
         own = {"config_name": self.dataset_config_name, "eval_split": self.eval_split}
         options |= {name: value for name, value in own.items() if value is not None}
         kind = next(name for name in KINDS if named(name).layout == "prompts")
-        return load(str(self.problems), kind, eval_samples=self.count, **options).eval
+        return load_once(str(self.problems), kind, eval_samples=self.count, **options).eval
 
     def check(self, configs: Iterable[Config] = ()) -> None:
         """Judge an empty answer to every problem, so that what the functions lack is told before anything is trained.
