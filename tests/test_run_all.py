@@ -258,7 +258,7 @@ def test_a_script_that_was_stopped_goes_on_by_run_all(
     ending: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped = "import chain.run_stage\ndef stop(*_):\n    raise KeyboardInterrupt\n"
-    stopped += "chain.run_stage.train_within_memory = stop\n"
+    stopped += "if __name__ == '__main__':\n    chain.run_stage.train_within_memory = stop\n"  # not as a recipe of ours
     done = _script(source=RECIPE + stopped + ending)
     (run,) = Path("runs").iterdir()
     assert done.returncode == 130, done.stderr
