@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 import cache_config  # noqa: F401  sets the environment before any Hugging Face library is imported
-from data.chat import PROBE, Message, encode, render
+from data.chat import PROBE, Message, encode, refuse_unknown, render
 from records.catalogue import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(error)
     except UnicodeDecodeError as error:
         return report(Refused(f"the prompts are not UTF-8: {error}"))
+    except BrokenPipeError:  # whoever reads the answers has enough
+        console().on_broken_pipe()
+        return 0
 
 
 @contextmanager
@@ -123,12 +126,21 @@ def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
             continue
         for speaker in speakers if prompt.strip() else ():
             try:
+                _refuse_bytes(prompt)
                 if take_turn(speaker, prompt, args, seed + number, named=len(speakers) > 1) == STOPPED and one:
                     raise KeyboardInterrupt
             except Refused as error:
                 if one or not sys.stdin.isatty():
                     raise
                 note(str(error))
+
+
+def _refuse_bytes(prompt: str) -> None:
+    """Refuse a prompt with bytes that are no UTF-8, which Python takes for halves of characters in some locales."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(f"this prompt is not UTF-8: {error.reason}, at character {error.start + 1}") from None
 
 
 def asked() -> Iterator[str]:
@@ -163,7 +175,9 @@ class Speaker:
 
     def ids(self, turns: "list[Message]") -> list[int]:
         """Return what the model is shown: the conversation, or its newest text alone if it continues text."""
-        return encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"])
+        ids = encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"])
+        refuse_unknown(self.tokenizer, self.model.get_input_embeddings().num_embeddings, [ids])
+        return ids
 
 
 @contextmanager

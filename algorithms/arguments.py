@@ -9,7 +9,7 @@ from utils.runtime import computes_in_bf16, device
 
 NOT_FOR_THE_TRAINER = frozenset(
     "model_name output_dir dataset_name stage revision dataset_revision dataset_config_name dataset_split eval_split"
-    " eval_fraction eval_samples max_samples max_dropped_fraction dtype attn_implementation use_liger_kernel"
+    " columns eval_fraction eval_samples max_samples max_dropped_fraction dtype attn_implementation use_liger_kernel"
     " peft peft_args merge_adapter max_skipped_steps gates on_fail trainer_args".split()
 )
 """Fields that choose the model or the data, or change the model; all others have a namesake in TRL's configs."""

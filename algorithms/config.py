@@ -48,6 +48,10 @@ class TrainingConfig:
     eval_samples: int = 256
     """Most held-out rows that the stage is measured on. Exact match on made problems is always of the same problems."""
 
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Columns of the data, or keys of their turns, by the name that a layout has for them: `{"prompt": "query"}`; None
+    leaves one out."""
+
     max_samples: int | None = None
     """Most training rows that are used. None: all."""
 

@@ -48,8 +48,30 @@ def fit_to(rows: Any, tokenizer: Any, *, gives_template: bool = False) -> None:
     if is_conversational(rows[0]):
         chat.prepare_tokenizer(tokenizer, template="give" if gives_template else "need")
         chat.check_tools_render(tokenizer, rows)
+        chat.check_thoughts_render(tokenizer, rows)
     else:
         chat.separate_pad_from_eos(tokenizer)
+
+
+def max_tokens(config: TrainingConfig) -> int | None:
+    """Return the most that the stage's model reads at once, in tokens, where its configuration tells."""
+    try:
+        return context_of(_model_config(config))
+    except (OSError, ValueError, KeyError):  # as whoever loads the model will say
+        return None
+
+
+def context_of(model_config: Any) -> int | None:
+    """Return the most that a model reads at once, in tokens, where its configuration tells."""
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _model_config(config: TrainingConfig) -> Any:
+    from transformers import AutoConfig
+
+    name, revision = str(config.model_name), config.revision or "main"
+    return AutoConfig.from_pretrained(str(base_of(Path(name)) or name), revision=revision, trust_remote_code=False)
 
 
 def options(config: TrainingConfig) -> dict[str, Any]:
@@ -66,11 +88,7 @@ def options(config: TrainingConfig) -> dict[str, Any]:
 
 def _saved_dtype(config: TrainingConfig) -> str:
     """Return the type of the weights that a stage starts from, as their configuration says it."""
-    from transformers import AutoConfig
-
-    name, revision = str(config.model_name), config.revision or "main"
-    found = AutoConfig.from_pretrained(str(base_of(Path(name)) or name), revision=revision, trust_remote_code=False)
-    return str(found.dtype).removeprefix("torch.")
+    return str(_model_config(config).dtype).removeprefix("torch.")
 
 
 def adapter_of(config: TrainingConfig) -> Path | None:

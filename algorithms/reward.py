@@ -15,6 +15,7 @@ class RewardModelling(TrlKind):
     layout = "pairs"
     scores = True
     sequences_per_row = 2
+    leaves_out_long = True
     keeps_adapters = False
     bar = {"loss": "loss", "accuracy": "accuracy"}
     tasks = ("verified_answers", "pairs")

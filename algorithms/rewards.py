@@ -8,19 +8,23 @@ import functools
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pkgutil import resolve_name
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, RewardSource
 from kinds import StageOutput
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused, StageFailed, did_you_mean
 from utils.files import user_path
+from utils.matching import strict_match
+from utils.values import shown
 
 Completion = str | Sequence[dict[str, Any]]
 RewardFunction = Callable[..., Sequence[float | None]]
 
+MOST = 3e38
+"""Rewards are added up as float32, in which larger ones are infinite."""
 SUPPLIED = frozenset("prompts completions completion_ids trainer_state log_extra log_metric environments".split())
 """What TRL passes to every reward function; its other parameters are columns of the data."""
 
@@ -39,14 +43,16 @@ def verifying(function: RewardFunction) -> RewardFunction:
 
 
 @verifying
-def exact_match(completions: Sequence[Completion], answer: Sequence[str], **_: Any) -> list[float]:
+def exact_match(completions: Sequence[Completion], answer: Sequence[Any], **_: Any) -> list[float]:
     """Return 1 where the completion, less its `<think>` block and outer blanks, is `answer`; else 0.
+
+    Numbers are compared by value, of a list any answer is right, and of GSM8K's worked answers what they come to.
 
     >>> exact_match(["<think>3+4</think> 7", "It is 7"], answer=["7", "7"])
     [1.0, 0.0]
     """
-    said = (text_of(completion).rpartition("</think>")[2].strip() for completion in completions)
-    return [float(one == str(right).strip()) for one, right in zip(said, answer, strict=True)]
+    said = (text_of(completion).rpartition("</think>")[2] for completion in completions)
+    return [float(strict_match(one, right)) for one, right in zip(said, answer, strict=True)]
 
 
 def _accuracy() -> RewardFunction:
@@ -113,10 +119,24 @@ def problems(extra: GRPOExtraConfig) -> list[str]:
         for name, count in Counter(map(name_of, functions)).items()
         if count > 1
     ]
+    found += [
+        f"reward_func {name_of(one)} takes no `**_`: it is given prompts, completions, completion_ids, every column of "
+        "the data and more by name, and those that it does not read must have a place"
+        for one in functions
+        if not _takes_any(one)
+    ]
     weights = extra.reward_weights
     if weights is not None and len(weights) != len(extra.rewards):
         found.append(f"reward_weights has {len(weights)} numbers for {len(extra.rewards)} rewards: give one for each")
     return found
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a function that is not Python's
+        return True
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def load(source: RewardSource) -> tuple[Any, Any]:
@@ -125,6 +145,62 @@ def load(source: RewardSource) -> tuple[Any, Any]:
     if not isinstance(source, str):
         return source, None
     return (BUILT_IN[source](), None) if source in BUILT_IN else reward_model(source)
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a reward function that fails the stage where it does not return a finite number, or None, each.
+
+    A reward model stays as it is.
+    """
+    if hasattr(function, "state_dict"):
+        return function
+    from trl.trainer.utils import is_async_callable
+
+    name = name_of(function)
+
+    def count(given: tuple[Any, ...], named: dict[str, Any]) -> int:
+        return len(named["completions"] if "completions" in named else given[0])
+
+    async def later(*given: Any, **named: Any) -> Any:
+        return _numbers(await function(*given, **named), name, count(given, named))
+
+    def now(*given: Any, **named: Any) -> Any:
+        return _numbers(function(*given, **named), name, count(given, named))
+
+    wrapped = functools.update_wrapper(later if is_async_callable(function) else now, function)
+    wrapped.__name__ = name
+    return wrapped
+
+
+def _numbers(rewards: Any, name: str, count: int) -> list[float | None]:
+    """Return what a reward function returned as numbers.
+
+    Raises:
+        StageFailed: it is not one finite number, or None, for each completion.
+    """
+    wanted = f"it must return a list with a number, or None, for each of its {count} completions"
+    if isinstance(rewards, str | bytes | Mapping) or not isinstance(rewards, Iterable):
+        raise StageFailed(f"the reward {name} returned {shown(rewards)}: {wanted}")
+    listed = list(rewards)
+    if len(listed) != count:
+        raise StageFailed(f"the reward {name} returned {len(listed)} rewards: {wanted}")
+    numbers: list[float | None] = []
+    for place, one in enumerate(listed):
+        if isinstance(one, str | bytes) or getattr(one, "ndim", 0) > 0:
+            raise StageFailed(f"the reward {name} returned {shown(one)} for completion {place}: {wanted}")
+        try:
+            number = None if one is None else float(one)
+        except (TypeError, ValueError):
+            raise StageFailed(f"the reward {name} returned {shown(one)} for completion {place}: {wanted}") from None
+        if number is not None and math.isnan(number):
+            number = None  # as TRL takes it
+        if number is not None and abs(number) > MOST:
+            raise StageFailed(
+                f"the reward {name} returned {number} for completion {place}: an infinite reward teaches nothing, and "
+                "outweighs every other. Return a finite number, or None where it has nothing to say"
+            )
+        numbers.append(number)
+    return numbers
 
 
 def reward_model(path: str) -> tuple[Any, Any]:

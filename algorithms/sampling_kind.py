@@ -25,6 +25,7 @@ class SamplingKind(TrlKind):
 
     layout = "prompts"
     samples = True
+    leaves_out_long = True
     length_field = "max_completion_length"
     has_reference = True
     bar = {
@@ -53,7 +54,7 @@ class SamplingKind(TrlKind):
         Raises:
             Refused: a reward needs a column that the data lacks, or a reward model cannot be used.
         """
-        from algorithms import rewards
+        from algorithms import loading, rewards, supervision
         from algorithms.preflight import Preflight
         from records.stage_log import StageLog
         from utils.errors import Refused
@@ -62,8 +63,13 @@ class SamplingKind(TrlKind):
         functions = [function for function, _ in sources]
         if missing := rewards.missing_columns(functions, data.train.column_names):
             raise Refused("; ".join(missing))
-        parts = self.parts(stage, stage_dir, data)
-        parts |= {"reward_funcs": functions, "reward_processing_classes": [tokenizer for _, tokenizer in sources]}
+        tokenizer = loading.tokenizer(stage.config, data.train)
+        data = supervision.prompts_within_context(stage, data, tokenizer)
+        parts = self.parts(stage, stage_dir, data, tokenizer)
+        parts |= {
+            "reward_funcs": list(map(rewards.checked, functions)),
+            "reward_processing_classes": [tokenizer for _, tokenizer in sources],
+        }
         trainer = self.trainer(stage, parts)
         if stage.extra.preflight_prompts:
             trainer.add_callback(Preflight(trainer, stage.extra.preflight_prompts, StageLog(stage_dir)))

@@ -44,6 +44,7 @@ class SupervisedFineTuning(TrlKind):
         from algorithms import loading, supervision
 
         tokenizer = loading.tokenizer(stage.config, data.train, gives_template=True)
+        data = supervision.as_read(tokenizer, data)
         trains_on, defaults = supervision.choose(tokenizer, data.train, stage.config)
         parts = self.parts(stage, stage_dir, data, tokenizer, **defaults)
         for side in ("train_dataset", "eval_dataset"):

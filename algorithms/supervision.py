@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from algorithms import arguments
+from algorithms import arguments, loading
 from algorithms.config import TrainingConfig
 from algorithms.trl_kind import TrlKind
+from data import chat
 from data.chat import encode
+from data.layouts import may_say
+from data.messages import is_learnt
 from data.sources import StageData
 from kinds import Stage
 from records.stage_log import StageLog
@@ -22,6 +25,7 @@ MEASURED = 500  # most rows whose length is looked at before the run starts, unl
 NAMED = 5  # rows that are told
 MOST = 0.5  # share of examples without their end above which the stage fails
 MANY = 0.1  # and above which there is an alarm
+TEMPLATE_TOKENS = 1000  # more than any chat template adds to a row
 FEW_TOKENS = 0.01  # share of supervised tokens below which there is an alarm: short answers to long prompts have more
 
 Rows = Any  # datasets.Dataset
@@ -32,16 +36,94 @@ def choose(tokenizer: Any, rows: Rows, config: TrainingConfig) -> tuple[Callable
 
     Conversations are masked by the template's `{% generation %}` marks. Where it has none, TRL knows marked twins of
     published templates, used for the labels only: the saved template stays as it is. For any other template each
-    assistant turn becomes a completion to the turns before it.
+    assistant turn becomes a completion to the turns before it; and so it does where a turn is not to be learnt, or the
+    template leaves out what an earlier turn thinks.
+
+    Raises:
+        Refused: the recipe's own `assistant_only_loss` would learn a turn that is not to be learnt.
     """
     from trl import is_conversational
 
-    if not is_conversational(rows[0]) or "assistant_only_loss" in config.trainer_args:
+    if not is_conversational(rows[0]):
         return lambda some: some, {}
-    if _can_mark(tokenizer):
+    unlearnt = may_say(rows, '"weight"', *TURNS) and not all(
+        is_learnt(turn) for turns in _turns(rows) for turn in turns
+    )
+    if "assistant_only_loss" in config.trainer_args:
+        if unlearnt:
+            raise Refused("trainer_args: assistant_only_loss learns turns of weight 0, too: leave it out")
+        return lambda some: some, {}
+    if unlearnt:
+        warn("some turns have weight 0 and are not learnt: each other turn of the assistant becomes an example")
+    elif not _can_mark(tokenizer):
+        warn("the chat template has no generation marks: each assistant turn becomes an example of its own")
+    elif _leaves_out_thoughts(tokenizer, rows):
+        warn("the chat template shows no earlier thoughts: each assistant turn becomes an example of its own")
+    else:
         return lambda some: some, {"assistant_only_loss": True}
-    warn("the chat template has no generation marks: each assistant turn becomes an example of its own")
     return _one_row_a_turn, {}
+
+
+TURNS = ("messages", "prompt", "completion")
+THOUGHTS = '"reasoning_content"'
+
+
+def _turns(rows: Rows) -> Iterator[list[Any]]:
+    """Yield the turns of each conversation."""
+    columns = [name for name in TURNS if name in rows.column_names]
+    for row in rows.select_columns(columns):
+        yield [turn for name in columns for turn in row[name]]
+
+
+def _leaves_out_thoughts(tokenizer: Any, rows: Rows) -> bool:
+    """Tell whether a template shows the last turn's thoughts alone, and an earlier turn of a row has some."""
+    unseen = {
+        text: not chat.shows_thoughts(tokenizer, earlier=True, inline=inline)
+        for text, inline in ((THOUGHTS, False), ("</think>", True))
+        if may_say(rows, text, *TURNS)
+    }
+    early = (turn for turns in _turns(rows) for turn in turns[:-1] if turn["role"] == "assistant")
+    return any(unseen.values()) and any(
+        (unseen.get(THOUGHTS) and "reasoning_content" in turn)
+        or (unseen.get("</think>") and "</think>" in turn["content"])
+        for turn in early
+    )
+
+
+def as_read(tokenizer: Any, data: StageData) -> StageData:
+    """Return the stage's data as TRL must be given it, to show the model what evaluation and chat show it.
+
+    A text that begins with the BOS that the tokenizer adds itself is given without; thoughts become text of their turns
+    for a template that does not show them.
+    """
+    return _with_thoughts_written(tokenizer, _without_bos(tokenizer, data))
+
+
+def _without_bos(tokenizer: Any, data: StageData) -> StageData:
+    columns = [name for name in ("text", "prompt") if isinstance(data.train[0].get(name), str)]
+    if not columns or not chat.adds_bos(tokenizer):
+        return data
+    bos = str(tokenizer.bos_token)
+    if not any(row[name].startswith(bos) for row in data.train for name in columns):
+        return data
+
+    def bare(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[name].removeprefix(bos) for name in columns}
+
+    return replace(data, train=data.train.map(bare), eval=data.eval.map(bare))
+
+
+def _with_thoughts_written(tokenizer: Any, data: StageData) -> StageData:
+    columns = [name for name in (*TURNS, "chosen", "rejected") if isinstance(data.train[0].get(name), list)]
+    if not may_say(data.train, THOUGHTS, *columns) or chat.shows_thoughts(tokenizer):
+        return data
+    warn("the chat template shows no reasoning_content: it is written before the answer, between <think> and </think>")
+
+    def written(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: chat.with_thoughts_written(row[name]) for name in columns}
+
+    train, held_out = (rows.map(written, features=rows.features) for rows in (data.train, data.eval))
+    return replace(data, train=train, eval=held_out)
 
 
 def _can_mark(tokenizer: Any) -> bool:
@@ -67,7 +149,7 @@ def _one_row_a_turn(rows: Rows) -> Rows:
             given = batch["prompt"][index] if "prompt" in batch else []
             turns = given + (batch["completion"] if "prompt" in batch else batch["messages"])[index]
             for position in range(len(given), len(turns)):
-                if turns[position]["role"] == "assistant":
+                if turns[position]["role"] == "assistant" and is_learnt(turns[position]):
                     out["prompt"].append(turns[:position])
                     out["completion"].append([turns[position]])
                     for name in kept:
@@ -83,59 +165,103 @@ SPLITS_LONG = ("wrapped", "bfd_split")
 """Packing strategies that go on with a long text in the next row, where others drop what is beyond the row."""
 
 
-def refuse_long(stage: Stage, rows: Rows, tokenizer: Any, max_tokens: int | None, *, every: bool = False) -> None:
-    """Look at the first rows, or at `every` one, as the tokenizer will show them; the model reads `max_tokens` at once.
+def refuse_long(
+    stage: Stage, rows: Rows, tokenizer: Any, max_tokens: int | None, n_embeddings: int | None, *, every: bool = False
+) -> None:
+    """Look at the first rows, or at `every` one, as the tokenizer will show them.
+
+    The model reads `max_tokens` at once and knows `n_embeddings` tokens: where it is the model that cannot take a row,
+    every row is looked at.
 
     Raises:
         Refused: more are longer than the stage's `max_length`, or than the model can read, than `max_dropped_fraction`
-            allows, or else most, so that the stage would fail or learn what it cannot be measured on; or the chat
-            template cannot show one.
+            allows, or else most, so that the stage would fail or learn what it cannot be measured on; the model has no
+            embedding for a token of one; or the chat template cannot show one.
     """
     kind: TrlKind = stage.kind  # type: ignore[assignment]
     options = kind.defaults() | arguments.given(stage.config, stage.extra)
+    answered = not kind.samples
+    if n_embeddings is not None and len(tokenizer) > n_embeddings:
+        chat.refuse_unknown(tokenizer, n_embeddings, (ids for row in rows for ids in shown(tokenizer, row)))
     if options.get("packing") and options["packing_strategy"] in SPLITS_LONG:
         return
-    limits = [
-        (options.get("max_length"), "max_length allows: raise it"),
-        (max_tokens, "the model reads: choose another model"),
-    ]
-    limit, why = min(((most, why) for most, why in limits if most), default=(math.inf, ""))
+    set_by_recipe = options.get("max_length") or math.inf
+    limit = min(set_by_recipe, max_tokens or math.inf)
+    of_model = limit < set_by_recipe
     room = int(options["max_completion_length"]) if kind.samples else 0
-    looked_at = rows if every else rows.select(range(min(len(rows), MEASURED)))
-    answered = not kind.samples
-    long = [n for n, row in enumerate(looked_at, 1) if _tokens(tokenizer, row, answered=answered) + room > limit]
+    looked_at = rows if every or of_model else rows.select(range(min(len(rows), MEASURED)))
+    long = [n for n, row in enumerate(looked_at, 1) if _is_long(tokenizer, row, limit - room, answered)]
     if not long:
         return
     completed = f" with a completion of {room} tokens" if room else ""
     named = ", ".join(map(str, long[:NAMED])) + (", …" if len(long) > NAMED else "")
-    start = looked_at[long[0] - 1]
+    why = "the model reads: choose another model" if of_model else "max_length allows: raise it"
     said = (
         f"{len(long)} of {len(looked_at)} rows{completed} are longer than the {limit} tokens that {why}"
         + (", lower max_completion_length" if room else "")
-        + f", or shorten them. Of the rows to train on they are {named}, the first: {_beginning(start)}"
+        + f", or shorten them. Of the rows to train on they are {named}, the first: "
+        + _beginning(looked_at[long[0] - 1])
     )
     asked = stage.config.max_dropped_fraction
     allowed = MOST if asked is None else asked
     if len(long) > allowed * len(looked_at):
         raise Refused(f"{said} (at most {100 * allowed:g} % are let go, see max_dropped_fraction)")
-    if every:
-        warn(f"{stage.label}: {said}")
+    if every or of_model:
+        warn(f"{stage.label}: {said}. They are {'left out' if kind.leaves_out_long else 'cut'}")
+
+
+def within_context(settings: Any, config: TrainingConfig) -> None:
+    """Lower a trainer's `max_length` to what its model reads at once, beyond which positions mean nothing or fail."""
+    limit, given = loading.max_tokens(config), getattr(settings, "max_length", 0)
+    if limit is not None and given != 0 and (given is None or given > limit):
+        if given is not None:
+            warn(f"max_length becomes {limit}, which is all that the model reads (it was {given})")
+        settings.max_length = limit
+
+
+def prompts_within_context(stage: Stage, data: StageData, tokenizer: Any) -> StageData:
+    """Return the data of a stage that samples without the prompts that leave no room for a completion.
+
+    Raises:
+        StageFailed: none is left.
+    """
+    limit = loading.max_tokens(stage.config)
+    if limit is None:
+        return data
+    kind: TrlKind = stage.kind  # type: ignore[assignment]
+    room = (kind.defaults() | arguments.given(stage.config, stage.extra))["max_completion_length"]
+
+    def fitting(rows: Rows) -> Rows:
+        fits = [n for n, row in enumerate(rows) if not _is_long(tokenizer, row, limit - room, answered=False)]
+        return rows.select(fits) if len(fits) < len(rows) else rows
+
+    train, held_out = fitting(data.train), fitting(data.eval)
+    reason = f"the prompt and a completion of {room} tokens are longer than the {limit} that the model reads"
+    if not len(train) or not len(held_out):
+        raise StageFailed(f"all rows{' that are held out' if len(train) else ''} are left out: {reason}")
+    lost = len(data.train) - len(train)
+    if lost:
+        warn(f"{lost} of {len(data.train)} rows to train on are left out: {reason}")
+    info = data.info | ({"lost_to_max_length": {reason: lost}} if lost else {})
+    return replace(data, train=train, eval=held_out, info=info)
 
 
 def _beginning(row: dict[str, Any]) -> str:
     return f"{str(next(row[column] for column in ('messages', 'prompt', 'text') if column in row))!r:.80}"
 
 
-def _tokens(tokenizer: Any, row: dict[str, Any], answered: bool) -> int:
-    """Return the length of a row, of the longer side of a pair, as the tokenizer shows it.
+def _is_long(tokenizer: Any, row: dict[str, Any], limit: float, answered: bool) -> bool:
+    """Tell whether a row, or the longer side of a pair, has more than `limit` tokens as the tokenizer shows it.
 
     Raises:
         Refused: the chat template cannot show it.
     """
     from jinja2 import TemplateError
 
+    if len(str(row).encode()) + TEMPLATE_TOKENS < limit:  # a token is a byte at least
+        return False
     try:
-        return max(map(len, shown(tokenizer, row, answered=answered)))
+        return max(map(len, shown(tokenizer, row, answered=answered))) > limit
     except TemplateError as error:
         raise Refused(f"the model's chat template cannot show {_beginning(row)}: {error}") from error
 

@@ -37,6 +37,8 @@ class TrlKind(Kind):
     """2 for pairs, whose sides are two sequences."""
     length_field: ClassVar[str] = "max_length"
     """The option that limits the length of what is trained on."""
+    leaves_out_long: ClassVar[bool] = False
+    """It leaves out what is longer than the model reads, where others cut it."""
     keeps_adapters: ClassVar[bool] = True
     """Its adapter may be kept beside the frozen weights (`merge_adapter=False`), for a later stage to train on."""
 
@@ -71,13 +73,15 @@ class TrlKind(Kind):
 
         `defaults` are ours, of options that the recipe leaves open.
         """
-        from algorithms import liger, loading, training
+        from algorithms import liger, loading, supervision, training
 
         config = stage.config
         tokenizer = tokenizer or loading.tokenizer(config, data.train, gives_template=self.gives_template)
+        data = supervision.as_read(tokenizer, data)
         settings = training.trl_config(self, config, stage_dir, stage.extra, **defaults)
         if self.has_reference and config.peft is None:  # beside an adapter it is the model with that one off
             settings.model_init_kwargs = loading.options(config)  # TRL loads the reference, by the model's name
+        supervision.within_context(settings, config)
         model = loading.reward_model(config, tokenizer.pad_token_id) if self.scores else loading.language_model(config)
         return {
             "model": liger.with_liger(model, config, stage_dir),

@@ -135,6 +135,8 @@ class Reader(NamedTuple):
     tokenizer: Any
     max_tokens: int | None
     """The most that it can read at once, where its configuration tells."""
+    n_embeddings: int | None
+    """How many tokens it has an embedding for, where its configuration tells."""
 
 
 def _reader(
@@ -169,8 +171,10 @@ def _reader(
     config = replace(stage.config, model_name=str(path), revision=None)
     loading.adapter_of(config)
     with _unloadable(path):
-        limit = getattr(_config(path).get_text_config(), "max_position_embeddings", None)
-        return Reader(loading.tokenizer(config, rows.train, gives_template=gives), limit)
+        model_config = _config(path)
+        known = getattr(model_config.get_text_config(), "vocab_size", None)
+        tokenizer = loading.tokenizer(config, rows.train, gives_template=gives)
+        return Reader(tokenizer, loading.context_of(model_config), known)
 
 
 def _judge_rewards(stage: Stage, rows: "StageData", fetched: Fetched) -> None:

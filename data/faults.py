@@ -1,8 +1,10 @@
 """What is wrong with single rows of a source: counted by reason, and left out only where that share is allowed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from utils.console import warn
 from utils.errors import Refused
 
 MAY_TEACH_NOTHING = 0.1
@@ -94,3 +96,19 @@ class Faults:
             also = f" (also {', '.join(others)})" if others else ""
             lines.append(f"\n  {fault.count} × {reason}{also}, {fault.first[0]}: {fault.example.rstrip('.')}")
         return "".join(lines)
+
+
+def tell_unread(numbers: Mapping[str, int], rows: int, name: str) -> None:
+    """Tell in how many of so many rows the turns have text under a key that no stage reads.
+
+    Raises:
+        Refused: most rows have.
+    """
+    for key, count in numbers.items():
+        message = f"{name}: in {count} of {rows} rows a turn has text under {key!r}, which no stage reads"
+        if count > rows / 2:
+            raise Refused(
+                f"{message}. Say what it is, such as columns={{'reasoning_content': {key!r}}} for what the assistant "
+                f"thinks before it answers, or leave it out: columns={{{key!r}: None}}."
+            )
+        warn(message)

@@ -1,46 +1,47 @@
-"""Local data files: .jsonl .json .csv .parquet .txt, one file or a folder of one kind of them, as a Dataset."""
+"""Local data files as a Dataset: .jsonl .json .csv .parquet .txt, packed or not, one file or a folder of one kind."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import re
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Json, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Json, Value, concatenate_datasets, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
 from data.faults import Faults
+from data.folders import ALIASES, HELD_OUT, by_split, is_saved_to_disk, packing_of, readable, suffix_of
 from utils import strict_json
+from utils.console import console
 from utils.errors import Refused
-from utils.hub import DATA_SUFFIXES
 from utils.strict_json import Reader, parts
 from utils.values import shown
 
 Row = dict[str, Any]
 
-SPLIT_IN_NAME = re.compile(r"(?:^|[._-])(train|test|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE)
 MOST_LOOKED_AT = 1 << 20  # characters of the first line of a .csv in which JSON is looked for
-HELD_OUT = ("validation", "test")
-"""Splits that hold out, the one to be preferred first."""
-ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 SCALARS = {str: "string", bool: "bool", int: "int64", float: "float64"}
 Broken = Callable[[Path, str, str, str], None]
 """Takes a row that cannot be read: its file, its place, what it has in common with others, what is wrong with it."""
 SIGNATURES = (
     (b"PAR1", "Parquet, which is named .parquet"),
     (b"PK\x03\x04", "a binary file, a ZIP archive as Excel's .xlsx are"),
-    (b"\x1f\x8b", "gzip: unpack it"),
-    (b"BZh", "bzip2: unpack it"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it"),
-    (b"\xfd7zXZ", "xz: unpack it"),
+    (b"\x1f\x8b", "gzip, which is named .gz"),
+    (b"BZh", "bzip2, which is named .bz2"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard, which is named .zst"),
+    (b"\xfd7zXZ", "xz, which is named .xz"),
     (b"%PDF", "a PDF"),
     (b"SQLite format 3", "an SQLite database"),
     (b"ARROW1", "an Arrow file"),
@@ -55,51 +56,111 @@ MAYBE_UNSTORABLE = re.compile(r"\d{19}|\\u[dD][89a-fA-F]|\\u0000")
 """In JSON, what can be an integer of more than 64 bits, half a surrogate pair, or a column that no table can have."""
 
 
-def read_path(path: Path, split: str, faults: Faults | None = None) -> Dataset:
+def read_path(path: Path, split: str, faults: Faults | None = None, config_name: str | None = None) -> Dataset:
     """Return the rows of a file or folder, in order.
 
-    In a folder whose file names all tell splits (`train.jsonl`, `zen_test.jsonl`), `split` chooses; a single file, or a
-    folder whose names tell none, is all `train`. CSV values stay text. Text files give one `text` row a paragraph. Rows
-    that cannot be read are left out and counted in `faults`; without it the first is refused.
+    In a folder whose files tell splits by their names (`train.jsonl`, `zen_test.jsonl`, `test/a.jsonl`), `split`
+    chooses; a single file, or a folder whose names tell none, is all `train` (see data/folders.py). CSV values stay
+    text. Text files give one `text` row a paragraph, or a story that a line `<|endoftext|>` ends. Rows that cannot be
+    read are left out and counted in `faults`; without it the first is refused.
 
     Raises:
         Refused: nothing that can be read, a file that is not what its suffix says, or no such split.
     """
-    files = _files_of(path, split)
-    suffix = files[0].suffix
+    if is_saved_to_disk(path):
+        return saved_to_disk(path)[_known_split(path, split, list(saved_to_disk(path)))]
+    files = _files_of(path, split, config_name)
+    if len(suffixes := sorted({suffix_of(file) for file in files})) > 1:
+        raise Refused(f"{path} mixes {', '.join(suffixes)}: name one file, or one kind.")
     if empty := next((file for file in files if not file.stat().st_size), None):
         raise _no_rows(empty)
-    if suffix == ".parquet":
-        tables = [_parquet(file) for file in files]
-        for file, table in zip(files, tables, strict=True):
-            if table.features != tables[0].features:
-                raise Refused(f"{file} has other columns or types than {files[0]}: name one file, not the folder.")
-        return concatenate_datasets(tables)
+    if suffixes == [".parquet"]:
+        return _one_table(files)
 
     def count(file: Path, where: str, reason: str, message: str) -> None:
         assert faults is not None
         faults.add(reason, where if len(files) == 1 else f"{file.name} {where}", message)
 
     rows: list[Row] = []
+    columns: list[dict[str, None]] = []
     for file in files:
-        more = list(READERS[suffix](file, refuse if faults is None else count))
+        more = list(READERS[suffixes[0]](file, refuse if faults is None else count))
         if not more:
             if faults is not None:
                 faults.judge(faults.count + len(rows))
             raise _no_rows(file)
-        if rows and set(more[0]) != set(rows[0]):
+        columns.append(dict.fromkeys(column for row in more for column in row))
+        if set(columns[-1]) != set(columns[0]):
             raise Refused(
-                f"{file} has columns {', '.join(more[0])}, but {files[0].name} has {', '.join(rows[0])}: "
+                f"{file} has columns {', '.join(columns[-1])}, but {files[0].name} has {', '.join(columns[0])}: "
                 f"name one of the files instead of the folder {path}."
             )
         rows += more
     return from_rows(rows, str(path), faults)
 
 
-def held_out_split(path: Path, split: str) -> str | None:
+def held_out_split(path: Path, split: str, config_name: str | None = None) -> str | None:
     """Return which split other than `split` a folder holds out, by the names of its files; None if it has none."""
-    found = set(_splits(_data_files(path)).values()) if path.is_dir() else set()
+    if not path.is_dir():
+        return None
+    found = set(saved_to_disk(path) if is_saved_to_disk(path) else by_split(path, config_name))
     return next((name for name in HELD_OUT if name in found - {ALIASES.get(split, split)}), None)
+
+
+def saved_to_disk(folder: Path) -> dict[str, Dataset]:
+    """Return the splits that datasets' save_to_disk wrote.
+
+    Raises:
+        Refused: the folder is not whole.
+    """
+    try:
+        loaded = load_from_disk(str(folder)).with_format(None)
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        raise Refused(f"{folder} was written by save_to_disk, and cannot be read: {error}") from None
+    splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+    return {ALIASES.get(name, name): rows for name, rows in splits.items()}
+
+
+def _files_of(path: Path, split: str, config_name: str | None) -> list[Path]:
+    splits = by_split(path, config_name)
+    if path.is_file() and split != "train":
+        raise Refused(
+            f"{path} is a single file, which has only the split 'train', not {split!r}: put train{path.suffix} and "
+            f"{split}{path.suffix} into one folder, and name the folder."
+        )
+    return splits[_known_split(path, split, list(splits))]
+
+
+def _known_split(path: Path, split: str, there: list[str]) -> str:
+    if (name := ALIASES.get(split, split)) not in there:
+        raise Refused(
+            f"{path} has no split {split!r}; it has {', '.join(sorted(there))} (by the names of its files). Name one "
+            "of them with dataset_split or eval_split, or name a single file."
+        )
+    return name
+
+
+def _one_table(files: list[Path]) -> Dataset:
+    """Return the rows of Parquet files, a column that is null throughout one of them as what it is in the others."""
+    tables = [_parquet(file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        if set(table.column_names) != set(tables[0].column_names):
+            raise _unlike(file, files[0])
+        try:
+            schemas = [tables[0].features.arrow_schema, table.features.arrow_schema]
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+        except pa.ArrowException:
+            raise _unlike(file, files[0]) from None
+        tables[0] = _as(tables[0], Features.from_arrow_schema(schema))
+    return concatenate_datasets([_as(table, tables[0].features) for table in tables])
+
+
+def _as(table: Dataset, features: Features) -> Dataset:
+    return table if table.features == features else table.cast(features)
+
+
+def _unlike(file: Path, other: Path) -> Refused:
+    return Refused(f"{file} has other columns or types than {other}: name one file, not the folder.")
 
 
 def from_rows(rows: list[Row], name: str, faults: Faults | None = None) -> Dataset:
@@ -147,88 +208,45 @@ def _no_rows(file: Path) -> Refused:
     return Refused(f"{file} has no rows. Check that it was written completely.")
 
 
-def _files_of(path: Path, split: str) -> list[Path]:
-    accepted = " ".join(DATA_SUFFIXES)
-    if path.is_file():
-        if path.suffix not in DATA_SUFFIXES:
-            raise Refused(f"{path} has suffix {path.suffix!r}; data files are {accepted}.")
-        if split != "train":
-            raise Refused(
-                f"{path} is a single file, which has only the split 'train', not {split!r}: put train{path.suffix} and "
-                f"{split}{path.suffix} into one folder, and name the folder."
-            )
-        return [path]
-    if not path.is_dir():
-        raise Refused(f"{path} is neither a file nor a folder that can be read: name one of them.")
-    files = _data_files(path)
-    if other := next((file for file in files if not file.is_file()), None):
-        what = "a link to nothing" if other.is_symlink() and not other.exists() else "no file"
-        raise Refused(f"{other} is {what}, though its name is that of a data file: take it out, or name one file.")
-    if not files:
-        raise Refused(f"{path} has no data files ({accepted}) directly inside. Name a folder that has, or one file.")
-    named = named_splits(path, files)
-    if named:
-        files = named.get(ALIASES.get(split, split), [])
-    if not files or (not named and split != "train"):
-        found = sorted(named) or ["train"]
-        raise Refused(
-            f"{path} has no split {split!r}; it has {', '.join(found)} (by the names of its files). Name one of them "
-            "with dataset_split or eval_split, or name a single file."
-        )
-    if len({file.suffix for file in files}) > 1:
-        raise Refused(f"{path} mixes {', '.join(sorted({file.suffix for file in files}))}: name one file, or one kind.")
-    return files
-
-
-def _data_files(folder: Path) -> list[Path]:
-    with readable(folder):
-        return sorted(file for file in folder.iterdir() if file.suffix in DATA_SUFFIXES)
+OPENERS: dict[str | None, Callable[..., Any]] = {
+    None: open,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda file, _: pa.input_stream(str(file), compression="zstd"),
+    ".zstd": lambda file, _: pa.input_stream(str(file), compression="zstd"),
+}
+"""How a file is opened, by the suffix that says how it is packed."""
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Refuse a path that the system does not let us read."""
+def _unpacked(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file, unpacked if its name says that it is packed; what cannot be unpacked is refused while it is read."""
+    packing = packing_of(file)
     try:
-        yield
+        with readable(file):
+            content = OPENERS[packing](file, "rb")
+        with content:
+            yield content
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException) as error:
+        raise Refused(f"{file} cannot be unpacked ({error}). Is it really {packing}, and complete?") from None
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files of the folder `path` by the split that each name tells; nothing if none tells any.
-
-    Raises:
-        Refused: some names tell a split and others do not.
-    """
-    named = _splits(files)
-    if named and len(named) < len(files):
-        unnamed = ", ".join(file.name for file in files if file not in named)
-        raise Refused(
-            f"in {path}, the names of {unnamed} tell no split, while those of "
-            f"{', '.join(file.name for file in named)} do: put a split into every name, or into none."
-        )
-    by_split: dict[str, list[Path]] = {}
-    for file, split in named.items():
-        by_split.setdefault(split, []).append(file)
-    return by_split
-
-
-def _splits(files: Sequence[Path]) -> dict[Path, str]:
-    """Return the split that each file's name tells; without the files whose names tell none."""
-    found = {file: match[1].lower() for file in files if (match := SPLIT_IN_NAME.search(file.stem))}
-    return {file: ALIASES.get(name, name) for file, name in found.items()}
+        if packing and error.errno is None:  # what is not packed so
+            raise Refused(f"{file} cannot be unpacked ({error}). Is it really {packing}, and complete?") from None
+        raise Refused(f"{file} cannot be read: {error.strerror}.") from None
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file, its BOM skipped; what cannot be read is refused while it is read."""
     if other := _other_format(file):
-        raise Refused(f"{file} is no {file.suffix} file: it looks like {other}.")
+        raise Refused(f"{file} is no {suffix_of(file)} file: it looks like {other}.")
     try:
-        with readable(file), file.open(encoding="utf-8-sig") as text:
+        with _unpacked(file) as content, io.TextIOWrapper(content, encoding="utf-8-sig") as text:
             yield text
     except UnicodeDecodeError as error:
-        with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as text:
+        with _unpacked(file) as content:
+            text = io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape", newline="\n")
             numbers = [number for number, line in enumerate(text, 1) if UNDECODABLE.search(line)]
         more = f" (and {len(numbers) - 1} more lines)" if len(numbers) > 1 else ""
         raise Refused(
@@ -239,9 +257,9 @@ def _opened(file: Path) -> Iterator[TextIO]:
 
 def _other_format(file: Path) -> str | None:
     """Return what a file that should be text is instead, by how it begins; None if it may be text."""
-    with readable(file), file.open("rb") as content:
+    with _unpacked(file) as content:
         start = content.read(4096)
-    if file.suffix != ".txt" and start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+    if suffix_of(file) != ".txt" and start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "a web page: download the file itself"
     known = next((what for signature, what in SIGNATURES if start.startswith(signature)), None)
     return known or ("a binary file" if b"\0" in start else None)
@@ -256,7 +274,7 @@ def _refuse_json(file: Path, lines: list[str]) -> None:
         return
     if lines and all(line.startswith(("{", "[{")) for line in lines):
         named = ".jsonl" if lines[0].startswith("{") else ".json"
-        raise Refused(f"{file} is no {file.suffix} file: it looks like JSON, which is named {named}.")
+        raise Refused(f"{file} is no {suffix_of(file)} file: it looks like JSON, which is named {named}.")
 
 
 def refuse(file: Path, where: str, _reason: str, message: str) -> None:
@@ -305,13 +323,26 @@ def _json(file: Path, broken: Broken = refuse) -> Iterator[Row]:
         hint = " A file with one JSON object a line is named .jsonl." if str(error).startswith("Extra data") else ""
         raise Refused(f"{file}{line}: not valid JSON ({strict_json.reason(error)}).{hint}") from None
     if not isinstance(rows, list):
-        raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects.")
+        raise Refused(f"{file} holds one JSON {type(rows).__name__}; it should be a list of objects{_meant(rows)}.")
     look = bool(MAYBE_UNSTORABLE.search(text))
     for number, row in enumerate(rows, 1):
         if fault := _fault(row, reader, look, "an object with the row's columns is needed"):
             broken(file, f"item {number} of the list", *fault)
         else:
             yield row
+
+
+def _meant(rows: Any) -> str:
+    """Return how the rows of a JSON object that is no list can be had, by what it looks like."""
+    if not isinstance(rows, dict) or not rows:
+        return ""
+    lists = [key for key, value in rows.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    sizes = {len(value) if isinstance(value, dict | list) else -1 for value in rows.values()}
+    if len(lists) == 1:
+        return f". Its list {lists[0]!r} looks like the rows: save that alone"
+    if sizes != {-1} and len(sizes) == 1:
+        return ". It looks like columns, as pandas writes them: write rows, by to_json(orient='records')"
+    return ""
 
 
 def _fault(row: Any, reader: Reader, look: bool, needed: str) -> tuple[str, str] | None:
@@ -360,7 +391,7 @@ def _csv(file: Path, broken: Broken = refuse) -> Iterator[Row]:
         if twice := [name for name, times in Counter(names).items() if times > 1 or not name.strip()]:
             raise Refused(
                 f"{file}: its header {','.join(names)!r:.100} names {', '.join(map(repr, twice))} twice or not at all: "
-                "each column needs a name of its own."
+                "each column needs a name of its own (pandas writes its index, without one, unless index=False)."
             )
         for row in reader:
             if None in row or None in row.values():
@@ -372,11 +403,59 @@ def _csv(file: Path, broken: Broken = refuse) -> Iterator[Row]:
         raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
 
 
+END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+"""Tokens with which published models end a document."""
+
+
 def _paragraphs(file: Path, _broken: Broken = refuse) -> Iterator[Row]:
+    """Yield the documents of a text file: paragraphs, or where lines begin or end with a mark, what lies between."""
     _refuse_json(file, list(islice((line for line in _lines(file) if line.strip()), 2)))
-    for has_text, lines in groupby(_lines(file), lambda line: bool(line.strip())):
-        if has_text:
-            yield {"text": "\n".join(lines)}
+    mark = _end_mark(file)
+    if mark is None:
+        for has_text, lines in groupby(_lines(file), lambda line: bool(line.strip())):
+            if has_text:
+                yield {"text": "\n".join(lines)}
+        return
+    console().print(f"{file}: lines of {mark} end its documents", markup=False, soft_wrap=True)
+    parts = (part for line in _lines(file) for part in _at_edges(line, mark))
+    for is_text, lines in groupby(parts, lambda part: part != mark):
+        if is_text and (text := "\n".join(lines).strip("\n")).strip():
+            yield {"text": text}
+
+
+def _at_edges(line: str, mark: str) -> Iterator[str]:
+    """Yield a line without the mark that it begins or ends with, and the mark where it stands."""
+    if line.strip() == mark:
+        yield mark
+        return
+    if line.lstrip().startswith(mark):
+        yield mark
+        line = line.lstrip().removeprefix(mark)
+    ends = line.rstrip().endswith(mark)
+    yield line.rstrip().removesuffix(mark) if ends else line
+    if ends:
+        yield mark
+
+
+def _end_mark(file: Path) -> str | None:
+    """Return the mark that evidently ends the documents of a text file; None if there is none.
+
+    It is a line by itself; or it begins or ends some lines and stands nowhere else, as it would in prose about it.
+    """
+    alone, at_edge, within = (dict.fromkeys(END_MARKS, 0) for _ in range(3))
+    html = False  # where <s> strikes text through, or begins a document, </s> is its other half
+    for line in _lines(file):
+        text = line.strip()
+        html |= "<s>" in text
+        for mark in END_MARKS:
+            if mark in text:
+                inside = mark in text.removeprefix(mark).removesuffix(mark)
+                found = alone if text == mark else within if inside else at_edge
+                found[mark] += 1
+    if html:
+        alone["</s>"] = at_edge["</s>"] = 0
+    evident = [mark for mark in END_MARKS if alone[mark] or (at_edge[mark] > 1 and not within[mark])]
+    return max(evident, key=lambda mark: alone[mark] + at_edge[mark], default=None)
 
 
 def separated(file: Path, separator: str) -> Iterator[Row]:
@@ -396,6 +475,8 @@ def separated(file: Path, separator: str) -> Iterator[Row]:
 
 def _parquet(file: Path) -> Dataset:
     try:
+        if packing_of(file):
+            raise Refused(f"{file}: Parquet packs its columns itself. Unpack the file.")
         if pq.read_metadata(file).num_rows == 0:
             raise _no_rows(file)
         rows = Dataset.from_parquet(str(file))

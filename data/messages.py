@@ -1,9 +1,16 @@
-"""Turns of a conversation, in the dialects that data sets use, as the messages that chat templates take."""
+"""Turns of a conversation, in the dialects that data sets use, as the messages that chat templates take.
 
-from collections.abc import Mapping
+A message has `role` and `content`, and what its row says of `tool_calls`, `tool_call_id`, `name`, `reasoning_content`
+(what the assistant thinks before it answers) and `weight` (0: context, not to be learnt).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from utils import strict_json
+from utils.errors import did_you_mean
+from utils.matching import WITHOUT_SPACES
 from utils.strict_json import KeyTwice
 from utils.values import shown
 
@@ -11,17 +18,44 @@ Message = dict[str, Any]
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "function_call": "assistant",
+    "function-call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
+    "environment": "tool",
     "observation": "tool",
     "function_response": "tool",
+    "function-response": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
+    "function": "tool",
+    "ipython": "tool",
 }
+"""Roles by the names that data sets give them, in any case."""
+CALLING = ("function_call", "function-call", "tool_call")
+"""Roles of turns that are calls."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a turn, or columns beside an answer, for what is thought before it."""
+READ = {
+    "role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "tool_use_id", "name", "weight",
+    "train", "loss", "reasoning_details", *THOUGHTS,
+}  # fmt: skip
+"""Keys of a turn that say what it is."""
+ABOUT = {
+    "id", "date", "time", "timestamp", "created_at", "model", "source", "author", "language", "country", "state",
+    "header", "hashed_ip", "turn_identifier",
+}  # fmt: skip
+"""Keys of a turn that say where it comes from."""
 
 
 class Malformed(ValueError):
@@ -40,6 +74,7 @@ class Malformed(ValueError):
 NO_MESSAGES = "what is no list of messages"
 NO_TOOLS = "tools that do not parse"
 NO_CALL = "function calls that do not parse"
+NO_TEXT = "content that is no text"
 
 
 def conversation(value: object) -> list[Message]:
@@ -48,9 +83,13 @@ def conversation(value: object) -> list[Message]:
     Raises:
         Malformed: it is no conversation.
     """
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # as a .csv has it
+        value = _parsed(value, "a conversation", NO_MESSAGES)
     if isinstance(value, Mapping):
         value = [value]
-    if not isinstance(value, list) or not value:
+    if value is None or value == []:
+        raise Malformed("a list of messages was expected, and there is none", "no messages", readable=True)
+    if not isinstance(value, list):
         raise Malformed(f"a list of messages was expected, not {shown(value)}", NO_MESSAGES)
     return [_message(turn) for turn in value]
 
@@ -89,10 +128,38 @@ def tool_schemas(value: object) -> list[dict[str, Any]] | None:
     return schemas
 
 
+def unread_keys(turns: object) -> set[str]:
+    """Return the keys of a conversation's turns whose text no stage reads: two words or more under an unknown key."""
+    listed = turns if isinstance(turns, list) else [turns]
+    others = ((key, turn[key]) for turn in listed if isinstance(turn, Mapping) for key in turn.keys() - READ - ABOUT)
+    return {key for key, value in others if any(map(_has_words, _texts_of(value)))}
+
+
+def _has_words(text: str) -> bool:
+    """Tell whether a text is of two words or more; one in a script without spaces, of some letters."""
+    return len(text.split()) > 1 or (len(text) > 4 and bool(WITHOUT_SPACES.search(text)))
+
+
+def _texts_of(value: object) -> Iterator[str]:
+    """Yield a text, those of a list, or those of its typed parts."""
+    for part in value if isinstance(value, list) else [value]:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            yield text
+
+
 def says_nothing(messages: list[Message]) -> bool:
-    """Return whether no assistant turn has text or a call: there is nothing to learn from it."""
-    spoken = (message for message in messages if message["role"] == "assistant")
-    return not any(message["content"].strip() or message.get("tool_calls") for message in spoken)
+    """Return whether no assistant turn has text, thoughts or a call that is to be learnt."""
+    spoken = (message for message in messages if message["role"] == "assistant" and is_learnt(message))
+    return not any(
+        message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content")
+        for message in spoken
+    )
+
+
+def is_learnt(message: Mapping[str, Any]) -> bool:
+    """Tell whether an assistant's turn is to be learnt, and is not only context."""
+    return message.get("weight") != 0
 
 
 def out_of_order(messages: list[Message]) -> str | None:
@@ -128,26 +195,120 @@ def _message(turn: object) -> Message:
         raise Malformed(
             f"a message is an object with role and content (or from and value), not {shown(turn)}", NO_MESSAGES
         )
-    said = turn.get("role", turn.get("from"))
-    role = ROLES.get(said) if isinstance(said, str) else None
-    if role is None:
-        raise Malformed(f"the role {said!r} is none of {', '.join(ROLES)}", "an unknown role")
-    content = turn.get("content", turn.get("value"))
-    if said == "function_call":
-        return {"role": role, "content": "", "tool_calls": _tool_calls(content)}
-    calls = turn.get("tool_calls")
-    if content is None and calls:
+    said = _one_of(turn, "role", "from")
+    named = said.strip().lower() if isinstance(said, str) else ""
+    if (role := ROLES.get(named)) is None:
+        near = did_you_mean(named, ROLES)
+        raise Malformed(f"the role {said!r} is none of {', '.join(ROLES)}{near}", "an unknown role")
+    content, calls = _one_of(turn, "content", "value"), _one_of(turn, "tool_calls", "function_call")
+    if named in CALLING:
+        calls, content = content, ""
+    if calls and role != "assistant":
+        raise Malformed(f"a turn of {said!r} calls, which the assistant's do: {shown(calls)}", NO_CALL)
+    thoughts = {text for key in THOUGHTS if (text := _text(turn.get(key) or "", key)).strip()}
+    thoughts |= {text for text in (*_thoughts_among(content), _details(turn)) if text.strip()}
+    if len(thoughts) > (role == "assistant"):
+        reason = "thoughts that are not the assistant's" if role != "assistant" else "two different thoughts of a turn"
+        raise Malformed(f"a turn of {said!r} has {reason}: {shown(sorted(thoughts))}", reason)
+    if content is None and (calls or thoughts):
         content = ""
-    if not isinstance(content, str):
-        raise Malformed(
-            f"the content of a turn of {said!r} must be text, not {shown(content)}", "content that is no text"
-        )
-    message: Message = {"role": role, "content": content}
-    if calls:
+    if role == "tool" and content is not None and _is_object(content):
+        content = json.dumps(content, ensure_ascii=False)
+    message: Message = {"role": role, "content": _text(content, f"the content of a turn of {said!r}")}
+    if calls or named in CALLING:
         message["tool_calls"] = _tool_calls(calls)
-    if turn.get("name"):
-        message["name"] = turn["name"]
-    return message
+    if thoughts:
+        message |= _thought_once(thoughts.pop(), message["content"])
+    if role == "assistant" and not _weight(turn):
+        message["weight"] = 0
+    if (answered := _one_of(turn, "tool_call_id", "tool_use_id")) is not None:
+        message["tool_call_id"] = str(answered)
+    return message | ({"name": turn["name"]} if turn.get("name") else {})
+
+
+def _one_of(turn: Mapping[str, Any], *keys: str) -> Any:
+    """Return what a turn says under one of some keys; None if it says nothing there."""
+    said = [turn[key] for key in keys if turn.get(key) is not None]
+    if any(one != said[0] for one in said):
+        raise Malformed(
+            f"a turn says two things, as {' and as '.join(keys)}: {shown(said)}", "a turn that says two things"
+        )
+    return said[0] if said else None
+
+
+def _details(turn: Mapping[str, Any]) -> str:
+    """Return the thoughts that OpenRouter gives as a list of parts."""
+    details = turn.get("reasoning_details")
+    parts = details if isinstance(details, list) else []
+    texts = (part.get("text") or part.get("summary") for part in parts if isinstance(part, Mapping))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _thought_once(thought: str, content: str) -> Message:
+    """Return a thought, and the content without it where it begins with the same one."""
+    if "</think>" not in content:
+        return {"reasoning_content": thought}
+    written, _, rest = content.partition("</think>")
+    if written.strip().removeprefix("<think>").strip() != thought.strip():
+        reason = "two different thoughts of a turn"
+        raise Malformed(f"a turn has {reason}: {shown([thought, written])}", reason)
+    return {"reasoning_content": thought, "content": rest.lstrip("\n")}
+
+
+TEXTS = ("text", "input_text", "output_text")
+PARTS = (*TEXTS, "image", "image_url", "input_image", "audio", "video", "file", *THOUGHTS)
+"""Types of the parts of a content."""
+
+
+def _is_object(content: object) -> bool:
+    """Tell whether a tool's result is JSON that is neither text nor a list of typed parts."""
+    if isinstance(content, list) and content:
+        return not all(isinstance(one, Mapping) and one.get("type") in PARTS for one in content)
+    return not isinstance(content, str)
+
+
+def _text(value: object, what: str) -> str:
+    """Return a text, or the texts of a list of typed parts, one below the other where no space parts them."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise Malformed(f"{what} must be text, not {shown(value)}", NO_TEXT)
+    text = ""
+    for part in value:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind in THOUGHTS:
+            continue
+        found = part.get("text") if isinstance(part, Mapping) else part
+        if kind not in TEXTS or not isinstance(found, str):
+            raise Malformed(f"{what} has a part that is no text: {shown(part)}", NO_TEXT)
+        glued = text and found and not text[-1].isspace() and not found[0].isspace()
+        text += "\n" * bool(glued) + found
+    return text
+
+
+def _thoughts_among(content: object) -> Iterator[str]:
+    """Yield the thoughts among a content's typed parts."""
+    said = False
+    for part in content if isinstance(content, list) else []:
+        thinks = isinstance(part, Mapping) and part.get("type") in THOUGHTS
+        if thinks and said:
+            raise Malformed(f"a turn thinks after it has spoken: {shown(content)}", "thoughts after the answer")
+        said |= not thinks
+        if thinks:
+            yield _text(part.get(part["type"], part.get("text")), f"a part of type {part['type']!r}")
+
+
+def _weight(turn: Mapping[str, Any]) -> int:
+    """Return 0 for a turn that is not to be learnt, by OpenAI's `weight`, axolotl's `train` or ms-swift's `loss`."""
+    given = [turn[key] for key in ("weight", "train") if turn.get(key) is not None]
+    given += [turn["loss"]] if isinstance(turn.get("loss"), bool) else []  # else a figure
+    if any(not isinstance(one, bool | int | float) or one not in (0, 1) for one in given):
+        raise Malformed(f"the weight of a turn is 0 (not learnt) or 1, not {shown(given[0])}", "a weight but 0 or 1")
+    return int(all(given))
+
+
+ARGUMENTS = ("arguments", "parameters", "args", "input")
+"""Names that the arguments of a call have."""
 
 
 def _tool_calls(value: object) -> list[dict[str, Any]]:
@@ -158,13 +319,19 @@ def _tool_calls(value: object) -> list[dict[str, Any]]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
             raise Malformed(f"a function call has a name and arguments, not {shown(call)}", NO_CALL)
-        arguments = function.get("arguments")
+        given = [key for key in ARGUMENTS if key in function]
+        unknown = function.keys() - {"name", "id", "type", "index", "description", *ARGUMENTS}
+        if len(given) > 1 or unknown:
+            named_so = ", ".join([*given[1:], *sorted(unknown)])
+            raise Malformed(f"a function call has a name and arguments, and no {named_so}: {shown(call)}", NO_CALL)
+        arguments = function[given[0]] if given else None
         if isinstance(arguments, str):
             arguments = _parsed(arguments, "a function call's arguments", NO_CALL) if arguments.strip() else None
         arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping):
             raise Malformed(f"a function call's arguments are an object, not {shown(arguments)}", NO_CALL)
-        calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
+        named = {"id": str(call["id"])} if isinstance(call, Mapping) and call.get("id") is not None else {}
+        calls.append({"type": "function", **named, "function": {"name": function["name"], "arguments": arguments}})
     return calls
 
 

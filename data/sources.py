@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from data import made as made_data
+from data.columns import Names, renamed
 from data.faults import Faults
+from data.folders import everything_in, readable
 from data.hub_rows import HubRows
-from data.layouts import group_of, to_layout, unpaired
-from data.local_files import from_rows, held_out_split, read_path, readable
+from data.layouts import group_of, to_layout, unpaired, unread_columns
+from data.local_files import from_rows, held_out_split, read_path
 from data.splits import key_of, normalised, position, two_sides
 from kinds import Config
 from utils import hub
@@ -50,6 +53,7 @@ def load_for(config: Config, kind: str) -> StageData:
         eval_samples=config.eval_samples,
         max_samples=config.max_samples,
         max_dropped_fraction=config.max_dropped_fraction,
+        columns=tuple(config.columns.items()),
         seed=config.seed,
     )
 
@@ -72,8 +76,7 @@ def files_now(dataset_name: str) -> Files:
     """Return path, time of change and size of the local files that a name means; none for other data."""
     path = user_path(dataset_name)
     with readable(path):
-        files = sorted(path.resolve().iterdir()) if path.is_dir() else [path.resolve()] if path.exists() else []
-        stats = [(file, file.stat()) for file in files if file.exists()]
+        stats = [(file, file.stat()) for file in everything_in(path.absolute()) if file.exists()]
     return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)
 
 
@@ -89,15 +92,17 @@ def load(
     eval_samples: int = 256,
     max_samples: int | None = None,
     max_dropped_fraction: float | None = None,
+    columns: Iterable[tuple[str, str | None]] = (),
     seed: int = 42,
 ) -> StageData:
     """Load `dataset_name` for a stage of `kind`, at most `max_samples` rows to train on and `eval_samples` held out.
 
     The held-out side is `eval_split` if that is named, the generator's own for made data, the `validation` or else the
     `test` files of a folder, else the share `eval_fraction` of problems by their hash (see data/splits.py); held-out
-    rows beyond `eval_samples` are not used at all. Rows are taken in the source's order. `seed` is for made data. Rows
-    that cannot be read, teach nothing or repeat others are left out while their share of what was read is allowed (see
-    data/faults.py); made data may repeat itself.
+    rows beyond `eval_samples` are not used at all. Rows are taken in the source's order. `columns` names columns and
+    keys of turns anew (see data/columns.py), `seed` is for made data. Rows that cannot be read, teach nothing or
+    repeat others are left out while their share of what was read is allowed (see data/faults.py); made data may repeat
+    itself.
 
     Raises:
         Refused: the data cannot be had, cannot be read, do not suit the kind, leave one side empty, or have more
@@ -108,7 +113,7 @@ def load(
             f"eval_fraction={eval_fraction}, eval_samples={eval_samples}, max_samples={max_samples}: the fraction lies "
             "between 0 and 1, the numbers of rows are at least 1 (max_samples may be None)."
         )
-    if eval_split is None and (eval_split := held_out_split(user_path(dataset_name), split)):
+    if eval_split is None and (eval_split := held_out_split(user_path(dataset_name), split, config_name)):
         console().print(f"{kind}: {dataset_name} holds out its own split {eval_split!r}", markup=False)
     made = dataset_name.startswith("made:")
     faults = [Faults(dataset_name, max_dropped_fraction)]
@@ -121,6 +126,10 @@ def load(
         sources = [
             _read(dataset_name, name, config_name, revision, each) for name, each in zip(names, faults, strict=True)
         ]
+    named = [renamed(rows, dict(columns), each.name) for rows, each in zip(sources, faults, strict=True)]
+    sources, keys = [rows for rows, _ in named], named[0][1]
+    if not made and (unread := unread_columns(sources[0], kind, dataset_name)):
+        console().print(f"{kind} does not read {', '.join(unread)} of {dataset_name}", markup=False, soft_wrap=True)
     whole = len(sources[0])
     counts = [whole]
     labelled = group_of(kind).labels == "trained on"
@@ -131,7 +140,8 @@ def load(
         counts = [enough, whole] if enough < whole else [whole]
     for count in counts:
         try:
-            sides = _sides([_first(sources[0], count), *sources[1:]], kind, deepcopy(faults), eval_fraction, made)
+            some_rows = [_first(sources[0], count), *sources[1:]]
+            sides = _sides(some_rows, kind, deepcopy(faults), eval_fraction, made, keys)
         except Refused:
             if count == whole:
                 raise
@@ -170,14 +180,17 @@ class _Sides(NamedTuple):
     """What is to be told of the rows that are left out."""
 
 
-def _sides(sources: list[Dataset], kind: str, faults: list[Faults], fraction: float, made: bool) -> _Sides:
+def _sides(sources: list[Dataset], kind: str, faults: list[Faults], fraction: float, made: bool, keys: Names) -> _Sides:
     """Return both sides of what the sources hold.
 
     Raises:
         Refused: a source has more faults than are allowed, told for all sources together, or one side is empty.
     """
     name = faults[0].name
-    converted = [to_layout(rows, kind, name=each.name, faults=each) for rows, each in zip(sources, faults, strict=True)]
+    converted = [
+        to_layout(rows, kind, name=each.name, faults=each, keys=keys)
+        for rows, each in zip(sources, faults, strict=True)
+    ]
     if not made:
         converted[0] = _without_repeats(converted[0], faults[0])
     messages, problems = [], []
@@ -294,9 +307,9 @@ def _made(dataset_name: str, side: str, count: int | None, seed: int) -> Dataset
 def _read(dataset_name: str, split: str, config_name: str | None, revision: str | None, faults: Faults) -> Dataset:
     path = user_path(dataset_name)
     if path.exists():
-        if config_name or revision:
-            raise Refused(f"{dataset_name} is a local path, which has no configurations or revisions: leave them out.")
-        return read_path(path, split, faults)
+        if revision:
+            raise Refused(f"{dataset_name} is a local path, which has no revisions: leave {revision!r} out.")
+        return read_path(path, split, faults, config_name)
     if not hub.is_dataset_id(dataset_name):
         raise Refused(
             f"there is no data set {dataset_name!r}{did_you_mean(dataset_name, _near(path)) or '.'} Data are a local "

@@ -2,11 +2,12 @@
 
 import asyncio
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evaluation.encode import Row
+from data.examples import Row
 from evaluation.paired import is_binary
 from evaluation.pass_at_k import means, passes
 from evaluation.scored_model import ScoredModel
@@ -130,4 +131,7 @@ def call_reward(function: RewardFunction, rows: Sequence[Row], said: "Sequence[C
     rewards = list(asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards)
     if len(rewards) != len(said):
         raise ValueError(f"a reward function returned {len(rewards)} rewards for {len(said)} completions")
-    return [None if reward is None else float(reward) for reward in rewards]
+    numbers = [None if reward is None else float(reward) for reward in rewards]
+    if infinite := next((number for number in numbers if number is not None and math.isinf(number)), None):
+        raise ValueError(f"a reward function returned {infinite}: return a finite number, or None")
+    return numbers

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.encode import prompt_of
+from data.examples import prompt_of
 from evaluation.judged import answer_rewards
 from evaluation.paired import paired_difference, standard_error
 from evaluation.pass_at_k import means

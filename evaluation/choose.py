@@ -6,8 +6,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from data import made
+from data.examples import Row, prompt_of
 from evaluation.answers import Answers, Rewards, SampledRewards
-from evaluation.encode import Row, prompt_of
 from evaluation.judged import VerifiedAnswers
 from evaluation.skills import SampledSkills, Skills, VerifiedTask
 from evaluation.task import HeldOut, Task

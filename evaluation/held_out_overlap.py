@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from data.examples import Row
 from evaluation.choose import tasks_for, verifier_for
-from evaluation.encode import Row
 from evaluation.lineage import Lineage, Trained
 from evaluation.named import label
 from evaluation.ngrams import SHORTEST, Index, Turns, words

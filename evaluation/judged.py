@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.chat import encode
-from evaluation.encode import completion, prompt_of
+from data.examples import completion, prompt_of
 from evaluation.ranking import auc_scores
 from evaluation.scored_model import Impossible, ScoredModel, fingerprint
 from evaluation.skills import VerifiedTask

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from evaluation.encode import Example
+from data.examples import Example
 from evaluation.length_batches import in_batches
 
 if TYPE_CHECKING:

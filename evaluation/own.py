@@ -3,59 +3,30 @@
     {"prompt": ..., "answer": "42"}                                 exact match of what the model says
     {"prompt": ..., "choices": [" Paris", " Rome"], "answer": 0}    which choice the model finds likeliest
 
+An answer is text or a number, or a list of which each is right; that of choices the place of the right one from 0, its
+letter, or its text.
 A prompt of plain text is continued as it is, and so are its choices, which therefore begin with a space where one is
 wanted. A prompt of messages goes through the model's chat template, and a choice is then the whole turn, its end too.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data.chat import encode
+from data.examples import Example, Row, common_prefix_length, completion
 from data.messages import Malformed, conversation, out_of_order
-from evaluation.encode import Example, Row, common_prefix_length, completion
 from evaluation.scored_model import ScoredModel, fingerprint
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Scores, Task
 from evaluation.tasks import likelihoods_of
 from evaluation.verifier import Verifier
 from utils.errors import Refused
+from utils.matching import flexible_match, right_answers, strict_match
 from utils.text import one_line
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 TOLD = 5
 """Faulty rows that a refusal shows."""
-
-
-def strict_match(said: str, answer: str) -> bool:
-    """Return whether the text is the answer, but for space around it."""
-    return said.strip() == answer.strip()
-
-
-def flexible_match(said: str, answer: str) -> bool:
-    """Return whether the text has the answer in any form.
-
-    Of an answer that is a number, the last number of the text is compared by value; another must stand in the text as
-    whole words, without regard to case, punctuation and space.
-
-    >>> flexible_match("That makes 1,234.0 in all.", "1234"), flexible_match("It is PARIS!", "Paris")
-    (True, True)
-    """
-    if NUMBER.fullmatch(answer.strip()):
-        numbers = NUMBER.findall(said)
-        return bool(numbers) and _value(numbers[-1]) == _value(answer.strip())
-    wanted = _normalised(answer)
-    return bool(wanted) and f" {wanted} " in f" {_normalised(said)} "
-
-
-def _value(number: str) -> float:
-    return float(number.replace(",", ""))
-
-
-def _normalised(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
-
 
 MATCHES = Verifier(
     problems=(),
@@ -71,6 +42,7 @@ class Questions(Skills):
     verifier: Verifier = field(default=MATCHES, kw_only=True)
     title: str = field(default="questions", kw_only=True)
     name: ClassVar[str] = "questions"
+    version: ClassVar[int] = 3
 
 
 @dataclass(frozen=True)
@@ -168,11 +140,27 @@ def _checked(row: Row, kind: str) -> dict[str, Any]:
     if kind == "questions":
         if choices is not None:
             raise Malformed("it has choices, while the first row has none: put them into a file of their own")
-        if not isinstance(answer, str) or not answer.strip():
-            raise Malformed(f"answer must be text; given: {answer!r}")
+        answers = answer if isinstance(answer, list) else [answer]
+        if not answers or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in answers):
+            raise Malformed(f"answer must be text or a number, or a list of them; given: {answer!r}")
+        if len(right_answers(answer)) < len(answers):
+            raise Malformed(f"an answer is empty; given: {answer!r}")
         return {"prompt": prompt, "answer": answer}
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) and one for one in choices):
         raise Malformed(f"choices must be a list of two texts or more; given: {choices!r}")
+    return {"prompt": prompt, "choices": choices, "answer": _place(answer, choices)}
+
+
+def _place(answer: object, choices: list[str]) -> int:
+    """Return the place of the right choice, which may be given by its text or its letter."""
+    texts, letters = [choice.strip() for choice in choices], "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+    if isinstance(answer, str) and texts.count(answer.strip()) == 1:
+        return texts.index(answer.strip())
+    if isinstance(answer, str) and len(letter := answer.strip(" ().").upper()) == 1 and letter in letters:
+        return letters.index(letter)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise Malformed(f"answer must be the place of the right choice, 0 to {len(choices) - 1}; given: {answer!r}")
-    return {"prompt": prompt, "choices": choices, "answer": answer}
+        raise Malformed(
+            f"answer must be the place of the right choice, 0 to {len(choices) - 1}, its letter, {letters[0]} to "
+            f"{letters[-1]}, or its text; given: {answer!r}"
+        )
+    return answer

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.encode import prompt_of
+from data.examples import prompt_of
 from evaluation.scored_model import ScoredModel
 from evaluation.task import PromptTask, Scores, Task
 from utils.files import jsonable, replace_text

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evaluation.encode import Row
+from data.examples import Row
 from evaluation.pass_at_k import means, passes
 from evaluation.task import PromptTask, Scores, by_group, ending_scores
 from evaluation.verifier import Verifier

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from evaluation.encode import Row, prompt_of
+from data.examples import Row, prompt_of
 from evaluation.scored_model import Impossible, ScoredModel, fingerprint
 
 if TYPE_CHECKING:

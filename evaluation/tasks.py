@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from data.examples import Example, Row, completion, demonstration, document
 from evaluation.calibration import brier, calibration_gaps, length_preference
-from evaluation.encode import Example, Row, completion, demonstration, document
 from evaluation.ranking import auc_scores
 from evaluation.scored_model import ScoredModel
 from evaluation.task import Scores, Task, by_group, scattered, weighted

@@ -9,7 +9,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import Any
 
-from evaluation.encode import Row, prompt_of
+from data.examples import Row, prompt_of
 from kinds import KINDS, Config, named
 from utils.errors import Refused
 from utils.values import mistyped, shown
@@ -107,6 +107,7 @@ class Verifier:
                 "eval_split": config.eval_split,
                 "eval_fraction": config.eval_fraction,
                 "max_dropped_fraction": config.max_dropped_fraction,
+                "columns": tuple(config.columns.items()),
             }
         own = {"config_name": self.dataset_config_name, "eval_split": self.eval_split}
         options |= {name: value for name, value in own.items() if value is not None}

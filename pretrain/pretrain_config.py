@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 COMPILED_STEPS = 5000
@@ -26,8 +26,10 @@ class PretrainConfig:
     """Commit, tag or branch of the data set on the Hub."""
     stage: str | None = None
     """Kind of the stage. None: its label in the recipe is the name of its kind."""
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Columns of the data by the name that pretraining has for them: `{"text": "content"}`; None leaves one out."""
     document_separator: str | None = None
-    """What sets the documents of .txt files apart; None is blank lines."""
+    """What sets documents apart within a text; None is blank lines in .txt files, or lines of <|endoftext|>."""
     data_fraction: float = 1.0
     """Share of the training documents to use, chosen by a hash of the document."""
     max_samples: int | None = None

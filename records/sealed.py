@@ -68,11 +68,13 @@ _TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container")
 
 def publish(written: Path, directory: Path) -> None:
     """Move the files of a finished model into `directory`, each in one step, its weights last, by which it is known."""
-    files = sorted(written.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name))
-    for path in files:
+    files = [path for path in written.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.suffix == ".safetensors", path.name)):
         _flush(path)
-        path.replace(directory / path.name)
-    written.rmdir()
+        final = directory / path.relative_to(written)
+        final.parent.mkdir(exist_ok=True)  # named chat templates have a folder
+        path.replace(final)
+    shutil.rmtree(written)
     _sync(directory)
 
 

@@ -23,7 +23,9 @@ atexit.register(shutil.rmtree, os.environ["SIXGIG_CACHE"], ignore_errors=True)
 import cache_config  # noqa: E402, F401  sets the rest of the environment before a Hugging Face library is imported
 
 # Where the maths is, annotated types and shapes are checked at each call; a user's run does not pay for it.
-install_import_hook(["pretrain.loop", "pretrain.optim", "pretrain.packing", "evaluation"], "beartype.beartype")
+install_import_hook(
+    ["pretrain.loop", "pretrain.optim", "pretrain.packing", "evaluation", "data.examples"], "beartype.beartype"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -704,3 +705,32 @@ def test_a_published_model_without_a_template_continues_a_story(shared: Path, sa
     argv = ("--prompt", "Once upon a time", "--temperature", "0", "--max-tokens", "60")
     assert said(str(directory), *argv) == story + "\n"
     assert len(story.split()) > 20
+
+
+def test_a_reader_that_has_enough_ends_the_answer() -> None:
+    command = [sys.executable, str(ROOT / "chat.py"), "random", "--prompt", QUESTION, "--max-tokens", "200"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(3)
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+
+
+def test_bytes_that_are_no_text_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("caf\udce9\n"))  # as some locales decode them
+    assert "this prompt is not UTF-8" in refused(capsys, "random")
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("random")
+    tokenizer.add_tokens(["<step>"])
+    shutil.copytree("random", "unresized")
+    tokenizer.save_pretrained("unresized")
+    assert "none for '<step>'" in refused(capsys, "unresized", "--prompt", "go <step>")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from algorithms import StageOutput, TrainingConfig
+from data.examples import Row
 from data.made import rows as made_rows
 from data.sources import load_for
 from evaluation.__main__ import main
-from evaluation.encode import Row
 from pipeline import run_pipeline
 from recipes.arithmetic.right_answers import PROBLEMS, SEED
 from tests.algorithms.conftest import model_dir

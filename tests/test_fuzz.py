@@ -108,12 +108,15 @@ NAMES = (
     "messages", "conversations", "prompt", "completion", "chosen", "rejected", "text", "question", "answer", "solution",
     "instruction", "input", "output", "response", "system", "tools", "tool_calls", "function", "name", "arguments",
     "parameters", "margin", "label", "role", "content", "from", "value", "images", "chat_template_kwargs", "id", "",
+    "reasoning_content", "thinking", "reasoning", "weight", "train", "history", "function_call", "tool_call_id", "type",
+    "system_prompt", "query", "context",
 )  # fmt: skip
 """Columns and keys that mean something to some layout."""
 
 TEXTS = st.one_of(
     st.sampled_from(["", " ", "a", "0", "null", "[]", "{}", "[{}]", '{"name": "a"}', "user", "assistant", "\ud83d",
-                     "\0", "\u2028", "{{ x }}", "{% x %}", "<|im_end|>", "999999999999999999999", "say 1"]),
+                     "\0", "\u2028", "{{ x }}", "{% x %}", "<|im_end|>", "999999999999999999999", "say 1", "developer",
+                     "ipython", "User", "two words", "#### 4"]),
     st.text(max_size=8),
 )  # fmt: skip
 SCALARS = st.one_of(
@@ -290,11 +293,14 @@ def typed_columns() -> dict[str, Any]:
 
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "sft": (("text",), ("messages",), ("prompt", "completion"), ("question", "answer"), ("instruction", "output")),
+    "sft": (
+        ("text",), ("messages",), ("prompt", "completion"), ("question", "answer"), ("instruction", "output"),
+        ("instruction", "context", "response"), ("query", "response"), ("question", "answer", "reasoning"),
+    ),
     "reward": (("chosen", "rejected"), ("prompt", "chosen", "rejected")),
     "dpo": (("chosen", "rejected"), ("prompt", "chosen", "rejected")),
     "grpo": (("prompt",), ("prompt", "answer"), ("question", "answer")),
-}
+}  # fmt: skip
 """Columns that a stage's rows are read from."""
 
 

@@ -163,7 +163,12 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     "Parquet by the name of lines": ("sft", "a.jsonl", lambda: parquet(text=["a"]), "it looks like Parquet"),
     "Parquet by the name of CSV": ("sft", "a.csv", lambda: parquet(text=["a"]), "it looks like Parquet"),
     "Parquet by the name of text": ("sft", "a.txt", lambda: parquet(text=["a"]), "it looks like Parquet"),
-    "gzip by the name of lines": ("sft", "a.jsonl", lambda: gzip.compress(chats()), "it looks like gzip: unpack it"),
+    "gzip by the name of lines": (
+        "sft",
+        "a.jsonl",
+        lambda: gzip.compress(chats()),
+        "it looks like gzip, which is named .gz",
+    ),
     "an Excel sheet by the name of CSV": (
         "sft",
         "a.csv",
@@ -218,7 +223,7 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
     "a turn without a role": ("sft", "a.jsonl", lambda: chats({"messages": [{"content": "a"}]}), "the role None"),
     "content that is a number": ("sft", "a.jsonl", lambda: chats(chat(0, ("user", 3))), "must be text, not 3"),
     "content that is null": ("sft", "a.jsonl", lambda: chats(chat(0, ("user", None))), "must be text, not None"),
-    "content of parts": ("sft", "a.jsonl", lambda: chats(chat(0, ("user", [{"type": "image"}]))), "must be text, not"),
+    "content of parts": ("sft", "a.jsonl", lambda: chats(chat(0, ("user", [{"type": "image"}]))), "is no text"),
     "a number for a question": (
         "sft",
         "a.jsonl",
@@ -238,7 +243,7 @@ FILES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         lambda: lines(lambda n: pair(n, margin="inf")),
         "margin must be",
     ),
-    "a system turn of plain text": ("dpo", "a.jsonl", lambda: lines(lambda n: pair(n, system="a")), "no system turn"),
+    "a system turn of plain text": ("dpo", "a.jsonl", lambda: lines(lambda n: pair(n, system="a")), "no place for"),
     # tools
     "tools that are no JSON": (
         "sft",
@@ -445,7 +450,7 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
     "data that are not there": (["--set", "sft.dataset_name=rows.json"], "did you mean '"),
     "made data misspelt": (["--set", "sft.dataset_name=made:conversation"], "made:conversations"),
     "a split that is not there": (["--set", "sft.dataset_split=tran"], "only the split 'train'"),
-    "a revision of a file": (["--set", "sft.dataset_revision=main"], "no configurations or revisions"),
+    "a revision of a file": (["--set", "sft.dataset_revision=main"], "has no revisions"),
     "a model that is not there": (["--set", "sft.model_name=./nowhere"], "./nowhere"),
     "a model that is a file": (["--set", "sft.model_name=rows.jsonl"], "is a file"),
     "a model of a user that is none": (["--set", "sft.model_name=~nobody-here/m"], "can be no path"),

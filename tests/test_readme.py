@@ -412,7 +412,9 @@ def test_the_table_of_layouts_is_that_of_the_code() -> None:
     for stages, layouts in table(section("Data")):
         for stage in stages.split(", "):
             shown[stage] = [layout.strip("`") for layout in layouts.split("; ")]
-    assert shown == {kind: [", ".join(columns) for columns, _ in LAYOUTS[named(kind).layout].layouts] for kind in KINDS}
+    assert shown == {
+        kind: [", ".join(columns) for columns, *_ in LAYOUTS[named(kind).layout].layouts] for kind in KINDS
+    }
 
 
 def test_built_in_rewards_and_data_suffixes_are_all_named() -> None:

@@ -1,6 +1,7 @@
 """The ways a request ends badly, refused before it starts or failed after it started, and their exit codes."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -78,8 +79,11 @@ def report(error: BaseException) -> int:
 def plain_endings() -> None:
     """Let a script that these errors end print one message instead of a traceback, with the error's exit code.
 
-    The traceback of any other error tells no secret.
+    The traceback of any other error tells no secret. What a screen that is not UTF-8 cannot show becomes `?`.
     """
+    for screen in (sys.stdout, sys.stderr):
+        if isinstance(screen, io.TextIOWrapper):
+            screen.reconfigure(errors="replace")
     if sys.excepthook is not sys.__excepthook__ or hasattr(sys, "ps1"):
         return  # an interactive session, a notebook or a test runner shows errors in its own way
     sys.excepthook = _hook

@@ -189,7 +189,7 @@ READ_WITH_WEIGHTS = (
 
 def files_sha256(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a model beside its weights, by name."""
-    files = (directory / name for name in READ_WITH_WEIGHTS)
+    files = [*(directory / name for name in READ_WITH_WEIGHTS), *directory.glob("additional_chat_templates/*")]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 

@@ -6,11 +6,15 @@ from data.chat.chat_rendering import (
     Message,
     adds_bos,
     align_eos,
+    check_thoughts_render,
     check_tools_render,
     encode,
     prepare_tokenizer,
+    refuse_unknown,
     render,
     separate_pad_from_eos,
+    shows_thoughts,
+    with_thoughts_written,
 )
 from data.chat.template import CHAT_TEMPLATE
 
@@ -21,9 +25,13 @@ __all__ = [
     "Message",
     "adds_bos",
     "align_eos",
+    "check_thoughts_render",
     "check_tools_render",
     "encode",
     "prepare_tokenizer",
+    "refuse_unknown",
     "render",
     "separate_pad_from_eos",
+    "shows_thoughts",
+    "with_thoughts_written",
 ]

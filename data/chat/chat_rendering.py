@@ -1,6 +1,7 @@
 """The one chat rendering: what SFT, reward, DPO, GRPO, evaluation and chat show the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.chat.template import CHAT_TEMPLATE
@@ -23,6 +24,8 @@ SPARE_WORDS = ("reserved", "unused", "extra_id", "dummy")
 TURN_END = "<|im_end|>"
 PROBE = "8b1e"
 """A text that no template contains."""
+CALL_ID = "8b1e00001"
+"""Of the nine letters and digits that Mistral's templates want."""
 
 
 def prepare_tokenizer(tokenizer: "PreTrainedTokenizerBase", *, template: Literal["give", "need"]) -> None:
@@ -111,10 +114,51 @@ def render(
     """
     if isinstance(tools, str):
         tools = strict_json.read(tools)
+    if any("reasoning_content" in message for message in messages) and not shows_thoughts(tokenizer):
+        messages = with_thoughts_written(messages)
+    return _by_template(tokenizer, messages, tools, add_generation_prompt)
+
+
+def _by_template(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], tools: Any = None, add_prompt: bool = False
+) -> str:
     text = tokenizer.apply_chat_template(
-        list(messages), tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False
+        list(messages), tools=tools or None, add_generation_prompt=add_prompt, tokenize=False
     )
     return str(text)
+
+
+def shows_thoughts(tokenizer: "PreTrainedTokenizerBase", *, earlier: bool = False, inline: bool = False) -> bool:
+    """Tell whether the template shows what an assistant's last turn thinks, or an `earlier` one.
+
+    `inline`: between `<think>` and `</think>` in its content, which some templates cut out, instead of by itself.
+    """
+    asked: Message = {"role": "user", "content": "?"}
+    thinking: Message = {"role": "assistant", "content": "!", "reasoning_content": PROBE}
+    thinking = with_thoughts_written([thinking])[0] if inline else thinking
+    answered: Message = {"role": "assistant", "content": "!"}
+    turns = [asked, thinking, asked, answered] if earlier else [asked, thinking]
+    from jinja2 import TemplateError
+
+    try:
+        return PROBE in _by_template(tokenizer, turns)
+    except TemplateError:  # which is told where the rows themselves are shown
+        return True
+
+
+def with_thoughts_written(messages: Sequence[Message]) -> list[Message]:
+    """Return a conversation with thoughts as `<think>` blocks before the answers, for a template that has no others."""
+    return [
+        {**{key: value for key, value in message.items() if key != "reasoning_content"}, "content": content}
+        if (content := _thought_and_said(message)) is not None
+        else message
+        for message in messages
+    ]
+
+
+def _thought_and_said(message: Message) -> str | None:
+    thought = message.get("reasoning_content")
+    return f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else None
 
 
 def encode(
@@ -134,11 +178,58 @@ def encode(
     return list(tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"])
 
 
-def check_tools_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -> None:
-    """Refuse rows with tools or tool calls when the tokenizer's template leaves them out, as simple templates do.
+def refuse_unknown(tokenizer: "PreTrainedTokenizerBase", n_embeddings: int, texts: Iterable[Sequence[int]]) -> None:
+    """Refuse texts, as token ids, that hold a token for which the model has no embedding.
 
     Raises:
-        Refused: training would never see the tools.
+        Refused: one does: the tokenizer was given tokens, and the model was not resized.
+    """
+    unknown = sorted({token for ids in texts for token in ids if token >= n_embeddings})
+    if unknown:
+        named = ", ".join(f"{tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in unknown[:5])
+        raise Refused(
+            f"the model has embeddings for {n_embeddings} tokens, and none for {named}, while the tokenizer has "
+            f"{len(tokenizer)}: resize the model, by model.resize_token_embeddings(len(tokenizer)), and save it, or "
+            "leave these tokens out."
+        )
+
+
+def check_thoughts_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -> None:
+    """Refuse rows with thoughts that the template leaves out, however they are given to it.
+
+    Raises:
+        Refused: training would never see them.
+    """
+    from data.layouts import may_say
+
+    columns = [name for name in ("messages", "completion", "chosen", "rejected") if name in rows.column_names]
+
+    def first(text: str, thinks: Callable[[Message], bool]) -> int | None:
+        if not may_say(rows, text, *columns):
+            return None
+        turns = ((n, turn) for n, row in enumerate(rows, 1) for name in columns for turn in row[name])
+        return next((n for n, turn in turns if turn["role"] == "assistant" and thinks(turn)), None)
+
+    if not any(may_say(rows, text, *columns) for text in ('"reasoning_content"', "</think>")):
+        return
+    apart, inline = (shows_thoughts(tokenizer, inline=one) for one in (False, True))
+    if inline:
+        return
+    number = None if apart else first('"reasoning_content"', lambda turn: "reasoning_content" in turn)
+    if number is None:
+        number = first("</think>", lambda turn: "</think>" in turn["content"])
+    if number is not None:
+        way = "give them as reasoning_content, which it shows" if apart else "name a model whose template shows them"
+        raise Refused(
+            f"row {number} has thoughts, and this model's chat template cuts out what stands before </think>: {way}."
+        )
+
+
+def check_tools_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -> None:
+    """Refuse rows with tools or tool calls when the tokenizer's template leaves calls out, as simple templates do.
+
+    Raises:
+        Refused: training would never see the calls, or the template cannot show them.
     """
     columns = [name for name in ("prompt", "messages", "completion", "chosen", "rejected") if name in rows.column_names]
 
@@ -146,19 +237,29 @@ def check_tools_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") ->
         turns = (turn for name in columns if isinstance(row[name], list) for turn in row[name])
         return bool(row.get("tools")) or any(turn.get("tool_calls") for turn in turns)
 
-    number = next((number for number, row in enumerate(rows, 1) if calls(row)), None)
+    from data.layouts import may_say
+
+    number = None
+    if "tools" in rows.column_names or may_say(rows, '"tool_calls"', *columns):
+        number = next((number for number, row in enumerate(rows, 1) if calls(row)), None)
     if number is None:
         return
     from jinja2 import TemplateError
 
-    call = {"type": "function", "function": {"name": PROBE, "arguments": {}}}
+    call = {"type": "function", "id": CALL_ID, "function": {"name": PROBE, "arguments": {}}}
+    asked: Message = {"role": "user", "content": "?"}
     calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
     try:
-        shown = PROBE in render(tokenizer, [{"role": "user", "content": "?"}, calling])
-    except TemplateError:
-        shown = False
+        shown, why = PROBE in _by_template(tokenizer, [asked, calling]), "leaves tool calls out"
+    except TemplateError as error:
+        shown, why = False, f"cannot show a tool call: {error}"
     if not shown:
         raise Refused(
-            f"row {number} has tools, and this model's chat template leaves tool calls out: remove the rows with "
-            "tools, or name a model whose template renders them, as Qwen2.5's does."
+            f"row {number} has tools, and this model's chat template {why}. Remove the rows with tools, or name a "
+            "model whose template shows them, as Qwen2.5's does."
         )
+    tool = {"type": "function", "function": {"name": PROBE, "description": "?", "parameters": {"type": "object"}}}
+    if "tools" in rows.column_names and any(rows["tools"]):
+        with suppress(TemplateError):
+            if PROBE not in _by_template(tokenizer, [asked], [tool]):
+                warn("the chat template shows the calls of tools, but not the tools that a row offers")

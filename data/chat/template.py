@@ -20,6 +20,9 @@ CHAT_TEMPLATE = """\
     {%- if message.role == 'assistant' %}
         {{- '<|im_start|>assistant\\n' }}
         {%- generation %}
+        {%- if message.reasoning_content %}
+            {{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}
+        {%- endif %}
         {{- message.content or '' }}
         {%- for tool_call in message.tool_calls or [] %}
             {%- set call = tool_call.function or tool_call %}

@@ -21,6 +21,7 @@ def corpus_for(config: Config) -> Corpus:
         separator=config.document_separator,
         config_name=config.dataset_config_name,
         revision=config.dataset_revision,
+        columns=tuple(config.columns.items()),
         made_train=config.max_samples,
         made_held_out=config.eval_samples,
         seed=config.seed,

@@ -1,17 +1,21 @@
 """Where the documents of one part come from: a local file or folder, made data, or what is published."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data import made
+from data.columns import Names, by_name, of_turns, with_keys
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
+from data.faults import tell_unread
+from data.folders import ALIASES, by_split, everything_in, is_saved_to_disk, readable, suffix_of
 from data.hub_rows import HubRows
-from data.local_files import ALIASES, READERS, named_splits, readable, separated
-from data.messages import Malformed
+from data.local_files import READERS, saved_to_disk, separated
+from data.messages import Malformed, unread_keys
 from utils import hub
 from utils.errors import Refused, did_you_mean
 from utils.files import user_path
@@ -29,7 +33,7 @@ class Options:
     """What decides a source's documents beside its name."""
 
     separator: str | None = None
-    """What sets the documents of .txt files apart; None is blank lines."""
+    """What sets documents apart within a text; None is blank lines in .txt files, or lines of <|endoftext|>."""
     config_name: str | None = None
     """The configuration of Hub data."""
     revision: str | None = None
@@ -38,8 +42,15 @@ class Options:
     """Documents of made data to train on; None is the generator's own number."""
     made_held_out: int | None = None
     """Documents of made data for validation; None is the generator's own number."""
+    columns: tuple[tuple[str, str | None], ...] = ()
+    """Columns and keys of turns by the names that they get; see data/columns.py."""
     seed: int = 42
     """Of made data."""
+
+    @property
+    def names(self) -> Names:
+        """`columns` as a mapping."""
+        return dict(self.columns)
 
 
 @dataclass(frozen=True)
@@ -64,16 +75,16 @@ def source_of(name: str, options: Options) -> Source:
         Refused: there is no such source, or it cannot be had.
     """
     path = user_path(name)
-    of_hub = bool(options.config_name or options.revision)
     if name.startswith("made:"):
         return _made(name, options)
     if name not in ON_HUB and path.exists():
-        if of_hub:
-            raise Refused(f"{name} is a local path, which has no configurations or revisions: leave them out.")
-        return _local(name, path, options.separator)
+        if options.revision:
+            raise Refused(f"{name} is a local path, which has no revisions: leave {options.revision!r} out.")
+        return _local(name, path, options)
     if name in ON_HUB or hub.is_dataset_id(name):
         on_hub = HubRows(ON_HUB.get(name, name), options.config_name, options.revision)
-        return Source(name, key_of("hub", *on_hub.key), lambda: _of_hub(on_hub, name), on_hub.size_bytes)
+        key = key_of("hub", *on_hub.key, options.columns, options.separator)
+        return Source(name, key, lambda: _of_hub(on_hub, name, options), on_hub.size_bytes)
     beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
     meant = did_you_mean(name, [*beside, *ON_HUB, "made:documents"]) or "."
     raise Refused(
@@ -82,67 +93,88 @@ def source_of(name: str, options: Options) -> Source:
     )
 
 
-def _local(name: str, path: Path, separator: str | None) -> Source:
-    folder = path if path.is_dir() else path.parent
-    suffixes = (*READERS, ".parquet")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in suffixes)
-    hidden = (any(part.startswith(".") for part in file.relative_to(folder).parts) for file in files)
-    files = [file for file, skip in zip(files, hidden, strict=True) if path.is_file() or not skip]
-    if not files or files[0].suffix not in suffixes:
-        what = f"{name} has suffix {path.suffix!r}" if path.is_file() else f"{name} holds no data files"
-        raise Refused(f"{what}; data files are {' '.join(suffixes)}.")
-    # A single file is all there is: its name tells no split.
-    splits = {"train": files} if path.is_file() else named_splits(path, files) or {"train": files}
-    key = key_of("files", separator, [(str(file.relative_to(folder)), _sha256(file)) for file in files])
+def _local(name: str, path: Path, options: Options) -> Source:
+    folder, files = (path, everything_in(path)) if path.is_dir() else (path.parent, [path])
+    splits: Mapping[str, Any]
+    listed = [("", file) for file in files]
+    if is_saved_to_disk(path):
+        splits = saved_to_disk(path)
+    else:
+        splits = by_split(path, options.config_name)
+        listed = [(split, file) for split, each in splits.items() for file in each]
+    content = [(split, str(file.relative_to(folder)), _sha256(file)) for split, file in listed]
+    key = key_of("files", options.separator, options.columns, content)
 
     def documents() -> Documents:
-        return _published({split: _documents_of(each, separator) for split, each in splits.items()}, name)
+        return _published({split: _documents_of(each, name, options) for split, each in splits.items()}, name)
 
-    return Source(name, key, documents, sum(file.stat().st_size for file in files))
+    return Source(name, key, documents, sum(file.stat().st_size for _, file in listed))
 
 
-def _of_hub(data: HubRows, name: str) -> Documents:
+def _of_hub(data: HubRows, name: str, options: Options) -> Documents:
     def documents(rows: Any) -> Iterator[str]:
-        known = rows.column_names
-        return texts_of(data.each(rows.select_columns(to_text(known, name)[0]) if known else rows), name)
+        there = by_name(rows.column_names or (), options.names)
+        if there:
+            rows = rows.select_columns([there[one] for one in to_text(there, name)[0]])
+        return _separate(texts_of(data.each(rows), name, options.names), options.separator)
 
     return _published({split: documents(rows) for split, rows in data.splits().items()}, name)
 
 
-def _documents_of(files: Iterable[Path], separator: str | None) -> Iterator[str]:
-    for file in files:
-        if file.suffix == ".txt":
-            for row in separated(file, separator) if separator else READERS[".txt"](file):
+def _documents_of(given: Any, name: str, options: Options) -> Iterator[str]:
+    """Yield the documents of files, or of rows that are loaded."""
+    if not isinstance(given, list):
+        yield from _separate(texts_of(given, name, options.names), options.separator)
+        return
+    for file in given:
+        suffix = suffix_of(file)
+        if suffix == ".txt":
+            for row in separated(file, options.separator) if options.separator else READERS[".txt"](file):
                 if "\0" in row["text"]:
                     raise Refused(f"{file} holds zero bytes: a binary file, not text.")
                 yield row["text"]
         else:
-            yield from texts_of(_parquet(file) if file.suffix == ".parquet" else READERS[file.suffix](file), str(file))
+            rows = _parquet(file, options.names) if suffix == ".parquet" else READERS[suffix](file)
+            yield from _separate(texts_of(rows, str(file), options.names), options.separator)
 
 
-def texts_of(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
-    """Yield the document of each row.
+def _separate(texts: Iterator[str], separator: str | None) -> Iterator[str]:
+    for text in texts:
+        yield from (part.strip("\n") for part in text.split(separator)) if separator else [text]
+
+
+def texts_of(rows: Iterable[Mapping[str, Any]], name: str, names: Names) -> Iterator[str]:
+    """Yield the document of each row; `names` names columns and keys of turns anew.
 
     Raises:
-        Refused: the columns of the first row hold no text, or a row is not what they say.
+        Refused: the columns of the first row hold no text, a row is not what they say, or most have turns with text
+            that is not read.
     """
     make: Callable[[Mapping[str, Any]], str] | None = None
+    unread: Counter[str] = Counter()
+    number, used, columns, keys = 0, [""], {"": ""}, names
     for number, row in enumerate(rows, 1):
         if make is None:
-            _, make = to_text(row, name)
+            columns, keys = by_name(row, names), of_turns(row, names)
+            used, make = to_text(columns, name)
+        given = {one: row.get(columns[one]) for one in used}
+        given[used[0]] = with_keys(given[used[0]], keys)
+        unread.update(unread_keys(given[used[0]]))
         try:
-            yield make(row)
+            yield make(given)
         except Malformed as error:
             raise Refused(f"{name}, row {number}: {error}.") from None
+    tell_unread(unread, number, name)
 
 
-def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+def _parquet(file: Path, names: Names) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(file) as table:
-            columns, _ = to_text(table.schema_arrow.names, str(file))
+            there = by_name(table.schema_arrow.names, names)
+            columns = [there[one] for one in to_text(there, str(file))[0]]
             for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
                 batch.validate(full=True)  # text that is not UTF-8
                 yield from batch.to_pylist()

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.chat import CHAT_TEMPLATE, TURN_END
-from data.converters import CONVERSATIONS, LAYOUTS
-from data.messages import says_nothing, without_padding
+from data.converters import BESIDE, CONVERSATIONS, LAYOUTS
+from data.messages import Malformed, is_learnt, says_nothing, without_padding
 from utils.errors import Refused, did_you_mean
 
 Row = Mapping[str, Any]
 
 RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
-CONVERT = {column: convert for (column,), convert in (*LAYOUTS["documents"].layouts, *CONVERSATIONS)}
+CONVERT = {layout.columns[0]: layout.convert for layout in (*LAYOUTS["documents"].layouts, *CONVERSATIONS)}
 """How a row becomes text, or messages and tools, by the column that holds it."""
 
 
@@ -32,12 +32,14 @@ def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row
             f"{name} has no text: its columns are {', '.join(columns) or 'none'}{near} Pretraining needs a column "
             f"{' or '.join(CONVERT)}: rename one, or choose other data."
         )
-    used = [column, *(beside for beside in ("system", "tools") if beside in columns and column != "text")]
+    used = [column, *(beside for beside in BESIDE if beside in columns and column != "text")]
 
     def document(row: Row) -> str:
         if column != "text" and not row.get(column):
             return ""
         converted = CONVERT[column]({key: without_padding(row.get(key)) for key in used})
+        if not all(map(is_learnt, converted.get("messages", ()))):
+            raise Malformed("a turn has weight 0, and pretraining learns every turn: leave the row or the weight out")
         return converted["text"] if column == "text" else render(**converted)
 
     return used, document

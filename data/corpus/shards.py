@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.chat import TURN_END
 from data.corpus.cache import key_of, made_once, metered, root
 from data.corpus.ragged import Ragged, Writer, mapped
 from data.corpus.store import Store
+from utils.console import warn
 from utils.errors import Refused
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-VERSION = "1"
+VERSION = "2"
 END_OF_TEXT = "<|endoftext|>"
 BATCH_CHARS = 1 << 21
 """Text in the tokenizer's hands at once; an encoding takes about a hundred bytes a token."""
@@ -61,6 +63,9 @@ def tokenised(
     key = key_of(VERSION, store.key, split, chosen, backend.to_str(), end, token_bytes)
     directory = root() / "tokens" / key
 
+    mark = str(tokenizer.convert_ids_to_tokens(end))
+    mark = "" if mark == TURN_END else mark  # with which conversations are rendered, turn by turn
+
     def write(partial: Path) -> dict[str, Any]:
         documents = (texts.text(index) for index in indices.tolist())
         read_bytes = int(texts.lengths[indices].sum())
@@ -68,16 +73,24 @@ def tokenised(
             metered(f"tokenise {store.name}, {split}", read_bytes) as read,
             Writer(partial / "tokens", dtype) as tokens,
         ):
-            n_bytes = [np.empty(0, np.uint32)]
-            for ids, found in _encoded(documents, backend, end, read, token_bytes):
+            n_bytes, n_marked = [np.empty(0, np.uint32)], 0
+            for ids, found, marked in _encoded(documents, backend, (mark, end), read, token_bytes):
                 tokens.append(ids)
                 n_bytes += found
+                n_marked += marked
         if token_bytes:
             np.concatenate(n_bytes).tofile(partial / "token_bytes.bin")
         _write_sample(partial, f"{store.name}, {split}", Ragged(partial / "tokens", dtype), tokenizer)
-        return {"name": store.name, "split": split, "documents": len(indices), "dtype": dtype.name}
+        return {
+            "name": store.name, "split": split, "documents": len(indices), "dtype": dtype.name, "marked": n_marked
+        }  # fmt: skip
 
-    made_once(directory, f"the tokens of {store.name}, {split}", write)
+    marked = made_once(directory, f"the tokens of {store.name}, {split}", write)["marked"]
+    if marked:
+        warn(
+            f"{store.name}: {marked} of {len(indices)} documents of {split} hold {mark} inside, which is read as text. "
+            f"Where it ends documents, set document_separator={mark!r}"
+        )
     return Shard(
         directory=directory,
         tokens=Ragged(directory / "tokens", dtype),
@@ -111,26 +124,38 @@ def _own_copy(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
 
 
 def _encoded(
-    documents: Iterator[str], backend: "Tokenizer", end: int, read: Callable[[int], None], token_bytes: bool
-) -> Iterator[tuple[NDArray, list[NDArray[np.uint32]]]]:
-    """Yield the ids of each document with its end, and the bytes of its tokens, if they are asked for."""
+    documents: Iterator[str], backend: "Tokenizer", end: tuple[str, int], read: Callable[[int], None], token_bytes: bool
+) -> Iterator[tuple[NDArray, list[NDArray[np.uint32]], bool]]:
+    """Yield the ids of each document with its end, the bytes of its tokens, if asked for, and whether it names the end.
+
+    `end` is the end's text and id; where the text stands in a document, it is encoded as any other, unless it is "".
+    """
+    mark, end_id = end
     encode = backend.encode_batch if token_bytes else backend.encode_batch_fast  # the fast one tells no offsets
-    for batch in _batches(documents):
+    backend.encode_special_tokens = True
+    literal = backend.encode(mark, add_special_tokens=False)
+    backend.encode_special_tokens = False
+    for batch in _batches(documents, mark):
         with _parallel():
             encodings = iter(encode([piece for pieces in batch for piece in pieces], add_special_tokens=False))
         for pieces in batch:
-            whole = list(zip(pieces, encodings, strict=False))
+            whole = [
+                (piece, literal if piece == mark else encoding)
+                for piece, encoding in zip(pieces, encodings, strict=False)
+            ]
             n_bytes = [bytes_of_tokens(*piece) for piece in whole] + [np.zeros(1, np.uint32)] if token_bytes else []
-            yield np.array([*(id for _, encoding in whole for id in encoding.ids), end]), n_bytes
+            ids = [*(id for _, encoding in whole for id in encoding.ids), end_id]
+            yield np.array(ids), n_bytes, bool(mark) and mark in pieces
             read(sum(map(len, pieces)))
 
 
-def _batches(documents: Iterator[str]) -> Iterator[list[list[str]]]:
-    """Yield documents in their pieces, so many at once as have BATCH_CHARS together."""
+def _batches(documents: Iterator[str], mark: str) -> Iterator[list[list[str]]]:
+    """Yield documents in their pieces, each `mark` a piece of its own, so many at once as have BATCH_CHARS together."""
     batch: list[list[str]] = []
     size = 0
     for text in documents:
-        batch.append(cut(text))
+        parts = text.split(mark) if mark else [text]
+        batch.append([piece for part in parts[:-1] for piece in (*cut(part), mark)] + cut(parts[-1]))
         size += len(text)
         if size >= BATCH_CHARS:
             yield batch
@@ -168,7 +193,7 @@ def bytes_of_tokens(text: str, encoding: "Encoding") -> NDArray[np.uint32]:
     """Return how many UTF-8 bytes of `text` each token stands for: from its start to the next one's.
 
     Of several tokens that make one character the last has its bytes. From any token on, the sum is what
-    `evaluation.encode.document` counts from there on.
+    `data.examples.document` counts from there on.
     """
     offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
     if not len(offsets):

@@ -18,7 +18,7 @@ from data.splits import normalised, position
 from utils.console import warn
 from utils.errors import Refused
 
-VERSION = "1"
+VERSION = "2"
 """Of all that decides which documents there are, beside their source; another one makes every store anew."""
 TEST_SHARE, HELD_OUT_SHARE = 0.01, 0.11
 """Documents whose position is below the first are for the test, up to the second for validation."""

@@ -60,6 +60,7 @@ ELSEWHERE = {
     "max_skipped_steps",  # test_gradients.py
     *("peft", "peft_args", "merge_adapter"),  # test_adapters.py
     *("gates", "on_fail"),  # tests/test_gates.py
+    "columns",  # tests/data/test_columns.py
 }
 
 

@@ -1,12 +1,17 @@
 """The built-in rewards, and how rewards of every kind are found and checked."""
 
+import asyncio
+import math
 from functools import partial
 from typing import Any
 
+import numpy
 import pytest
+import torch
 
 from algorithms import rewards
 from algorithms.config import GRPOExtraConfig
+from utils.errors import StageFailed
 
 
 def chat(*texts: str) -> list[list[dict[str, str]]]:
@@ -82,3 +87,62 @@ def test_a_callable_object_is_a_reward() -> None:
 
     (line,) = rewards.missing_columns([Long()], ["prompt"])
     assert line == "the reward Long needs goal; the data has prompt"
+
+
+def returned(value: Any) -> Any:
+    def judged(completions: list[Any], **_: Any) -> Any:
+        return value(len(completions)) if callable(value) else value
+
+    return rewards.checked(judged)(completions=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, None], (1.0, None), (one for one in (True, math.nan)), numpy.array([1.0, math.nan]),
+        [numpy.bool_(True), None], torch.tensor([1.0, math.nan]), [torch.tensor(1.0, requires_grad=True), None],
+    ],
+)  # fmt: skip
+def test_rewards_of_every_form_become_numbers(value: Any) -> None:
+    first, second = returned(value)
+    assert first == 1.0
+    assert second is None or math.isnan(second)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.5, "returned 0.5: it must return a list with a number, or None, for each of its 2 completions"),
+        ("good", "returned 'good'"),
+        ({"a": 1, "b": 2}, "returned {'a': 1, 'b': 2}"),
+        ([1.0], "returned 1 rewards: it must return a list"),
+        (["1", "2"], "returned '1' for completion 0"),
+        ([1.0, [2.0]], r"returned \[2.0\] for completion 1"),
+        (numpy.ones((2, 1)), r"returned array\(\[1.\]\) for completion 0"),
+        ([0.0, math.inf], "returned inf for completion 1: an infinite reward teaches nothing"),
+        ([-1e39, 0.0], r"returned -1e\+39 for completion 0"),
+    ],
+)
+def test_what_is_no_finite_number_each_fails_the_stage_by_the_rewards_name(value: Any, told: str) -> None:
+    with pytest.raises(StageFailed, match=f"the reward judged {told}"):
+        returned(value)
+
+
+def test_an_awaited_reward_is_checked_too() -> None:
+    class Judge:
+        async def __call__(self, completions: list[Any], **_: Any) -> list[float]:
+            return [math.inf for _ in completions]
+
+    judge: Any = Judge()
+    function = rewards.checked(judge)
+    assert rewards.name_of(function) == "Judge"
+    with pytest.raises(StageFailed, match="the reward Judge returned inf"):
+        asyncio.run(function(completions=["a"]))
+
+
+def test_a_reward_without_a_place_for_what_it_does_not_read_is_refused() -> None:
+    def positional(prompts: list[Any], completions: list[Any], answer: list[str]) -> list[float]:
+        return [0.0 for _ in completions]
+
+    (line,) = rewards.problems(GRPOExtraConfig(reward_func=positional))
+    assert line.startswith("reward_func positional takes no `**_`")

@@ -38,6 +38,19 @@ def events(stage_dir: Path) -> list[str]:
     return [line.split(" | ")[1] for line in (stage_dir / "training_events.log").read_text().splitlines()]
 
 
+def test_a_model_with_several_chat_templates_keeps_them_all(
+    configure: Configure, model_dir: Path, tmp_path: Path, stage_dir: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(model_dir, tmp_path / "named")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "named")
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": tokenizer.chat_template + "{# tools #}"}
+    tokenizer.save_pretrained(tmp_path / "named")
+    run("sft", configure("sft", model_name=str(tmp_path / "named")), stage_dir)
+    assert AutoTokenizer.from_pretrained(stage_dir).chat_template == tokenizer.chat_template
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_leaves_a_checkpoint_that_loads_and_a_record(kind: str, configure: Configure, stage_dir: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer

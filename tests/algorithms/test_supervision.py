@@ -11,7 +11,7 @@ import pytest
 from algorithms import TrainingConfig
 from records.stage_log import StageLog
 from tests.train_stage import train
-from utils.errors import StageFailed
+from utils.errors import Refused, StageFailed
 
 Configure = Callable[..., TrainingConfig]
 
@@ -51,6 +51,21 @@ def learnt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., lis
     return texts
 
 
+@pytest.fixture
+def foreign(base_dir: Path, tmp_path: Path) -> Callable[[str], str]:
+    """Return a function that saves the model with another chat template, and gives its directory."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def save(template: str) -> str:
+        tokenizer = AutoTokenizer.from_pretrained(base_dir)
+        tokenizer.chat_template = template
+        AutoModelForCausalLM.from_pretrained(base_dir).save_pretrained(tmp_path / "foreign")
+        tokenizer.save_pretrained(tmp_path / "foreign")
+        return str(tmp_path / "foreign")
+
+    return save
+
+
 def ask(count: int) -> list[dict[str, Any]]:
     """Conversations that differ, so that some are held out."""
     return [{"messages": [{"role": "user", "content": f"say red {n}"}, *TURNS[1:]]} for n in range(count)]
@@ -70,18 +85,62 @@ def test_of_a_conversation_split_in_two_only_the_completion_is_learnt(
 
 
 def test_unmarked_templates_learn_each_assistant_turn_and_no_user_turn(
-    configure: Configure, learnt: Callable[..., list[str]], base_dir: Path, tmp_path: Path
+    configure: Configure, learnt: Callable[..., list[str]], foreign: Callable[[str], str]
 ) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base_dir)
-    tokenizer.chat_template = UNMARKED
-    AutoModelForCausalLM.from_pretrained(base_dir).save_pretrained(tmp_path / "foreign")
-    tokenizer.save_pretrained(tmp_path / "foreign")
-    config = configure("sft", model_name=str(tmp_path / "foreign"))
+    config = configure("sft", model_name=foreign(UNMARKED))
     assert learnt(ask(10), config) == ["blue<|im_end|>\n", "red<|im_end|>\n"]
     split = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for row in ask(10)]
     assert learnt(split, config) == ["blue<|im_end|>\n", "red<|im_end|>\n"]
+
+
+def thinking(turn: dict[str, Any], thought: str) -> dict[str, Any]:
+    return turn | {"reasoning_content": thought}
+
+
+def test_what_is_thought_before_an_answer_is_learnt(
+    configure: Configure, learnt: Callable[..., list[str]], foreign: Callable[[str], str]
+) -> None:
+    rows = [{"messages": [row["messages"][0], thinking(TURNS[1], "one")]} for row in ask(10)]
+    assert learnt(rows, configure("sft")) == ["<think>\none\n</think>\n\nred<|im_end|>"]
+    config = configure("sft", model_name=foreign(UNMARKED))  # which knows no reasoning_content
+    assert learnt(rows, config) == ["<think>\none\n</think>\n\nred<|im_end|>\n"]
+
+
+def test_earlier_thoughts_that_a_template_leaves_out_are_learnt_by_turns(
+    configure: Configure, learnt: Callable[..., list[str]], foreign: Callable[[str], str]
+) -> None:
+    rows = [{"messages": [row["messages"][0], thinking(TURNS[1], "one"), *TURNS[2:]]} for row in ask(10)]
+    marked = UNMARKED.replace(
+        "message.content + '<|im_end|>\\n' }}",
+        "'' }}{% if message.role == 'assistant' %}{% generation %}{% if loop.last and message.reasoning_content %}"
+        "{{ '(' + message.reasoning_content + ')' }}{% endif %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ message.content + '<|im_end|>' }}{% endif %}{{ '\\n' }}",
+    )
+    config = configure("sft", model_name=foreign(marked))
+    assert learnt(ask(10), config) == ["red<|im_end|>blue<|im_end|>"]
+    assert learnt(rows, config) == ["(one)red<|im_end|>\n", "blue<|im_end|>\n"]
+
+
+@pytest.mark.parametrize("template", ["", UNMARKED])
+def test_a_turn_of_weight_0_is_context(
+    template: str, configure: Configure, learnt: Callable[..., list[str]], foreign: Callable[[str], str]
+) -> None:
+    rows = [{"messages": [row["messages"][0], TURNS[1] | {"weight": 0}, *TURNS[2:]]} for row in ask(10)]
+    config = configure("sft", **({"model_name": foreign(template)} if template else {}))
+    assert learnt(rows, config) == ["blue<|im_end|>\n"]
+    with pytest.raises(Refused, match="assistant_only_loss learns turns of weight 0"):
+        learnt(rows, replace(config, trainer_args={"assistant_only_loss": True}))
+
+
+def test_a_turn_of_weight_0_is_not_measured(model_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from data.examples import demonstration
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    example = demonstration(tokenizer, {"messages": [TURNS[0], TURNS[1] | {"weight": 0}, *TURNS[2:]]})
+    scored = [token for token, counts in zip(example.input_ids, example.scored, strict=True) if counts]
+    assert tokenizer.decode(scored) == "blue<|im_end|>"
 
 
 @pytest.mark.shared
@@ -116,6 +175,25 @@ def test_text_is_learnt_whole_and_ends_with_eos(configure: Configure, learnt: Ca
     texts = learnt([{"text": f"say {n}"} for n in range(10)], configure("sft"))
     assert texts
     assert all(text.startswith("say ") and text.endswith("<|im_end|>") for text in texts)
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one(
+    configure: Configure, learnt: Callable[..., list[str]], base_dir: Path, tmp_path: Path
+) -> None:
+    from tokenizers import processors
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    tokenizer.bos_token = bos = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[bos, "$A"], pair=[bos, "$A", "$B"], special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    AutoModelForCausalLM.from_pretrained(base_dir).save_pretrained(tmp_path / "bos")
+    tokenizer.save_pretrained(tmp_path / "bos")
+    config = configure("sft", model_name=str(tmp_path / "bos"))
+    plain = learnt([{"text": f"say {n}"} for n in range(10)], config)
+    assert all(text.startswith(f"{bos}say") for text in plain)
+    assert learnt([{"text": f"{bos}say {n}"} for n in range(10)], config) == plain
 
 
 def test_a_model_without_a_template_gets_the_projects(

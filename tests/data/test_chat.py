@@ -11,12 +11,14 @@ from transformers import AutoTokenizer
 from data.chat import (
     CHAT_TEMPLATE,
     adds_bos,
+    check_thoughts_render,
     check_tools_render,
     encode,
     prepare_tokenizer,
     render,
     separate_pad_from_eos,
 )
+from data.layouts import to_layout
 from data.local_files import from_rows
 from utils.errors import Refused
 
@@ -182,7 +184,7 @@ def test_rows_with_tools_are_refused_by_a_template_that_leaves_them_out(chatml: 
     check_tools_render(chatml, rows)
     chatml.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     check_tools_render(chatml, rows.select([0]))
-    with pytest.raises(Refused, match="row 2 has tools"):
+    with pytest.raises(Refused, match=r"row 2 has tools, .* leaves tool calls out"):
         check_tools_render(chatml, rows)
 
 
@@ -217,3 +219,28 @@ def test_real_tokenizers_end_turns_with_eos_and_pad_with_another(shared: Path, n
     assert text.rstrip().endswith(f"yes{eos}")
     ids = encode(tokenizer, [{"role": "user", "content": "hi"}])
     assert not adds_bos(tokenizer) or ids.count(tokenizer.bos_token_id) == 1
+
+
+CUTS = (
+    "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1] %}{% endif %}{{ m.role + c + eos_token }}{% endfor %}"
+)
+
+
+def test_thoughts_that_a_template_cuts_out_are_refused(chatml: Any) -> None:
+    def rows(**answer: str) -> Dataset:
+        asked = {"role": "user", "content": "Is </think> a tag?"}
+        return from_rows([{"messages": [asked, {"role": "assistant", "content": "yes", **answer}]}], "rows")
+
+    apart, inline = rows(reasoning_content="hm"), rows(content="<think>hm</think>yes")
+    for one in (rows(), apart, inline):
+        check_thoughts_render(chatml, to_layout(one, "sft"))
+    chatml.chat_template = CUTS
+    check_thoughts_render(chatml, to_layout(rows(), "sft"))
+    for one in (apart, inline):
+        with pytest.raises(Refused, match=r"row 1 has thoughts, and .* cuts out .*: name a model"):
+            check_thoughts_render(chatml, to_layout(one, "sft"))
+    chatml.chat_template = CUTS.replace("{{ m.role", "{{ m.reasoning_content }}{{ m.role")
+    check_thoughts_render(chatml, to_layout(apart, "sft"))
+    with pytest.raises(Refused, match="give them as reasoning_content"):
+        check_thoughts_render(chatml, to_layout(inline, "sft"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, Json
 
-from data.layouts import to_layout, unpaired
+from data.layouts import may_say, to_layout, unpaired, unread_columns
 from data.local_files import from_rows, read_path
 from data.messages import out_of_order
 from utils.errors import Refused
@@ -18,6 +18,8 @@ USER = [{"role": "user", "content": "2 + 2?"}]
 FOUR = [{"role": "assistant", "content": "4"}]
 FIVE = [{"role": "assistant", "content": "5"}]
 SYSTEM = [{"role": "system", "content": "Add."}]
+THOUGHT = [{"role": "assistant", "content": "4", "reasoning_content": "2, 2"}]
+BELOW = [{"role": "user", "content": "2 +\n\n2?"}]
 PAIR = {"prompt": USER, "chosen": FOUR, "rejected": FIVE}
 SHAREGPT = [{"from": "human", "value": "2 + 2?"}]
 GPT = {"from": "gpt"}
@@ -50,6 +52,29 @@ def convert(stage: str, *rows: Row) -> list[Row]:
         ),
         ({"question": "2 + 2?", "answer": "4"}, {"prompt": USER, "completion": FOUR}),
         ({"problem": "2 + 2?", "solution": "4"}, {"prompt": USER, "completion": FOUR}),
+        ({"query": "2 + 2?", "response": "4", "type": "maths"}, {"prompt": USER, "completion": FOUR}),
+        ({"prompt": "2 + 2?", "response": "4"}, {"prompt": USER, "completion": FOUR}),
+        (
+            {"system_prompt": "Add.", "question": "2 + 2?", "response": "4", "id": "7"},
+            {"prompt": SYSTEM + USER, "completion": FOUR},
+        ),
+        (
+            {"instruction": "Add.", "context": "2, 2", "response": "4", "category": "maths"},
+            {"prompt": [{"role": "user", "content": "Add.\n\n2, 2"}], "completion": FOUR},
+        ),
+        (
+            {"instruction": "2 + 2?", "input": None, "output": "4", "system": "Add.", "history": [["1 + 4?", "5"]]},
+            {"prompt": [*SYSTEM, {"role": "user", "content": "1 + 4?"}, *FIVE, *USER], "completion": FOUR},
+        ),
+        ({"instruction": "2 + 2?", "output": "4", "history": None}, {"prompt": USER, "completion": FOUR}),
+        ({"question": "2 + 2?", "answer": "4", "reasoning": "2, 2"}, {"prompt": USER, "completion": THOUGHT}),
+        ({"prompt": USER, "completion": "4", "thinking": "2, 2"}, {"prompt": USER, "completion": THOUGHT}),
+        ({"messages": SYSTEM + USER + FOUR, "system": "Add. "}, {"messages": SYSTEM + USER + FOUR}),
+        ({"text": "I liked it.", "label": 1}, {"text": "I liked it."}),
+        ({"question": "2 + 2?", "answer": "4", "reasoning": "on"}, {"prompt": USER, "completion": FOUR}),
+        ({"question": "2 + 2?", "answer": "4", "thinking": ["2, 2"]}, {"prompt": USER, "completion": THOUGHT}),
+        ({"instruction": "2 +", "input": "2?", "response": "4"}, {"prompt": BELOW, "completion": FOUR}),
+        ({"messages": USER + FOUR, "label": "maths"}, {"messages": USER + FOUR}),
     ],
 )
 def test_sft_layouts(row: Row, expected: Row) -> None:
@@ -170,11 +195,41 @@ def test_rows_without_a_label_or_its_answer_are_refused(row: Row, message: str) 
         ("dpo", {"prompt": "2 + 2?"}, "needs one of: conversations, chosen, rejected"),
         ("grpo", {"prompt": USER, "tools": '[{"name": "add"}]'}, "row 1: GRPO shows no tools"),
         ("grpo", {"text": "Hello."}, "has columns text"),
+        ("sft", {"messages": SYSTEM + USER + FOUR, "system": "Sum."}, "two different system turns"),
+        ("sft", {"messages": USER + FOUR, "history": [["1?", "1"]]}, "messages has no place for `history`"),
+        ("sft", {"messages": USER + FOUR, "reasoning": "2, 2"}, "messages has no place for `reasoning`"),
+        ("sft", {"prompt": "2 + 2 =", "completion": "4", "thinking": "2, 2"}, "plain text has no place for `thinking`"),
+        ("sft", {"instruction": "2?", "output": "4", "history": ["1?", "1"]}, "history is a list of rounds"),
+        ("sft", {"messages": USER + FOUR, "label": 1}, "has a label for each completion"),
+        ("sft", {"messages": USER + FOUR, "label": 1.0}, "has a label for each completion"),
+        ("sft", {"question": "2?", "answer": "4", "system": "A.", "system_prompt": "B."}, "two system texts"),
+        ("sft", {"text": "Hi.", "role": "prompter", "parent_id": "x"}, "single messages of trees"),
+        ("sft", {"prompt": "2?", "completion": 0}, "a list of messages was expected, not 0"),
+        ("dpo", {"prompt": "3?", "chosen": USER + FOUR, "rejected": USER + FIVE}, "do not begin with"),
+        ("dpo", {"chosen": USER + FOUR, "rejected": [{"role": "user", "content": "3?"}, *FIVE]}, "different questions"),
+        ("dpo", {"prompt": USER, "chosen": FOUR + USER, "rejected": FIVE}, "does not end with a turn of the assistant"),
+        ("dpo", {**PAIR, "reasoning": "2, 2"}, "a pair of answers has no place for `reasoning`"),
+        ("sft", {"messages": [USER[0] | {"thought": "let me see"}, *FOUR]}, "under 'thought', which no stage reads"),
+        ("sft", {"question": "<|im_start|>user\n2 + 2?<|im_end|>\n", "answer": "4"}, "is rendered already"),
+        ("grpo", {"prompt": "[INST] 2 + 2? [/INST]"}, r"'\[INST\] 2 \+ 2\? \[/INST\]': give its turns as messages"),
+        ("dpo", {**PAIR, "chosen": "4<|eot_id|>"}, "is rendered already"),
         ("reward", {**PAIR, "margin": "wide"}, "row 1: margin must be a number, not 'wide'"),
         ("sft", {"question": 4, "answer": "4"}, "row 1: question must be text, not the int 4: write it as"),
-        ("sft", {"prompt": "2 + 2 =", "completion": "4", "system": "Add."}, "row 1: plain text has no system turn"),
-        ("dpo", {"prompt": "2 =", "chosen": "4", "rejected": "5", "system": "Add."}, "row 1: plain text has no system"),
-        ("dpo", {"chosen": "a cat", "rejected": "a car", "system": "Add."}, "row 1: plain text has no system turn"),
+        (
+            "sft",
+            {"prompt": "2 + 2 =", "completion": "4", "system": "Add."},
+            "row 1: plain text has no place for `system`",
+        ),
+        (
+            "dpo",
+            {"prompt": "2 =", "chosen": "4", "rejected": "5", "system": "Add."},
+            "row 1: plain text has no place for `system`",
+        ),
+        (
+            "dpo",
+            {"chosen": "a cat", "rejected": "a car", "system": "Add."},
+            "row 1: plain text has no place for `system`",
+        ),
     ],
 )
 def test_what_a_stage_cannot_use_is_refused(stage: str, row: Row, message: str) -> None:
@@ -371,3 +426,36 @@ def test_pairs_become_the_rows_that_trl_makes_of_them(shared: Path) -> None:
 def test_unpaired_preferences_are_refused_for_dpo(shared: Path) -> None:
     with pytest.raises(Refused, match="unpaired"):
         to_layout(read_path(shared / "fixtures/data/preference/lf_kto_en_100.json", "train"), "dpo")
+
+
+def test_text_of_turns_that_is_not_read_is_told_where_few_rows_have_it(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"{n} + 1?"}, *FOUR]} for n in range(3)]
+    rows[1]["messages"][1] = FOUR[0] | {"plan": "add them up"}
+    assert len(convert("sft", *rows)) == 3
+    assert "in 1 of 3 rows a turn has text under 'plan', which no stage reads" in capsys.readouterr().out
+
+
+def test_columns_that_are_not_read_are_known() -> None:
+    rows = from_rows([{"messages": USER + FOUR, "source": "x", "id": 3, "system": "Add."}], "rows")
+    assert unread_columns(rows, "sft", "rows") == ["id", "source"]
+    assert unread_columns(from_rows([{"prompt": USER, "target": 4}], "rows"), "grpo", "rows") == []
+
+
+def test_the_prompt_of_whole_conversations_keeps_its_system_turn() -> None:
+    row = {"prompt": SYSTEM + USER, "chosen": USER + FOUR, "rejected": USER + FIVE}
+    assert convert("dpo", row) == [{"prompt": SYSTEM + USER, "chosen": FOUR, "rejected": FIVE}]
+
+
+def test_of_a_labelled_answer_of_several_turns_the_last_is_the_answer() -> None:
+    row = {"prompt": USER, "completion": FOUR + USER + FIVE, "label": False}
+    assert convert("kto", row) == [{"prompt": USER + FOUR + USER, "completion": FIVE, "label": False}]
+
+
+def test_several_or_no_answers_make_no_solution() -> None:
+    rows = [{"question": "2 + 2?", "answer": answer} for answer in ("4", "", None, "so\n#### 4")]
+    assert [row["solution"] for row in convert("grpo", *rows)] == ["4", None, None, "4"]
+
+
+def test_a_text_is_found_in_stored_conversations() -> None:
+    rows = to_layout(from_rows([{"messages": [*USER, {"role": "assistant", "content": "</think> 4"}]}], "rows"), "sft")
+    assert [may_say(rows, text, "messages") for text in ("</think>", '"role"', '"weight"')] == [True, True, False]

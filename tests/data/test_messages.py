@@ -1,8 +1,10 @@
 """Turns in every dialect become the messages that chat templates take."""
 
+from typing import Any
+
 import pytest
 
-from data.messages import Malformed, conversation, tool_schemas, without_padding
+from data.messages import Malformed, conversation, says_nothing, tool_schemas, unread_keys, without_padding
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 
@@ -39,7 +41,7 @@ def test_tool_calls_take_one_form(call: object) -> None:
         ([{"role": "robot", "content": "hi"}], "the role 'robot' is none of"),
         ([{"content": "hi"}], "the role None"),
         ([{"role": "user", "content": None}], "content of a turn of .user. must be text, not None"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "content of a turn of .user. must be text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "content of a turn of .user. has a part that is no text"),
         ([{"from": "function_call", "value": "add(1)"}], "should be JSON"),
         ([{"from": "function_call", "value": "[1]"}], "has a name and arguments, not 1"),
         ([{"from": "function_call", "value": '{"name": ""}'}], "has a name and arguments"),
@@ -84,3 +86,154 @@ def test_what_is_no_list_of_schemas_is_named(tools: object) -> None:
 
 def test_padding_that_arrow_adds_is_dropped_at_every_depth() -> None:
     assert without_padding({"a": [{"b": None, "c": 0}], "d": None}) == {"a": [{"c": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"role": "developer", "content": "Be brief."}, {"role": "system", "content": "Be brief."}),
+        ({"role": " User", "content": "hi"}, {"role": "user", "content": "hi"}),
+        ({"role": "ASSISTANT", "content": "hi"}, {"role": "assistant", "content": "hi"}),
+        ({"role": "ipython", "content": "4"}, {"role": "tool", "content": "4"}),
+        (
+            {"role": "function", "name": "add", "content": {"sum": "Σ 4"}},
+            {"role": "tool", "content": '{"sum": "Σ 4"}', "name": "add"},
+        ),
+        (
+            {"role": "tool", "content": [1, {"a": None}], "tool_call_id": "c1"},
+            {"role": "tool", "content": '[1, {"a": null}]', "tool_call_id": "c1"},
+        ),
+        ({"role": "tool", "content": [{"type": "text", "text": "4"}]}, {"role": "tool", "content": "4"}),
+        (
+            {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 1}'}},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{**CALL, "id": "c1"}]},
+            {"role": "assistant", "content": "", "tool_calls": [{**CALL, "id": "c1"}]},
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "Say"}, {"type": "text", "text": " 0."}]},
+            {"role": "user", "content": "Say 0."},
+        ),
+        ({"role": "user", "content": [{"text": "One."}, "Two."]}, {"role": "user", "content": "One.\nTwo."}),
+        ({"role": "user", "content": []}, {"role": "user", "content": ""}),
+        ({"role": None, "content": None, "from": "human", "value": "hi"}, {"role": "user", "content": "hi"}),
+        ({"role": "prompter", "content": [{"type": "input_text", "text": "hi"}]}, {"role": "user", "content": "hi"}),
+        ({"role": "environment", "content": 42}, {"role": "tool", "content": "42"}),
+        ({"role": "tool", "content": []}, {"role": "tool", "content": "[]"}),
+        (
+            {"role": "tool", "content": {"type": "car", "text": "red"}, "tool_use_id": 7},
+            {"role": "tool", "content": '{"type": "car", "text": "red"}', "tool_call_id": "7"},
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"id": 7, "name": "add", "input": {"a": 1}}]},
+            {"role": "assistant", "content": "", "tool_calls": [{**CALL, "id": "7"}]},
+        ),
+        (
+            {
+                "from": "function_call",
+                "value": '{"name": "add", "parameters": {"a": 1}}',
+                "weight": 0,
+                "thinking": "hm",
+            },
+            {"role": "assistant", "content": "", "tool_calls": [CALL], "weight": 0, "reasoning_content": "hm"},
+        ),
+        (
+            {"role": "assistant", "content": "hi", "thinking": "", "loss": False},
+            {"role": "assistant", "content": "hi", "weight": 0},
+        ),
+    ],
+)
+def test_what_turns_really_look_like(turn: dict[str, Any], message: dict[str, Any]) -> None:
+    assert conversation([turn]) == [message]
+
+
+THOUGHT = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        THOUGHT,
+        {"role": "assistant", "content": "4", "thinking": "2 and 2", "reasoning": "2 and 2"},
+        {"from": "gpt", "value": "4", "reasoning": "2 and 2"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "2 and 2"}, {"type": "text", "text": "4"}]},
+        {"role": "assistant", "content": "<think>\n2 and 2\n</think>\n\n4", "reasoning_content": "2 and 2"},
+        {
+            "role": "assistant",
+            "content": "4",
+            "reasoning": "2 and 2",
+            "reasoning_details": [{"type": "reasoning.text", "text": "2 and 2"}],
+        },
+    ],
+)
+def test_what_is_thought_before_an_answer_is_kept(turn: dict[str, Any]) -> None:
+    assert conversation([turn]) == [THOUGHT]
+
+
+def test_a_turn_of_thoughts_alone_is_an_answer() -> None:
+    turn = {"role": "assistant", "content": None, "reasoning_content": "2 and 2"}
+    assert conversation([turn]) == [THOUGHT | {"content": ""}]
+    assert not says_nothing(conversation([turn]))
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"role": "user", "content": "?", "reasoning_content": "hm"}, "thoughts that are not the assistant's"),
+        ({**THOUGHT, "thinking": "another"}, "two different thoughts of a turn"),
+        ({**THOUGHT, "content": "<think>another</think>4"}, "two different thoughts of a turn"),
+        (
+            {"role": "assistant", "content": [{"type": "text", "text": "4"}, {"type": "thinking", "thinking": "hm"}]},
+            "thoughts after the answer",
+        ),
+        ({"role": "user", "from": "gpt", "content": "hi"}, "a turn that says two things"),
+        ({"role": "user", "content": "hi", "value": "ho"}, "a turn that says two things"),
+        ({"role": "user", "content": "hi", "tool_calls": [CALL]}, "function calls that do not parse"),
+        (
+            {"role": "assistant", "tool_calls": [{"name": "add", "kwargs": {"a": 1}}]},
+            "function calls that do not parse",
+        ),
+        ({**THOUGHT, "reasoning_content": {"a": 1}}, "content that is no text"),
+        ({"role": "assistant", "content": "4", "weight": 0.5}, "a weight but 0 or 1"),
+        ({"role": "assistant", "content": "4", "weight": "0"}, "a weight but 0 or 1"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "content that is no text"),
+    ],
+)
+def test_what_a_turn_cannot_say_has_a_reason(turn: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Malformed) as error:
+        conversation([turn])
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("key", ["weight", "train"])
+def test_a_turn_that_is_not_to_be_learnt_says_so(key: str) -> None:
+    turns = [{"role": "assistant", "content": "4", key: value} for value in (0, 1, None, False, True)]
+    assert [turn.get("weight") for turn in conversation(turns)] == [0, None, None, 0, None]
+    assert says_nothing(conversation(turns[:1]))
+
+
+def test_a_near_role_is_named() -> None:
+    with pytest.raises(Malformed, match="did you mean 'assistant'"):
+        conversation([{"role": "asistant", "content": "4"}])
+
+
+def test_text_under_an_unknown_key_is_told_from_what_a_turn_is_about() -> None:
+    turn = {"role": "user", "content": "a b", "id": "x y", "thought": "let me see", "score": 3, "lang": "en"}
+    assert unread_keys({"thought": "\u6211\u60f3\u8fd9\u4e2a\u95ee\u9898"}) == {"thought"}
+    assert unread_keys({"header": {"user-agent": "Mozilla/5.0 (X11)"}, "openai": {"a": "b c"}}) == set()
+    assert unread_keys([turn, {"role": "user", "details": [{"text": "of two words"}]}]) == {"thought", "details"}
+
+
+def test_a_conversation_may_be_json_in_a_cell() -> None:
+    assert conversation('[{"role": "user", "content": "hi"}]') == [{"role": "user", "content": "hi"}]
+    with pytest.raises(Malformed, match="a conversation should be JSON"):
+        conversation("[{'role': 'user'}]")
+
+
+@pytest.mark.parametrize("value", [None, []])
+def test_no_conversation_is_a_row_that_teaches_nothing(value: object) -> None:
+    with pytest.raises(Malformed) as error:
+        conversation(value)
+    assert error.value.readable

@@ -387,7 +387,7 @@ def test_a_name_that_is_nothing_is_refused_with_the_nearest(
 
 
 def test_a_local_path_has_no_revision(write_rows: WriteRows) -> None:
-    with pytest.raises(Refused, match="no configurations or revisions"):
+    with pytest.raises(Refused, match="has no revisions"):
         load(write_rows(3), "sft", revision="main")
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, PreTrainedConfig
 
+from data.examples import Example, demonstration
 from data.made import rows
 from evaluation import likelihood
-from evaluation.encode import Example, demonstration
 from evaluation.likelihood import likelihoods, reward_scores, right_padded
 from evaluation.scored_model import ScoredModel, load_reward_model
 from utils.errors import Refused

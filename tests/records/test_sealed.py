@@ -152,6 +152,17 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing_half_made(error: Exce
     assert [path.name for path in tmp_path.iterdir()] == [before.name]
 
 
+def test_a_result_with_a_folder_is_published_over_an_older_one(tmp_path: Path) -> None:
+    for text in ("older", "newer"):
+        written = partial(tmp_path)
+        (written / "additional_chat_templates").mkdir()
+        (written / "additional_chat_templates/tool_use.jinja").write_text(text)
+        (written / "model.safetensors").write_text(text)
+        publish(written, tmp_path)
+    assert (tmp_path / "additional_chat_templates/tool_use.jinja").read_text() == "newer"
+    assert not (tmp_path / ".partial").exists()
+
+
 def test_an_error_of_another_kind_passes_through(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes"), writing("checkpoint-10", tmp_path):
         raise RuntimeError("shapes do not fit")

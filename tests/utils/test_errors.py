@@ -1,7 +1,9 @@
 """How scripts end: one message, the right exit code."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,16 @@ def test_an_error_of_the_system_is_told_without_its_number() -> None:
 def test_did_you_mean_gives_the_nearest_name_if_one_is_near(given: str, near: str | None) -> None:
     hint = did_you_mean(given, ["sft", "reward", "dpo"])
     assert hint == (f", did you mean {near!r}?" if near else "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_screen_that_is_not_utf_8_is_shown_what_it_can(encoding: str) -> None:
+    code = (
+        "from utils.errors import plain_endings; plain_endings(); from utils.console import console, panel;"
+        "console().print(panel('⟦ é → 好', {'loss': '1 · 2'})); print('好')"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"loss" in done.stdout
+    assert done.stdout.rstrip().endswith(b"?")

@@ -13,7 +13,7 @@ from data.corpus.batches import Order, held_out, training
 from data.corpus.documents import Options
 from data.corpus.rows import PackedRows, best_fit
 from data.corpus.shards import tokenised
-from evaluation.encode import document
+from data.examples import document
 from pretrain.packing import IGNORED, labels_of
 from tests.data.corpus import reference
 from tests.data.corpus.conftest import Write, tales

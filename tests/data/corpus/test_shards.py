@@ -15,9 +15,10 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data.corpus import prepare, shards
+from data.corpus.documents import Options
 from data.corpus.shards import bytes_of_tokens, cut, tokenised
 from data.corpus.store import Store
-from evaluation.encode import document
+from data.examples import document
 from tests.data.corpus.conftest import Write, tales
 from utils.errors import Refused
 
@@ -122,6 +123,7 @@ import os, sys, time
 sys.path.insert(0, {root!r})
 from transformers import AutoTokenizer
 from data.corpus import prepare, ragged
+from data.corpus.documents import Options
 from data.corpus.shards import tokenised
 if len(sys.argv) > 1:  # die in the middle of writing
     append = ragged.Writer.append
@@ -159,3 +161,31 @@ def test_a_killed_start_and_then_two_at_once_leave_one_whole_shard(
     assert sum("tokenise" in line for lines in said for line in lines) == 2, "one bar's first and last line"
     assert [path.name for path in (cache_root / "tokens").iterdir()] == [shard.directory.name]
     assert json.loads((shard.directory / "meta.json").read_text())["documents"] == len(shard.tokens)
+
+
+def test_the_end_of_text_inside_a_document_is_read_as_text(
+    tmp_path: Path, make_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = make_tokenizer("<|endoftext|>", eos_token="<|endoftext|>")
+    texts = [f"GPT-2 ends text {n} with <|endoftext|>, so it does." for n in range(40)] + [
+        f"Plain {n}." for n in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    store = prepare(str(tmp_path / "rows.jsonl")).parts[0].store
+    shard = tokenised(store, "train", tokenizer, token_bytes=True)
+    end = tokenizer.eos_token_id
+    for index in range(len(shard.tokens)):
+        ids = shard.tokens[index].tolist()
+        assert ids.index(end) == len(ids) - 1
+        assert tokenizer.decode(ids[:-1]) == store.texts("train").text(index)
+    assert shard.token_bytes is not None
+    assert shard.token_bytes.sum() == sum(len(store.texts("train").text(i).encode()) for i in range(len(shard.tokens)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "documents of train hold <|endoftext|> inside, which is read as text" in said
+
+
+def test_a_separator_parts_the_texts_of_rows_too(tmp_path: Path) -> None:
+    rows = ({"text": f"One {n}.<|endoftext|>Two {n}.\n"} for n in range(60))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = prepare(str(tmp_path / "rows.jsonl"), Options(separator="<|endoftext|>"))
+    assert sum(corpus.count(split) for split in ("train", "validation", "test")) == 120

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from data.examples import Example, common_prefix_length, completion, demonstration, document, prompt_of
 from data.made import rows
-from evaluation.encode import Example, common_prefix_length, completion, demonstration, document, prompt_of
 from evaluation.scored_model import load_tokenizer
 
 ASK = [{"role": "user", "content": "What is 2 plus 3?"}]

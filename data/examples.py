@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data.chat import Message, encode
+from data.messages import is_learnt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ def _assistant_turns(
     ids = encode(tokenizer, messages, tools, add_generation_prompt=False)
     scored = [False] * len(ids)
     for turn in range(start, len(messages)):
-        if messages[turn]["role"] != "assistant":
+        if messages[turn]["role"] != "assistant" or not is_learnt(messages[turn]):
             continue
         prompt_ids = encode(tokenizer, messages[:turn], tools) if turn else []
         until = ids if turn == len(messages) - 1 else encode(
