@@ -123,13 +123,17 @@ def to_layout(
         results = [{**{column: row[column] for column in kept}, **result_or_fault(row)} for row in given]
         return {column: [result.get(column) for result in results] for column in features}
 
-    results = rows.map(
-        batch,
-        batched=True,
-        remove_columns=rows.column_names,
-        features=Features(features),
-        new_fingerprint=_cache_key(rows, kind, keys),
-    )
+    try:
+        results = rows.map(
+            batch,
+            batched=True,
+            remove_columns=rows.column_names,
+            features=Features(features),
+            new_fingerprint=_cache_key(rows, kind, keys),
+        )
+    except OverflowError as error:
+        large = ", ".join(column for column in kept if "uint64" in str(rows.features[column]))
+        raise Refused(f"{name}: {large} holds integers that need 64 bits: leave it out by columns ({error}).") from None
     found = results[FAULT][:]
     for number, fault in enumerate(found, 1):
         if fault is not None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Json
 
@@ -459,3 +460,9 @@ def test_several_or_no_answers_make_no_solution() -> None:
 def test_a_text_is_found_in_stored_conversations() -> None:
     rows = to_layout(from_rows([{"messages": [*USER, {"role": "assistant", "content": "</think> 4"}]}], "rows"), "sft")
     assert [may_say(rows, text, "messages") for text in ("</think>", '"role"', '"weight"')] == [True, True, False]
+
+
+def test_integers_of_64_bits_beside_a_prompt_are_refused() -> None:
+    table = pa.table({"prompt": ["2 + 2?"], "id": pa.array([2**63], pa.uint64())})
+    with pytest.raises(Refused, match="id holds integers that need 64 bits: leave it out by columns"):
+        to_layout(Dataset(table), "grpo")
