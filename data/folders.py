@@ -110,7 +110,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """Return the data files that a path means; says which files of a folder are not read.
+    """Return the data files that a path means.
 
     Raises:
         Refused: it is none, and holds none.
@@ -123,15 +123,30 @@ def data_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise Refused(f"{path} is neither a file nor a folder that can be read: name one of them.")
     files, other = files_in(path)
-    shown = ", ".join(str(file.relative_to(path)) for file in other[:NAMED]) + ", …" * (len(other) > NAMED)
     if not files:
-        there = f": it has {shown}" if other else ""
+        there = f": it has {_some(other, path)}" if other else ""
         raise Refused(f"{path} has no data files ({accepted}){there}. Name a folder that has, or one file.")
-    if other:
-        console().print(
-            f"{path}: {len(other)} files are no data and are not read: {shown}", markup=False, soft_wrap=True
-        )
     return files
+
+
+def tell_unread_files(path: Path, splits: Mapping[str, Sequence[Path]]) -> None:
+    """Say which files of a folder are not read: those that are no data, and those in none of its `splits`."""
+    if not path.is_dir():
+        return
+    files, other = files_in(path)
+    read = {file for each in splits.values() for file in each}
+    unlisted = [file for file in files if file not in read]
+    for left, why in (
+        (other, "are no data and are not read"),
+        (unlisted, "are not in what README.md lists, and not read"),
+    ):
+        if left:
+            said = f"{path}: {len(left)} files {why}: {_some(left, path)}"
+            console().print(said, markup=False, soft_wrap=True)
+
+
+def _some(files: Sequence[Path], folder: Path) -> str:
+    return ", ".join(str(file.relative_to(folder)) for file in files[:NAMED]) + ", …" * (len(files) > NAMED)
 
 
 def by_split(path: Path, config_name: str | None = None) -> dict[str, list[Path]]:

@@ -16,7 +16,7 @@ from datasets import Dataset
 from data import made as made_data
 from data.columns import Names, renamed
 from data.faults import Faults
-from data.folders import everything_in, readable
+from data.folders import by_split, everything_in, is_saved_to_disk, readable, tell_unread_files
 from data.hub_rows import HubRows
 from data.layouts import group_of, to_layout, unpaired, unread_columns
 from data.local_files import from_rows, held_out_split, read_path
@@ -128,6 +128,9 @@ def load(
         ]
     named = [renamed(rows, dict(columns), each.name) for rows, each in zip(sources, faults, strict=True)]
     sources, keys = [rows for rows, _ in named], named[0][1]
+    path = user_path(dataset_name)
+    if not made and path.is_dir() and not is_saved_to_disk(path):
+        tell_unread_files(path, by_split(path, config_name))
     if not made and (unread := unread_columns(sources[0], kind, dataset_name)):
         console().print(f"{kind} does not read {', '.join(unread)} of {dataset_name}", markup=False, soft_wrap=True)
     whole = len(sources[0])

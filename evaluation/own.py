@@ -129,9 +129,9 @@ def _checked(row: Row, kind: str) -> dict[str, Any]:
     Raises:
         Malformed: it lacks something, or has it in another form.
     """
-    prompt = row.get("prompt")
+    prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | list) or not prompt:
-        raise Malformed(f"prompt must be text or a list of messages; given: {prompt!r}")
+        raise Malformed(f"prompt, or question, must be text or a list of messages; given: {prompt!r}")
     if isinstance(prompt, list):
         prompt = conversation(prompt)
         if (wrong := out_of_order(prompt)) or prompt[-1]["role"] == "assistant":

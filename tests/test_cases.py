@@ -307,10 +307,7 @@ def test_own_questions_are_taken(file: str, models: Path, capsys: pytest.Capture
     task = str(CASES / "own-questions" / file)
     code = evaluate(["run", str(models / "mm"), "--tasks", task, "--max-new-tokens", "4"])
     said = capsys.readouterr()
-    assert code in (0, 2), said.err
-    assert "Traceback" not in said.err
-    if file in ("numbers.jsonl", "several.jsonl", "letters.jsonl"):
-        assert code == 0, said.err
+    assert code == 0, said.err
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from data.columns import Names, by_name, of_turns, with_keys
 from data.corpus.cache import key_of
 from data.corpus.rendering import to_text
 from data.faults import tell_unread
-from data.folders import ALIASES, by_split, everything_in, is_saved_to_disk, readable, suffix_of
+from data.folders import ALIASES, by_split, everything_in, is_saved_to_disk, readable, suffix_of, tell_unread_files
 from data.hub_rows import HubRows
 from data.local_files import READERS, saved_to_disk, separated
 from data.messages import Malformed, unread_keys
@@ -101,6 +101,7 @@ def _local(name: str, path: Path, options: Options) -> Source:
         splits = saved_to_disk(path)
     else:
         splits = by_split(path, options.config_name)
+        tell_unread_files(path, splits)
         listed = [(split, file) for split, each in splits.items() for file in each]
     content = [(split, str(file.relative_to(folder)), _sha256(file)) for split, file in listed]
     key = key_of("files", options.separator, options.columns, content)

@@ -113,6 +113,16 @@ configs:
 """
 
 
+def test_files_that_a_readme_does_not_list_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.jsonl\n---\n")
+    for number, name in enumerate(("a.jsonl", "b.jsonl")):
+        (tmp_path / name).write_bytes(rows(20 * number, 40))
+    load(str(tmp_path), "sft", eval_fraction=0.2)
+    assert capsys.readouterr().out.count("1 files are not in what README.md lists, and not read: b.jsonl") == 1
+    prepare(str(tmp_path))
+    assert "and not read: b.jsonl" in capsys.readouterr().out
+
+
 def test_a_cloned_data_set_is_read_as_its_readme_lists_it(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(README)
     for number, name in enumerate(("main/train-0.jsonl", "main/train-1.jsonl", "main/held.jsonl", "other/x.jsonl")):

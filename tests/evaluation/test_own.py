@@ -81,7 +81,7 @@ def test_a_file_is_a_task_named_after_it_whose_version_is_that_of_its_rows(writt
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"answer": "5"}, "prompt must be text or a list of messages; given: None"),
+        ({"answer": "5"}, "prompt, or question, must be text or a list of messages; given: None"),
         ({"prompt": "a", "answer": True}, "answer must be text or a number, or a list of them; given: True"),
         ({"prompt": "a", "answer": []}, "answer must be text or a number"),
         ({"prompt": "a", "answer": ["5", {}]}, "answer must be text or a number"),
