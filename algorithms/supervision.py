@@ -12,7 +12,7 @@ from algorithms.trl_kind import TrlKind
 from data import chat
 from data.chat import encode
 from data.layouts import may_say
-from data.messages import is_learnt
+from data.messages import THOUGHTS, is_learnt
 from data.sources import StageData
 from kinds import Stage
 from records.stage_log import StageLog
@@ -65,7 +65,8 @@ def choose(tokenizer: Any, rows: Rows, config: TrainingConfig) -> tuple[Callable
 
 
 TURNS = ("messages", "prompt", "completion")
-THOUGHTS = '"reasoning_content"'
+THOUGHT = '"reasoning_content"'
+"""As it stands in a conversation's JSON."""
 
 
 def _turns(rows: Rows) -> Iterator[list[Any]]:
@@ -77,16 +78,15 @@ def _turns(rows: Rows) -> Iterator[list[Any]]:
 
 def _leaves_out_thoughts(tokenizer: Any, rows: Rows) -> bool:
     """Tell whether a template shows the last turn's thoughts alone, and an earlier turn of a row has some."""
-    unseen = {
-        text: not chat.shows_thoughts(tokenizer, earlier=True, inline=inline)
-        for text, inline in ((THOUGHTS, False), ("</think>", True))
-        if may_say(rows, text, *TURNS)
-    }
+    unseen = [
+        key
+        for key in (*THOUGHTS, None)
+        if may_say(rows, f'"{key}"' if key else "</think>", *TURNS)
+        and not chat.shows_thoughts(tokenizer, key=key, earlier=True)
+    ]
     early = (turn for turns in _turns(rows) for turn in turns[:-1] if turn["role"] == "assistant")
-    return any(unseen.values()) and any(
-        (unseen.get(THOUGHTS) and "reasoning_content" in turn)
-        or (unseen.get("</think>") and "</think>" in turn["content"])
-        for turn in early
+    return bool(unseen) and any(
+        key in turn if key else "</think>" in turn["content"] for turn in early for key in unseen
     )
 
 
@@ -96,7 +96,7 @@ def as_read(tokenizer: Any, data: StageData) -> StageData:
     A text that begins with the BOS that the tokenizer adds itself is given without; thoughts become text of their turns
     for a template that does not show them.
     """
-    return _with_thoughts_written(tokenizer, _without_bos(tokenizer, data))
+    return _with_thoughts_shown(tokenizer, _without_bos(tokenizer, data))
 
 
 def _without_bos(tokenizer: Any, data: StageData) -> StageData:
@@ -113,14 +113,15 @@ def _without_bos(tokenizer: Any, data: StageData) -> StageData:
     return replace(data, train=data.train.map(bare), eval=data.eval.map(bare))
 
 
-def _with_thoughts_written(tokenizer: Any, data: StageData) -> StageData:
+def _with_thoughts_shown(tokenizer: Any, data: StageData) -> StageData:
     columns = [name for name in (*TURNS, "chosen", "rejected") if isinstance(data.train[0].get(name), list)]
-    if not may_say(data.train, THOUGHTS, *columns) or chat.shows_thoughts(tokenizer):
+    if not may_say(data.train, THOUGHT, *columns) or (key := chat.key_of_thoughts(tokenizer)) == THOUGHTS[0]:
         return data
-    warn("the chat template shows no reasoning_content: it is written before the answer, between <think> and </think>")
+    if key is None:
+        warn("the chat template shows no reasoning_content: it is written before the answer, in a <think> block")
 
     def written(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: chat.with_thoughts_written(row[name]) for name in columns}
+        return {name: chat.with_thoughts_as(row[name], key) for name in columns}
 
     train, held_out = (rows.map(written, features=rows.features) for rows in (data.train, data.eval))
     return replace(data, train=train, eval=held_out)

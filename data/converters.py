@@ -5,7 +5,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from data.messages import THOUGHTS, Malformed, Message, assistant_turn, conversation, tool_schemas, user_turn
+from data.messages import (
+    THOUGHTS,
+    Malformed,
+    Message,
+    assistant_turn,
+    conversation,
+    lists_tools,
+    parsed,
+    tool_schemas,
+    user_turn,
+)
 from utils.matching import right_answers
 
 Row = dict[str, Any]
@@ -53,7 +63,8 @@ def _text(row: Mapping[str, Any]) -> Row:
 def _messages(column: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         _refuse_beside(row, "messages", "history", *THOUGHTS)
-        return {"messages": _with_system(row, conversation(row[column])), **_tools(row)}
+        messages = _with_system(row, conversation(row[column]))
+        return {"messages": messages, **_tools(row, messages)}
 
     return convert
 
@@ -63,13 +74,15 @@ def _prompt_completion(row: Mapping[str, Any]) -> Row:
     if isinstance(prompt, str) and isinstance(completion, str):
         _refuse_beside(row, "plain text", *BESIDE)
         return {"prompt": prompt, "completion": completion}
-    return {"prompt": _question(row, "prompt"), "completion": _thought(row, _answered(completion)), **_tools(row)}
+    asked = _question(row, "prompt")
+    return {"prompt": asked, "completion": _thought(row, _answered(completion)), **_tools(row, asked)}
 
 
 def _instruction(answer: str, *asking: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         answered = _thought(row, assistant_turn(_string(row, answer)))
-        return {"prompt": _question(row, *asking), "completion": answered, **_tools(row)}
+        asked = _question(row, *asking)
+        return {"prompt": asked, "completion": answered, **_tools(row, asked)}
 
     return convert
 
@@ -88,8 +101,10 @@ def _pair(*asking: str) -> Convert:
             return {**({"prompt": row["prompt"], **sides} if asking else _shared_text(**sides)), **margin}
         answers = {"chosen": _answered(chosen), "rejected": _answered(rejected)}
         if not asking or all(answer[0]["role"] in ("system", "user") for answer in answers.values()):
-            return {**_shared_turns(row, *asking, **answers), **_tools(row), **margin}
-        return {"prompt": _question(row, *asking), **answers, **_tools(row), **margin}
+            pair = _shared_turns(row, *asking, **answers)
+        else:
+            pair = {"prompt": _question(row, *asking), **answers}
+        return {**pair, **_tools(row, pair["prompt"]), **margin}
 
     return convert
 
@@ -225,6 +240,8 @@ def _question(row: Mapping[str, Any], *columns: str) -> list[Message]:
 def _history(row: Mapping[str, Any]) -> list[Message]:
     """Return Alpaca's earlier rounds, each a question and its answer, as turns."""
     rounds = row.get("history") or []
+    if isinstance(rounds, str):  # as a .csv has it
+        rounds = parsed(rounds, "history", "history that does not parse") if rounds.strip() else []
     if not isinstance(rounds, list) or not all(
         isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in rounds
     ):
@@ -291,8 +308,10 @@ def _refuse_beside(row: Mapping[str, Any], what: str, *columns: str) -> None:
             )
 
 
-def _tools(row: Mapping[str, Any]) -> Row:
-    return {"tools": tool_schemas(row["tools"])} if "tools" in row else {}
+def _tools(row: Mapping[str, Any], asked: list[Message]) -> Row:
+    """Return the tools of a row, but those that its system turn lists."""
+    tools = tool_schemas(row.get("tools"))
+    return {"tools": tools if tools and not lists_tools(asked, tools) else None} if "tools" in row else {}
 
 
 def _before_answer(messages: list[Message]) -> list[Message]:

@@ -18,6 +18,8 @@ from utils.hub import DATA_SUFFIXES
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[._-])(train|training|test|testing|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE
 )
+SPLIT_OF_SHARD = re.compile(r"((?:train|test|validation)_\w+)-\d{5}-of-\d{5}", re.IGNORECASE)
+"""How the Hub names the files of a split such as `train_sft`."""
 HELD_OUT = ("validation", "test")
 """Splits that hold out, the one to be preferred first."""
 ALIASES = {
@@ -122,6 +124,8 @@ def data_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise Refused(f"{path} is neither a file nor a folder that can be read: name one of them.")
+    if saved := sorted(file.parent.name for name in SAVED for file in path.glob(f"*/{name}")):
+        raise Refused(f"{path} holds folders that save_to_disk wrote, {', '.join(saved)}: name one of them.")
     files, other = files_in(path)
     if not files:
         there = f": it has {_some(other, path)}" if other else ""
@@ -181,6 +185,8 @@ def by_split(path: Path, config_name: str | None = None) -> dict[str, list[Path]
 
 def split_in_name(file: Path) -> str | None:
     """Return the split that a file's name tells, or else that of the nearest folder."""
+    if shard := SPLIT_OF_SHARD.fullmatch(file.name.partition(".")[0]):
+        return shard[1].lower()
     for part in (file.stem, *reversed(file.parent.parts)):
         if match := SPLIT_IN_NAME.search(part):
             return ALIASES.get(match[1].lower(), match[1].lower())

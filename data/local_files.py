@@ -10,7 +10,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,9 +22,9 @@ from datasets import Dataset, DatasetDict, Features, Json, Value, concatenate_da
 from datasets.exceptions import DatasetGenerationError
 
 from data.faults import Faults
-from data.folders import ALIASES, HELD_OUT, by_split, is_saved_to_disk, packing_of, readable, suffix_of
+from data.folders import ALIASES, HELD_OUT, NAMED, by_split, is_saved_to_disk, packing_of, readable, suffix_of
 from utils import strict_json
-from utils.console import console
+from utils.console import console, warn
 from utils.errors import Refused
 from utils.strict_json import Reader, parts
 from utils.values import shown
@@ -72,8 +72,7 @@ def read_path(path: Path, split: str, faults: Faults | None = None, config_name:
     files = _files_of(path, split, config_name)
     if len(suffixes := sorted({suffix_of(file) for file in files})) > 1:
         raise Refused(f"{path} mixes {', '.join(suffixes)}: name one file, or one kind.")
-    if empty := next((file for file in files if not file.stat().st_size), None):
-        raise _no_rows(empty)
+    files = _with_rows(files)
     if suffixes == [".parquet"]:
         return _one_table(files)
 
@@ -88,7 +87,7 @@ def read_path(path: Path, split: str, faults: Faults | None = None, config_name:
         if not more:
             if faults is not None:
                 faults.judge(faults.count + len(rows))
-            raise _no_rows(file)
+            raise Refused(f"{file} has no rows. Check that it was written completely.")
         columns.append(dict.fromkeys(column for row in more for column in row))
         if set(columns[-1]) != set(columns[0]):
             raise Refused(
@@ -204,8 +203,27 @@ def _numbers_by_type(column: str, rows: list[Row]) -> dict[type, list[int]]:
     return numbers
 
 
-def _no_rows(file: Path) -> Refused:
-    return Refused(f"{file} has no rows. Check that it was written completely.")
+def _with_rows(files: list[Path]) -> list[Path]:
+    """Return the files that have something in them, and name the others.
+
+    Raises:
+        Refused: none has.
+    """
+    empty = [file for file in files if not _has_rows(file)]
+    if len(empty) == len(files):
+        raise Refused(f"{empty[0]} has no rows. Check that it was written completely.")
+    if empty:
+        warn(f"{len(empty)} of {len(files)} files have no rows: {', '.join(map(str, empty[:NAMED]))}")
+    return [file for file in files if file not in empty]
+
+
+def _has_rows(file: Path) -> bool:
+    if suffix_of(file) != ".parquet" or not file.stat().st_size:
+        return file.stat().st_size > 0
+    try:
+        return packing_of(file) is not None or pq.read_metadata(file).num_rows > 0
+    except (pa.ArrowException, OSError):  # told where it is read
+        return True
 
 
 OPENERS: dict[str | None, Callable[..., Any]] = {
@@ -410,37 +428,37 @@ END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 def _paragraphs(file: Path, _broken: Broken = refuse) -> Iterator[Row]:
     """Yield the documents of a text file: paragraphs, or where lines begin or end with a mark, what lies between."""
     _refuse_json(file, list(islice((line for line in _lines(file) if line.strip()), 2)))
-    mark = _end_mark(file)
-    if mark is None:
+    marks = _end_marks(file)
+    if not marks:
         for has_text, lines in groupby(_lines(file), lambda line: bool(line.strip())):
             if has_text:
                 yield {"text": "\n".join(lines)}
         return
-    console().print(f"{file}: lines of {mark} end its documents", markup=False, soft_wrap=True)
-    parts = (part for line in _lines(file) for part in _at_edges(line, mark))
-    for is_text, lines in groupby(parts, lambda part: part != mark):
+    console().print(f"{file}: lines of {' and '.join(marks)} end its documents", markup=False, soft_wrap=True)
+    parts = (part for line in _lines(file) for part in _at_edges(line, marks))
+    for is_text, lines in groupby(parts, lambda part: part not in marks):
         if is_text and (text := "\n".join(lines).strip("\n")).strip():
             yield {"text": text}
 
 
-def _at_edges(line: str, mark: str) -> Iterator[str]:
+def _at_edges(line: str, marks: Sequence[str]) -> Iterator[str]:
     """Yield a line without the mark that it begins or ends with, and the mark where it stands."""
-    if line.strip() == mark:
-        yield mark
-        return
-    if line.lstrip().startswith(mark):
-        yield mark
-        line = line.lstrip().removeprefix(mark)
-    ends = line.rstrip().endswith(mark)
-    yield line.rstrip().removesuffix(mark) if ends else line
+    text = line.strip()
+    begins = next((mark for mark in marks if text.startswith(mark)), None)
+    if begins:
+        yield begins
+        line, text = line.lstrip().removeprefix(begins), text.removeprefix(begins)
+    ends = next((mark for mark in marks if text.endswith(mark)), None)
+    if text or not begins:
+        yield line.rstrip().removesuffix(ends) if ends else line
     if ends:
-        yield mark
+        yield ends
 
 
-def _end_mark(file: Path) -> str | None:
-    """Return the mark that evidently ends the documents of a text file; None if there is none.
+def _end_marks(file: Path) -> list[str]:
+    """Return the marks that evidently end the documents of a text file.
 
-    It is a line by itself; or it begins or ends some lines and stands nowhere else, as it would in prose about it.
+    One is a line by itself; or it begins or ends some lines and stands nowhere else, as it would in prose about it.
     """
     alone, at_edge, within = (dict.fromkeys(END_MARKS, 0) for _ in range(3))
     html = False  # where <s> strikes text through, or begins a document, </s> is its other half
@@ -454,8 +472,7 @@ def _end_mark(file: Path) -> str | None:
                 found[mark] += 1
     if html:
         alone["</s>"] = at_edge["</s>"] = 0
-    evident = [mark for mark in END_MARKS if alone[mark] or (at_edge[mark] > 1 and not within[mark])]
-    return max(evident, key=lambda mark: alone[mark] + at_edge[mark], default=None)
+    return [mark for mark in END_MARKS if alone[mark] or (at_edge[mark] > 1 and not within[mark])]
 
 
 def separated(file: Path, separator: str) -> Iterator[Row]:
@@ -477,8 +494,6 @@ def _parquet(file: Path) -> Dataset:
     try:
         if packing_of(file):
             raise Refused(f"{file}: Parquet packs its columns itself. Unpack the file.")
-        if pq.read_metadata(file).num_rows == 0:
-            raise _no_rows(file)
         rows = Dataset.from_parquet(str(file))
         rows.data.validate(full=True)  # text that is not UTF-8
     except Refused:

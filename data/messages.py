@@ -5,7 +5,9 @@ A message has `role` and `content`, and what its row says of `tool_calls`, `tool
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from utils import strict_json
@@ -71,6 +73,8 @@ class Malformed(ValueError):
         """It is what its columns say, and can teach nothing."""
 
 
+RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
+"""What data sets of Hermes' form write around a tool's result, and templates write anyway."""
 NO_MESSAGES = "what is no list of messages"
 NO_TOOLS = "tools that do not parse"
 NO_CALL = "function calls that do not parse"
@@ -84,14 +88,14 @@ def conversation(value: object) -> list[Message]:
         Malformed: it is no conversation.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # as a .csv has it
-        value = _parsed(value, "a conversation", NO_MESSAGES)
+        value = parsed(value, "a conversation", NO_MESSAGES)
     if isinstance(value, Mapping):
         value = [value]
     if value is None or value == []:
         raise Malformed("a list of messages was expected, and there is none", "no messages", readable=True)
     if not isinstance(value, list):
         raise Malformed(f"a list of messages was expected, not {shown(value)}", NO_MESSAGES)
-    return [_message(turn) for turn in value]
+    return [_message(one) for turn in value for one in _without_blocks(turn)]
 
 
 def user_turn(text: str) -> list[Message]:
@@ -111,11 +115,11 @@ def tool_schemas(value: object) -> list[dict[str, Any]] | None:
         Malformed: it is no list of schemas.
     """
     if isinstance(value, str) and value.strip():
-        value = _parsed(value, "tools", NO_TOOLS)
+        value = parsed(value, "tools", NO_TOOLS)
     if not value:
         return None
     listed = value if isinstance(value, list) else []
-    tools = [_parsed(tool, "tools", NO_TOOLS) if isinstance(tool, str) else tool for tool in listed]
+    tools = [parsed(tool, "tools", NO_TOOLS) if isinstance(tool, str) else tool for tool in listed]
     if not tools or not all(isinstance(tool, Mapping) for tool in tools):
         raise Malformed(f"tools are a list of function schemas, not {shown(value)}", NO_TOOLS)
     schemas = [dict(tool) if "function" in tool else {"type": "function", "function": dict(tool)} for tool in tools]
@@ -126,6 +130,12 @@ def tool_schemas(value: object) -> list[dict[str, Any]] | None:
         if not isinstance(function.get("parameters"), Mapping | None):
             raise Malformed(f"a tool's parameters are an object, not {shown(function['parameters'])}", NO_TOOLS)
     return schemas
+
+
+def lists_tools(messages: list[Message], tools: list[dict[str, Any]]) -> bool:
+    """Tell whether the system turn lists the tools already, as those of Hermes' form do: templates would again."""
+    text = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
+    return "<tools>" in text and all(tool["function"]["name"] in text for tool in tools)
 
 
 def unread_keys(turns: object) -> set[str]:
@@ -190,6 +200,29 @@ def without_padding(value: Any) -> Any:
     return [without_padding(item) for item in value] if isinstance(value, list) else value
 
 
+def _without_blocks(turn: object) -> Iterator[object]:
+    """Yield a turn of Anthropic's form, whose blocks of content call tools or give their results, as turns of roles."""
+    blocks = turn.get("content") if isinstance(turn, Mapping) else None
+    if not isinstance(blocks, list) or not {"tool_use", "tool_result"} & {_type_of(block) for block in blocks}:
+        yield turn
+        return
+    assert isinstance(turn, Mapping)
+    calls = [block for block in blocks if _type_of(block) == "tool_use"]
+    others = [block for block in blocks if _type_of(block) != "tool_use"]
+    if calls:
+        yield {**turn, "content": others, "function_call": calls}
+        return
+    for is_result, some in groupby(others, lambda block: _type_of(block) == "tool_result"):
+        if is_result:
+            yield from ({"role": "tool", **block} for block in some)
+        else:
+            yield {**turn, "content": list(some)}
+
+
+def _type_of(block: object) -> object:
+    return block.get("type") if isinstance(block, Mapping) else None
+
+
 def _message(turn: object) -> Message:
     if not isinstance(turn, Mapping):
         raise Malformed(
@@ -214,6 +247,8 @@ def _message(turn: object) -> Message:
         content = ""
     if role == "tool" and content is not None and _is_object(content):
         content = json.dumps(content, ensure_ascii=False)
+    elif role == "tool" and isinstance(content, str) and (wrapped := RESPONSE.fullmatch(content)):
+        content = wrapped[1]
     message: Message = {"role": role, "content": _text(content, f"the content of a turn of {said!r}")}
     if calls or named in CALLING:
         message["tool_calls"] = _tool_calls(calls)
@@ -313,7 +348,7 @@ ARGUMENTS = ("arguments", "parameters", "args", "input")
 
 def _tool_calls(value: object) -> list[dict[str, Any]]:
     """Return calls, given as objects or as JSON, one or several, in OpenAI's form with the arguments as an object."""
-    value = _parsed(value, "a function call", NO_CALL) if isinstance(value, str) else value
+    value = parsed(value, "a function call", NO_CALL) if isinstance(value, str) else value
     calls = []
     for call in value if isinstance(value, list) else [value]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
@@ -326,7 +361,7 @@ def _tool_calls(value: object) -> list[dict[str, Any]]:
             raise Malformed(f"a function call has a name and arguments, and no {named_so}: {shown(call)}", NO_CALL)
         arguments = function[given[0]] if given else None
         if isinstance(arguments, str):
-            arguments = _parsed(arguments, "a function call's arguments", NO_CALL) if arguments.strip() else None
+            arguments = parsed(arguments, "a function call's arguments", NO_CALL) if arguments.strip() else None
         arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping):
             raise Malformed(f"a function call's arguments are an object, not {shown(arguments)}", NO_CALL)
@@ -335,7 +370,8 @@ def _tool_calls(value: object) -> list[dict[str, Any]]:
     return calls
 
 
-def _parsed(text: str, what: str, reason: str) -> Any:
+def parsed(text: str, what: str, reason: str) -> Any:
+    """Return what a text says as JSON; raise Malformed, for `reason`, where it is none. `what` is for the message."""
     try:
         return strict_json.read(text)
     except KeyTwice as error:

@@ -42,7 +42,7 @@ class Questions(Skills):
     verifier: Verifier = field(default=MATCHES, kw_only=True)
     title: str = field(default="questions", kw_only=True)
     name: ClassVar[str] = "questions"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
 
 @dataclass(frozen=True)

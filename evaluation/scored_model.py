@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.chat import encode
+from data.chat import encode, refuse_unknown
 from evaluation.placement import Placement, device_for, loading_options, placed_kind
 from utils.errors import Refused
 from utils.files import jsonable, read_json, replace_text, weights_sha256
@@ -111,6 +111,15 @@ class ScoredModel:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return min(limit or MAX_TOKENS, MAX_TOKENS)
 
+    def readable(self, sequences: Sequence[list[int]], room: int = 0) -> list[int]:
+        """Return which sequences are no longer than the model can take, with `room` for more tokens.
+
+        Raises:
+            Refused: one holds a token for which the model has no embedding.
+        """
+        refuse_unknown(self.tokenizer, self.model.get_input_embeddings().num_embeddings, sequences)
+        return [i for i, ids in enumerate(sequences) if len(ids) + room <= self.max_tokens]
+
     def remembered(self, key: str, compute: Callable[[], Any], *, anew: bool = False) -> Any:
         """Return what `compute` returns for these weights, as JSON would give it back; computed once, or `anew`."""
         return self.cache.get(f"{key}@{self.identity}", compute, anew=anew)
@@ -127,7 +136,7 @@ class ScoredModel:
 
         def compute() -> list[Completion | None]:
             ids = [self.encode(prompt, tools) for prompt, tools in prompts]
-            fits = [i for i, prompt in enumerate(ids) if prompt and len(prompt) + max_new_tokens <= self.max_tokens]
+            fits = [i for i in self.readable(ids, max_new_tokens) if ids[i]]
             given, seed = [ids[i] for i in fits], self.sampling_seed
             done = complete(self.model, self.tokenizer, given, max_new_tokens, sampled=sampled, seed=seed)
             by_index = dict(zip(fits, done, strict=True))

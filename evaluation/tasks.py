@@ -150,7 +150,7 @@ def rewards_of(checkpoint: ScoredModel, sequences: Sequence[list[int]]) -> list[
     """Return the reward model's score of each sequence; None for one that is longer than the model can take."""
     from evaluation.likelihood import reward_scores
 
-    fits = [i for i, ids in enumerate(sequences) if len(ids) <= checkpoint.max_tokens]
+    fits = checkpoint.readable(sequences)
     scores = reward_scores(checkpoint.model, [sequences[i] for i in fits], checkpoint.pad_token_id)
     return scattered(dict(zip(fits, scores, strict=True)), len(sequences))
 
@@ -159,7 +159,7 @@ def likelihoods_of(checkpoint: ScoredModel, examples: Sequence[Example]) -> "lis
     """Return the examples' likelihoods; no token counts of an example that is longer than the model can take."""
     from evaluation.likelihood import Likelihood, likelihoods
 
-    fits = [i for i, example in enumerate(examples) if len(example.input_ids) <= checkpoint.max_tokens]
+    fits = checkpoint.readable([example.input_ids for example in examples])
     found = likelihoods(checkpoint.model, [examples[i] for i in fits], checkpoint.pad_token_id)
     by_index = dict(zip(fits, found, strict=True))
     return [by_index.get(i, Likelihood(0.0, 0, 0)) for i in range(len(examples))]

@@ -22,6 +22,10 @@ WITHOUT_SPACES = re.compile(
 particles to them."""
 WORKED_OUT = re.compile(r"(?:^|\n)####[ \t]*([^\s#][^\n]*)\s*\Z")
 """How the last line of GSM8K's worked answers begins."""
+GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f'\u2019_](?=\d{3}(?!\d))")
+"""What parts the thousands of a number in other countries and in code; a comma does in `NUMBER`."""
+SPACED = re.compile(r"-?\d{1,3}( \d{3})+")
+POWER = re.compile("(\\d{1,40})([\u00b2\u00b3\u00b9\u2070\u2074-\u2079]{1,2})")
 HALVES = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 
@@ -66,9 +70,11 @@ def _written(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text with composed letters, and with the dashes, digits, letters and fractions that keyboards have."""
+    """Return a text with composed letters, dashes, digits and fractions of keyboards, and powers worked out."""
     text = HALVES.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/"), text)
-    return unicodedata.normalize("NFC", text).translate(FULL_WIDTH).translate(DASHES).strip()
+    text = POWER.sub(lambda found: str(int(found[1]) ** int(unicodedata.normalize("NFKC", found[2]))), text)
+    text = unicodedata.normalize("NFC", text).translate(FULL_WIDTH).translate(DASHES).strip()
+    return text.replace(" ", "") if SPACED.fullmatch(text) else GROUPED.sub("", text)
 
 
 def _has(said: str, answer: str) -> bool:

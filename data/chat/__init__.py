@@ -9,12 +9,13 @@ from data.chat.chat_rendering import (
     check_thoughts_render,
     check_tools_render,
     encode,
+    key_of_thoughts,
     prepare_tokenizer,
     refuse_unknown,
     render,
     separate_pad_from_eos,
     shows_thoughts,
-    with_thoughts_written,
+    with_thoughts_as,
 )
 from data.chat.template import CHAT_TEMPLATE
 
@@ -28,10 +29,11 @@ __all__ = [
     "check_thoughts_render",
     "check_tools_render",
     "encode",
+    "key_of_thoughts",
     "prepare_tokenizer",
     "refuse_unknown",
     "render",
     "separate_pad_from_eos",
     "shows_thoughts",
-    "with_thoughts_written",
+    "with_thoughts_as",
 ]

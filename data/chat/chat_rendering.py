@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.chat.template import CHAT_TEMPLATE
+from data.messages import THOUGHTS
 from utils import strict_json
 from utils.console import warn
 from utils.errors import Refused
@@ -114,8 +115,8 @@ def render(
     """
     if isinstance(tools, str):
         tools = strict_json.read(tools)
-    if any("reasoning_content" in message for message in messages) and not shows_thoughts(tokenizer):
-        messages = with_thoughts_written(messages)
+    if any("reasoning_content" in message for message in messages):
+        messages = with_thoughts_as(messages, key_of_thoughts(tokenizer))
     return _by_template(tokenizer, messages, tools, add_generation_prompt)
 
 
@@ -128,14 +129,21 @@ def _by_template(
     return str(text)
 
 
-def shows_thoughts(tokenizer: "PreTrainedTokenizerBase", *, earlier: bool = False, inline: bool = False) -> bool:
+def key_of_thoughts(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """Return the key of a turn whose thoughts the template shows; None if it shows none that stand by themselves."""
+    return next((key for key in THOUGHTS if shows_thoughts(tokenizer, key=key)), None)
+
+
+def shows_thoughts(
+    tokenizer: "PreTrainedTokenizerBase", *, key: str | None = "reasoning_content", earlier: bool = False
+) -> bool:
     """Tell whether the template shows what an assistant's last turn thinks, or an `earlier` one.
 
-    `inline`: between `<think>` and `</think>` in its content, which some templates cut out, instead of by itself.
+    That stands under `key`, or for None between `<think>` and `</think>` in its content, which some templates cut out.
     """
     asked: Message = {"role": "user", "content": "?"}
     thinking: Message = {"role": "assistant", "content": "!", "reasoning_content": PROBE}
-    thinking = with_thoughts_written([thinking])[0] if inline else thinking
+    thinking = with_thoughts_as([thinking], key)[0]
     answered: Message = {"role": "assistant", "content": "!"}
     turns = [asked, thinking, asked, answered] if earlier else [asked, thinking]
     from jinja2 import TemplateError
@@ -146,19 +154,18 @@ def shows_thoughts(tokenizer: "PreTrainedTokenizerBase", *, earlier: bool = Fals
         return True
 
 
-def with_thoughts_written(messages: Sequence[Message]) -> list[Message]:
-    """Return a conversation with thoughts as `<think>` blocks before the answers, for a template that has no others."""
-    return [
-        {**{key: value for key, value in message.items() if key != "reasoning_content"}, "content": content}
-        if (content := _thought_and_said(message)) is not None
-        else message
-        for message in messages
-    ]
+def with_thoughts_as(messages: Sequence[Message], key: str | None) -> list[Message]:
+    """Return a conversation with its thoughts under `key`, or for None as `<think>` blocks before the answers."""
 
+    def with_thought(message: Message) -> Message:
+        thought = message.get("reasoning_content")
+        if not thought:
+            return message
+        rest = {name: value for name, value in message.items() if name != "reasoning_content"}
+        written = f"<think>\n{thought}\n</think>\n\n{message['content']}"
+        return {**rest, key: thought} if key else {**rest, "content": written}
 
-def _thought_and_said(message: Message) -> str | None:
-    thought = message.get("reasoning_content")
-    return f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else None
+    return [with_thought(message) for message in messages]
 
 
 def encode(
@@ -212,8 +219,8 @@ def check_thoughts_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset")
 
     if not any(may_say(rows, text, *columns) for text in ('"reasoning_content"', "</think>")):
         return
-    apart, inline = (shows_thoughts(tokenizer, inline=one) for one in (False, True))
-    if inline:
+    apart = key_of_thoughts(tokenizer)
+    if shows_thoughts(tokenizer, key=None):
         return
     number = None if apart else first('"reasoning_content"', lambda turn: "reasoning_content" in turn)
     if number is None:

@@ -1,6 +1,5 @@
 """A row as one pretraining document: its text, or its conversation in the project's chat template."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from utils.errors import Refused, did_you_mean
 
 Row = Mapping[str, Any]
 
-RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 CONVERT = {layout.columns[0]: layout.convert for layout in (*LAYOUTS["documents"].layouts, *CONVERSATIONS)}
 """How a row becomes text, or messages and tools, by the column that holds it."""
 
@@ -46,23 +44,10 @@ def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row
 
 
 def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
-    """Return a conversation as every stage shows it, its turns ended by <|im_end|>; "" if the assistant says nothing.
-
-    What data sets write into the turns themselves is not written twice: tools that the system turn lists already, and
-    the tags around a tool's response.
-    """
+    """Return a conversation as every stage shows it, turns ended by <|im_end|>; "" if the assistant says nothing."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     if says_nothing(messages):
         return ""
-    turns = [
-        {**turn, "content": match[1]}
-        if turn["role"] == "tool" and (match := RESPONSE.fullmatch(turn["content"]))
-        else turn
-        for turn in messages
-    ]
-    listed = turns[0]["role"] == "system" and "<tools>" in turns[0]["content"]
-    (text,), _ = render_jinja_template(
-        [turns], tools=None if listed else tools, chat_template=CHAT_TEMPLATE, eos_token=TURN_END
-    )
+    (text,), _ = render_jinja_template([messages], tools=tools, chat_template=CHAT_TEMPLATE, eos_token=TURN_END)
     return str(text)

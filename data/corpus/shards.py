@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-VERSION = "2"
+VERSION = "3"
 END_OF_TEXT = "<|endoftext|>"
 BATCH_CHARS = 1 << 21
 """Text in the tokenizer's hands at once; an encoding takes about a hundred bytes a token."""
@@ -73,20 +73,30 @@ def tokenised(
             metered(f"tokenise {store.name}, {split}", read_bytes) as read,
             Writer(partial / "tokens", dtype) as tokens,
         ):
-            n_bytes, n_marked = [np.empty(0, np.uint32)], 0
+            n_bytes, n_marked, n_tagged = [np.empty(0, np.uint32)], 0, 0
             for ids, found, marked in _encoded(documents, backend, (mark, end), read, token_bytes):
                 tokens.append(ids)
                 n_bytes += found
                 n_marked += marked
+                is_tag = np.isin(ids[:-1], special)
+                n_tagged += bool(is_tag.any() and not is_tag[0])  # a conversation begins with one
         if token_bytes:
             np.concatenate(n_bytes).tofile(partial / "token_bytes.bin")
         _write_sample(partial, f"{store.name}, {split}", Ragged(partial / "tokens", dtype), tokenizer)
         return {
-            "name": store.name, "split": split, "documents": len(indices), "dtype": dtype.name, "marked": n_marked
+            "name": store.name, "split": split, "documents": len(indices), "dtype": dtype.name, "marked": n_marked,
+            "tagged": n_tagged,
         }  # fmt: skip
 
-    marked = made_once(directory, f"the tokens of {store.name}, {split}", write)["marked"]
-    if marked:
+    special = [id for id, token in tokenizer.added_tokens_decoder.items() if token.special]
+    made = made_once(directory, f"the tokens of {store.name}, {split}", write)
+    if made["tagged"]:
+        warn(
+            f"{store.name}: {made['tagged']} of {len(indices)} documents of {split} hold control tokens of the "
+            "tokenizer inside their text, and are trained on so. If they are prose "
+            "about them, write them otherwise"
+        )
+    if marked := made["marked"]:
         warn(
             f"{store.name}: {marked} of {len(indices)} documents of {split} hold {mark} inside, which is read as text. "
             f"Where it ends documents, set document_separator={mark!r}"

@@ -227,6 +227,16 @@ CUTS = (
 )
 
 
+def test_thoughts_stand_under_the_key_that_a_template_shows(chatml: Any) -> None:
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!", "reasoning_content": "hm"}]
+    chatml.chat_template = CHAT_TEMPLATE.replace("reasoning_content", "thinking")  # as gpt-oss has it
+    assert "<think>\nhm\n</think>\n\n!" in render(chatml, turns)
+    chatml.chat_template = "{% for m in messages %}[{{ m.thinking }}|{{ m.content }}]{% endfor %}"
+    assert render(chatml, turns) == "[|?][hm|!]"
+    chatml.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    assert render(chatml, turns) == "[?][<think>\nhm\n</think>\n\n!]"
+
+
 def test_thoughts_that_a_template_cuts_out_are_refused(chatml: Any) -> None:
     def rows(**answer: str) -> Dataset:
         asked = {"role": "user", "content": "Is </think> a tag?"}

@@ -192,6 +192,8 @@ def test_what_save_to_disk_wrote_is_read(several: bool, tmp_path: Path) -> None:
     if several:
         assert numbers(read_path(tmp_path / "saved", "test")) == list(range(20, 40))
     assert documents(tmp_path / "saved") == (40 if several else 20)
+    with pytest.raises(Refused, match="holds folders that save_to_disk wrote, saved: name one"):
+        read_path(tmp_path, "train")
     next((tmp_path / "saved").rglob("*.arrow")).write_bytes(b"cut")
     with pytest.raises(Refused, match="was written by save_to_disk, and cannot be read"):
         read_path(tmp_path / "saved", "train")
@@ -210,6 +212,34 @@ def test_a_column_that_is_null_in_one_shard_goes_with_any_type(tmp_path: Path) -
         read_path(tmp_path, "train")
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_shard_without_rows_is_named_and_passed_over(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, lines in (("0", b""), ("1", rows(0)), ("2", rows(20))):
+        if suffix == ".parquet":
+            table = pa.table({"text": [json.loads(line)["text"] for line in lines.splitlines()]})
+            pa.parquet.write_table(table, tmp_path / f"{name}.parquet")
+        else:
+            (tmp_path / f"{name}.jsonl").write_bytes(lines)
+    assert numbers(read_path(tmp_path, "train")) == list(range(40))
+    assert f"1 of 3 files have no rows: {tmp_path / f'0{suffix}'}" in " ".join(capsys.readouterr().out.split())
+    for name in "12":
+        (tmp_path / f"{name}{suffix}").unlink()
+    with pytest.raises(Refused, match="has no rows"):
+        read_path(tmp_path, "train")
+
+
+def test_shards_of_the_hub_keep_the_whole_name_of_their_split(tmp_path: Path) -> None:
+    for start, split in ((0, "train_sft"), (20, "train_gen"), (40, "test_sft")):
+        (tmp_path / f"{split}-00000-of-00001.jsonl").write_bytes(rows(start))
+    assert numbers(read_path(tmp_path, "train_sft")) == list(range(20))
+    with pytest.raises(Refused, match="no split 'train'; it has test_sft, train_gen, train_sft"):
+        read_path(tmp_path, "train")
+    with pytest.raises(Refused, match="none of them train"):
+        documents(tmp_path)
+
+
 def test_lines_of_the_end_of_text_end_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stories = [f"Story {n} begins.\n\nIt ends, too." for n in range(60)]
     (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories) + "\n<|endoftext|>\n")
@@ -223,6 +253,8 @@ def test_lines_of_the_end_of_text_end_documents(tmp_path: Path, capsys: pytest.C
     [
         ("One.\n\nMore.<|endoftext|>\nTwo.<|endoftext|>", ["One.\n\nMore.", "Two."]),
         ("<|endoftext|>One.\n\nMore.\n<|endoftext|>Two.", ["One.\n\nMore.", "Two."]),
+        ("One.\n<|endoftext|>\nTwo.\n</s>\nThree.", ["One.", "Two.", "Three."]),
+        ("<|endoftext|>One.<|endoftext|>\n<|endoftext|>Two.<|endoftext|>", ["One.", "Two."]),
         ("One </s> here.\n</s>\nTwo.\n</s>\n", ["One </s> here.", "Two."]),
         ("Texts end with <|endoftext|>\nin GPT-2.\n\nMore.", ["Texts end with <|endoftext|>\nin GPT-2.", "More."]),
         ("It writes <|endoftext|> so.\n\n<|endoftext|> is one\ntoken, <|endoftext|>\n", None),

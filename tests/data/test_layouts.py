@@ -67,6 +67,14 @@ def convert(stage: str, *rows: Row) -> list[Row]:
             {"instruction": "2 + 2?", "input": None, "output": "4", "system": "Add.", "history": [["1 + 4?", "5"]]},
             {"prompt": [*SYSTEM, {"role": "user", "content": "1 + 4?"}, *FIVE, *USER], "completion": FOUR},
         ),
+        (
+            {"instruction": "2 + 2?", "output": "4", "history": '[["1 + 4?", "5"]]'},  # as a .csv has it
+            {
+                "prompt": [{"role": "user", "content": "1 + 4?"}, {"role": "assistant", "content": "5"}, *USER],
+                "completion": FOUR,
+            },
+        ),
+        ({"instruction": "2 + 2?", "output": "4", "history": ""}, {"prompt": USER, "completion": FOUR}),
         ({"instruction": "2 + 2?", "output": "4", "history": None}, {"prompt": USER, "completion": FOUR}),
         ({"question": "2 + 2?", "answer": "4", "reasoning": "2, 2"}, {"prompt": USER, "completion": THOUGHT}),
         ({"prompt": USER, "completion": "4", "thinking": "2, 2"}, {"prompt": USER, "completion": THOUGHT}),

@@ -226,6 +226,30 @@ def test_text_under_an_unknown_key_is_told_from_what_a_turn_is_about() -> None:
     assert unread_keys([turn, {"role": "user", "details": [{"text": "of two words"}]}]) == {"thought", "details"}
 
 
+def test_blocks_of_content_that_call_tools_become_calls_and_results() -> None:
+    text = {"type": "text", "text": "I look."}
+    call = {"type": "tool_use", "id": "t1", "name": "ls", "input": {"path": "."}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "a.py"}]}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "What is here?"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, text, call]},
+        {"role": "user", "content": [result, {"type": "text", "text": "And?"}]},
+    ]
+    called = {"type": "function", "id": "t1", "function": {"name": "ls", "arguments": {"path": "."}}}
+    assert conversation(turns)[1:] == [
+        {"role": "assistant", "content": "I look.", "tool_calls": [called], "reasoning_content": "Hm."},
+        {"role": "tool", "content": "a.py", "tool_call_id": "t1"},
+        {"role": "user", "content": "And?"},
+    ]
+    with pytest.raises(Malformed, match="says two things"):
+        conversation([turns[0], {**turns[1], "tool_calls": [{"name": "rm", "arguments": {}}]}])
+
+
+def test_tags_around_a_tools_result_are_the_templates() -> None:
+    wrapped = {"role": "tool", "content": "<tool_response>\n4\n</tool_response>"}
+    assert conversation([wrapped]) == [{"role": "tool", "content": "4"}]
+
+
 def test_a_conversation_may_be_json_in_a_cell() -> None:
     assert conversation('[{"role": "user", "content": "hi"}]') == [{"role": "user", "content": "hi"}]
     with pytest.raises(Malformed, match="a conversation should be JSON"):

@@ -65,6 +65,15 @@ def test_a_choice_longer_than_the_model_takes_has_no_figure(checkpoint: ScoredMo
     assert Choices(HeldOut(rows)).scores(checkpoint)["accuracy"] == [None]
 
 
+def test_a_token_without_an_embedding_is_named(checkpoint: ScoredModel) -> None:
+    checkpoint.tokenizer.add_tokens(["<step>"])
+    rows = [{"prompt": "One", "choices": [" two", " <step>"], "answer": 0}]
+    with pytest.raises(Refused, match=r"none for '<step>' \(\d+\)"):
+        Choices(HeldOut(rows)).scores(checkpoint)
+    with pytest.raises(Refused, match="none for '<step>'"):
+        checkpoint.complete([("One <step>", None)], 4)
+
+
 def test_a_file_is_a_task_named_after_it_whose_version_is_that_of_its_rows(written: Callable[..., Path]) -> None:
     task = own_task(written({"prompt": "2+3?", "answer": "5"}), 7)
     assert isinstance(task, Questions)

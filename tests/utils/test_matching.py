@@ -52,6 +52,16 @@ DECOMPOSED, COMPOSED = "Cafe\u0301", "Caf\u00e9"
         ("It is \uff14\uff12", "42", False, True),
         ("\u0664\u0662", "42", True, True),  # Arabic digits
         ("Wait...5", "5", False, True),
+        ("1'234", "1234", True, True),
+        ("1_234.50 in code", "1234.5", False, True),
+        ("about 12\u202f345\u202f678 people", "12345678", False, True),
+        ("1 234", "1234", True, True),
+        ("It is 1 234", "234", False, True),  # may as well be two numbers
+        ("in '99 it was 100", "100", False, True),
+        ("4\u00b2", "4", False, False),
+        ("4\u00b2", "16", True, True),
+        ("12 m\u00b2", "12", False, True),
+        ("9" * 40 + "\u2079\u2079", "5", False, False),
         # letters
         ("\u7b54\u6848\u662f\u5317\u4eac\u3002", "\u5317\u4eac", False, True),
         ("\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e\u0e2f", "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e", False, True),

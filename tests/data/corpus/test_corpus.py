@@ -159,7 +159,7 @@ def test_folders_are_read_whole_but_not_what_is_hidden(write: Write, tmp_path: P
 
 def test_conversations_are_rendered_by_the_projects_template(tmp_path: Path) -> None:
     turns = [
-        {"from": "system", "value": "Use <tools>\n[]\n</tools>."},
+        {"from": "system", "value": "Use <tools>\n[add]\n</tools>."},
         {"from": "human", "value": "Add."},
         {"from": "gpt", "value": "<think>1+1</think>\n<tool_call>\n{}\n</tool_call>"},
         {"from": "tool", "value": "<tool_response>\n2\n</tool_response>"},
@@ -180,7 +180,7 @@ def test_conversations_are_rendered_by_the_projects_template(tmp_path: Path) -> 
     tools = '<tools>\n{"type": "function", "function": {"name": "add"}}\n</tools>'
     assert sorted(found) == sorted(
         [
-            f"<|im_start|>system\nUse <tools>\n[]\n</tools>.<|im_end|>\n{common}",
+            f"<|im_start|>system\nUse <tools>\n[add]\n</tools>.<|im_end|>\n{common}",
             f"<|im_start|>system\n{tools}<|im_end|>\n{common}",
         ]
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,6 +183,19 @@ def test_the_end_of_text_inside_a_document_is_read_as_text(
     assert shard.token_bytes.sum() == sum(len(store.texts("train").text(i).encode()) for i in range(len(shard.tokens)))
     said = " ".join(capsys.readouterr().out.split())
     assert "documents of train hold <|endoftext|> inside, which is read as text" in said
+
+
+def test_control_tokens_inside_a_document_are_counted_and_those_of_conversations_are_not(
+    tmp_path: Path, make_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = make_tokenizer("<|endoftext|>", "<|im_start|>", "<|im_end|>", eos_token="<|endoftext|>")
+    for name, text in (("prose", "Turn {} begins with <|im_start|>."), ("chat", "<|im_start|>user\n{}<|im_end|>\n")):
+        rows = "".join(json.dumps({"text": text.format(n)}) + "\n" for n in range(80))
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+        tokenised(prepare(str(tmp_path / f"{name}.jsonl")).parts[0].store, "train", tokenizer)
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"prose\S*: (\d+) of \1 documents of train hold control tokens of the tokenizer inside", said)
+    assert not re.search(r"chat\S*: \d+ of \d+ documents", said)
 
 
 def test_a_separator_parts_the_texts_of_rows_too(tmp_path: Path) -> None:
