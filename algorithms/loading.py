@@ -49,6 +49,8 @@ def fit_to(rows: Any, tokenizer: Any, *, gives_template: bool = False) -> None:
         chat.prepare_tokenizer(tokenizer, template="give" if gives_template else "need")
         chat.check_tools_render(tokenizer, rows)
         chat.check_thoughts_render(tokenizer, rows)
+        chat.check_system_renders(tokenizer, rows)
+        chat.tell_control_tokens(tokenizer, rows)
     else:
         chat.separate_pad_from_eos(tokenizer)
 

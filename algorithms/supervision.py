@@ -11,7 +11,7 @@ from algorithms.config import TrainingConfig
 from algorithms.trl_kind import TrlKind
 from data import chat
 from data.chat import encode
-from data.layouts import may_say
+from data.layouts import CHAT_TAGS, may_say
 from data.messages import THOUGHTS, is_learnt
 from data.sources import StageData
 from kinds import Stage
@@ -93,22 +93,42 @@ def _leaves_out_thoughts(tokenizer: Any, rows: Rows) -> bool:
 def as_read(tokenizer: Any, data: StageData) -> StageData:
     """Return the stage's data as TRL must be given it, to show the model what evaluation and chat show it.
 
-    A text that begins with the BOS that the tokenizer adds itself is given without; thoughts become text of their turns
-    for a template that does not show them.
+    A text that begins with the BOS that the tokenizer adds itself is given without, and one that ends with the EOS
+    without the line break behind it; thoughts become text of their turns for a template that does not show them.
     """
+    _tell_foreign_tags(tokenizer, data)
     return _with_thoughts_shown(tokenizer, _without_bos(tokenizer, data))
 
 
+def _tell_foreign_tags(tokenizer: Any, data: StageData) -> None:
+    """Say that texts hold tags of another model's chat template, which are letters to this tokenizer."""
+    known, columns = (
+        tokenizer.get_vocab(),
+        [name for name in ("text", "prompt") if isinstance(data.train[0].get(name), str)],
+    )
+    rows = data.train.select(range(min(len(data.train), MEASURED)))
+    found = {tag[0] for row in rows for name in columns for tag in CHAT_TAGS.finditer(row[name])}
+    foreign = sorted(tag for tag in found if tag.startswith("<|") and tag not in known)
+    if foreign:
+        warn(
+            f"the texts hold {', '.join(foreign)}, tags of another model's chat template: here they are read as letters"
+        )
+
+
 def _without_bos(tokenizer: Any, data: StageData) -> StageData:
-    columns = [name for name in ("text", "prompt") if isinstance(data.train[0].get(name), str)]
-    if not columns or not chat.adds_bos(tokenizer):
-        return data
-    bos = str(tokenizer.bos_token)
-    if not any(row[name].startswith(bos) for row in data.train for name in columns):
+    columns = [name for name in ("text", "prompt", "completion") if isinstance(data.train[0].get(name), str)]
+    bos = str(tokenizer.bos_token) if chat.adds_bos(tokenizer) else ""
+    eos = str(tokenizer.eos_token)
+
+    def bare_text(name: str, text: str) -> str:
+        text = text if name == "completion" else text.removeprefix(bos)
+        return text.rstrip() if name != "prompt" and text.rstrip().endswith(eos) else text
+
+    if not any(bare_text(name, row[name]) != row[name] for row in data.train for name in columns):
         return data
 
     def bare(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: row[name].removeprefix(bos) for name in columns}
+        return {name: bare_text(name, row[name]) for name in columns}
 
     return replace(data, train=data.train.map(bare), eval=data.eval.map(bare))
 

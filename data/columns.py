@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, Value
 
+from data.messages import Malformed, turns_in
 from utils.errors import Refused, did_you_mean
 
 Names = Mapping[str, str | None]
@@ -62,9 +63,17 @@ def with_keys(value: Any, names: Names) -> Any:
     return {key: item for key, item in value.items() if key not in gone} | found
 
 
+def _turns(value: Any) -> Any:
+    try:
+        return turns_in(value)
+    except Malformed:  # told where the row is converted
+        return value
+
+
 def _keys_of_turns(rows: Dataset) -> set[str]:
-    nested = [column for column, feature in rows.features.items() if not isinstance(feature, Value)]
-    listed = (value for row in rows.select_columns(nested) for value in row.values())
+    texts = ("string", "large_string")
+    may = [name for name, kind in rows.features.items() if not isinstance(kind, Value) or kind.dtype in texts]
+    listed = (_turns(value) for row in rows.select_columns(may) for value in row.values())
     return {
         key
         for turns in listed

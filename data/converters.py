@@ -73,6 +73,9 @@ def _prompt_completion(row: Mapping[str, Any]) -> Row:
     prompt, completion = ("" if row[column] is None else row[column] for column in ("prompt", "completion"))
     if isinstance(prompt, str) and isinstance(completion, str):
         _refuse_beside(row, "plain text", *BESIDE)
+        if len(prompt.split()) > 2 and completion.startswith(prompt):
+            reason = "a completion that begins with its prompt"
+            raise Malformed(f"the model would say the prompt again: {prompt!r:.60}", reason, readable=True)
         return {"prompt": prompt, "completion": completion}
     asked = _question(row, "prompt")
     return {"prompt": asked, "completion": _thought(row, _answered(completion)), **_tools(row, asked)}
@@ -94,6 +97,13 @@ def _pair(*asking: str) -> Convert:
         _refuse_beside(row, "a pair of answers", *THOUGHTS)
         chosen, rejected = row["chosen"], row["rejected"]
         margin = {"margin": _number(row, "margin")} if "margin" in row else {}
+        asked = row[asking[0]] if asking else None
+        if (
+            isinstance(asked, str)
+            and len(asked.split()) > 1
+            and all(isinstance(side, str) and side.startswith(asked) for side in (chosen, rejected))
+        ):  # as sides of messages repeat the question
+            chosen, rejected = chosen.removeprefix(asked), rejected.removeprefix(asked)
         plain_prompt = not asking or (asking == ("prompt",) and isinstance(row["prompt"], str))
         if plain_prompt and isinstance(chosen, str) and isinstance(rejected, str):
             _refuse_beside(row, "plain text", *BESIDE)
@@ -118,7 +128,7 @@ def _only_prompt(*asking: str) -> Convert:
         if asking[0] in ("messages", "conversations"):
             _refuse_beside(row, "messages", "history")
             return {"prompt": _before_answer(_with_system(row, conversation(row[asking[0]])))}
-        return {"prompt": _question(row, *asking), **({} if asking == ("prompt",) else _solution(row))}
+        return {"prompt": _question(row, *asking), **({} if asking[0] == "prompt" else _solution(row))}
 
     return convert
 
@@ -168,7 +178,7 @@ LAYOUTS: dict[str, Group] = {
         tuple(
             Layout(asking[:1], _only_prompt(*asking), (*asking[1:], *BESIDE))
             for asking in (
-                ("prompt",), ("question", *BELOW), ("problem", *BELOW), ("query", *BELOW), ("instruction", *BELOW),
+                *((asking, *BELOW) for asking in ("prompt", "question", "problem", "query", "instruction")),
                 ("messages",), ("conversations",),
             )
         ),
@@ -218,7 +228,7 @@ def _number(row: Mapping[str, Any], column: str) -> float:
 
 def _string(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
-    if value is None:
+    if value is None or value != value:  # NaN, as pandas writes what is empty
         return ""
     if not isinstance(value, str):
         quoted = f': write it as "{value}"' if isinstance(value, int | float) else ""
@@ -230,7 +240,7 @@ def _question(row: Mapping[str, Any], *columns: str) -> list[Message]:
     """Return what asks, turns or the texts one below the other, after the system turn; nothing if it is empty."""
     turns, earlier = row[columns[0]], _history(row)
     if isinstance(turns, list | Mapping):
-        _refuse_beside(row, "messages", "history")
+        _refuse_beside(row, "messages", "history", *columns[1:])
     else:
         texts = [_string(row, column) for column in columns if column in row]
         turns = user_turn("\n\n".join(text for text in texts if text.strip())) if any(map(str.strip, texts)) else None
@@ -331,9 +341,12 @@ def _shared_text(chosen: str, rejected: str) -> Row:
 
 def _shared_turns(row: Mapping[str, Any], *asking: str, chosen: list[Message], rejected: list[Message]) -> Row:
     """Return a pair whose sides hold the prompt too; a prompt beside them must be in it."""
-    cut = next((n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other), len(chosen))
+    shorter = min(len(chosen), len(rejected))
+    cut = next((n for n in range(shorter) if chosen[n] != rejected[n]), shorter)
     shared = chosen[:cut]
-    if not cut:
+    if not cut or any(
+        turn["role"] in ("system", "user") for side in (chosen, rejected) for turn in side[cut : cut + 1]
+    ):
         raise Malformed("the chosen and the rejected side answer different questions", "sides that begin otherwise")
     asked = _question(row, *asking) if asking else _system(row)
     said = [turn["content"].split() for turn in shared]

@@ -18,7 +18,10 @@ from utils.hub import DATA_SUFFIXES
 SPLIT_IN_NAME = re.compile(
     r"(?:^|[._-])(train|training|test|testing|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE
 )
-SPLIT_OF_SHARD = re.compile(r"((?:train|test|validation)_\w+)-\d{5}-of-\d{5}", re.IGNORECASE)
+SPLIT_OF_STAGE = re.compile(
+    r"((?:train|test|validation)_(?:\w+(?=-\d{5}-of-)|sft|gen|prefs?|dpo|kto|rm|rl|grpo|ppo))(?:-\d{5}-of-\d{5})?",
+    re.IGNORECASE,
+)
 """How the Hub names the files of a split such as `train_sft`."""
 HELD_OUT = ("validation", "test")
 """Splits that hold out, the one to be preferred first."""
@@ -40,6 +43,7 @@ BESIDE = re.compile(
 """Names of files that lie beside data."""
 SAVED = ("dataset_dict.json", "state.json")
 """What datasets' save_to_disk writes, of several splits or of one."""
+ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz|zip|7z|rar)\Z", re.IGNORECASE)
 NAMED = 5
 
 
@@ -120,7 +124,8 @@ def data_files(path: Path) -> list[Path]:
     accepted = f"{' '.join(DATA_SUFFIXES)}, also packed as {' '.join(PACKED)}"
     if path.is_file():
         if suffix_of(path) not in DATA_SUFFIXES:
-            raise Refused(f"{path} has suffix {path.suffix!r}; data files are {accepted}.")
+            archive = " It is an archive: unpack it." if ARCHIVE.search(path.name) else ""
+            raise Refused(f"{path} has suffix {''.join(path.suffixes[-2:])!r}; data files are {accepted}.{archive}")
         return [path]
     if not path.is_dir():
         raise Refused(f"{path} is neither a file nor a folder that can be read: name one of them.")
@@ -185,7 +190,7 @@ def by_split(path: Path, config_name: str | None = None) -> dict[str, list[Path]
 
 def split_in_name(file: Path) -> str | None:
     """Return the split that a file's name tells, or else that of the nearest folder."""
-    if shard := SPLIT_OF_SHARD.fullmatch(file.name.partition(".")[0]):
+    if shard := SPLIT_OF_STAGE.fullmatch(file.name.partition(".")[0]):
         return shard[1].lower()
     for part in (file.stem, *reversed(file.parent.parts)):
         if match := SPLIT_IN_NAME.search(part):

@@ -26,7 +26,7 @@ text there.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -38,21 +38,25 @@ import kinds
 from data.columns import Names, with_keys
 from data.converters import LAYOUTS, THUMBS, UNSEEN, Group, Layout, Row
 from data.faults import Faults, tell_unread
-from data.messages import Malformed, out_of_order, says_nothing, unread_keys, without_padding
+from data.messages import Malformed, Message, out_of_order, says_nothing, turns_in, unread_keys, without_padding
 from utils.console import warn
 from utils.errors import Refused
 
 OUT_OF_ORDER = "turns are out of order"
 RENDERED = "a turn holds tags of a chat template: it is rendered already"
 CHAT_TAGS = re.compile(
-    r"<\|im_(start|end)\|>|<\|(start|end)_header_id\|>|<\|eot_id\|>|<(start|end)_of_turn>|\[/?INST\]|"
-    r"<\|(system|user|assistant|start|channel|message|return|call)\|>|<\uff5c(User|Assistant)\uff5c>|"
-    r"(<\|endoftext\|>|</s>)\s*\Z"
+    r"<\|im_(start|end|user|assistant|system|middle)\|>|<\|(start|end)_header_id\|>|<\|header_(start|end)\|>|"
+    r"<\|(eot_id|eom_id|eot|end)\|>|<(start|end)_of_turn>|<\|(START|END)_OF_TURN_TOKEN\|>|<\|(start|end)_of_role\|>|"
+    r"\[/?INST\]|<</?SYS>>|\[\|(system|user|assistant|endofturn)\|\]|<[|\uff5c](User|Assistant)[|\uff5c]>|"
+    r"<\|(system|user|assistant|start|channel|message|return|call)\|>|<\|(system|user|assistant)_(start|end)\|>|"
+    r"\A\s*(<s>|<bos>|<\|begin_of_text\|>)|(<\|endoftext\|>|<\|end_of_text\|>|<eos>|</s>)\s*\Z"
 )
 """Tags with which published templates begin and end turns."""
-IN_TAGS = ("<|", "</s>", "INST]", "_of_turn>", "<\uff5c")
+IN_TAGS = ("<|", "s>", "INST]", "_of_turn>", "<\uff5c", "SYS>>", "[|")
 """Found five times as fast as the tags; each has one of them."""
 FORMS: dict[type, str] = {str: "plain text", list: "messages"}
+OF_TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+"""Columns that may hold conversations as JSON, as a .csv has them."""
 FAULT = "what is wrong with the row"
 """A column of the cached conversion that is not part of the layout; null in a row that can be used."""
 UNREAD = "keys of turns that are not read"
@@ -86,7 +90,9 @@ def to_layout(
 
     def plain(column: str, value: Any) -> Any:
         value = without_padding(value) if column in padded else value
-        return with_keys(value, keys or {}) if column in columns else value
+        if column not in columns:
+            return value
+        return with_keys(turns_in(value) if column in OF_TURNS else value, keys or {})
 
     def converted(row: Row) -> Row:
         """Return a row in the layout, of the first row's form; raise Malformed for one that cannot be used."""
@@ -103,9 +109,9 @@ def to_layout(
         return result
 
     def result_or_fault(row: Row) -> Row:
-        row = {column: plain(column, value) for column, value in row.items()}
-        unread = {key for column in columns if column in nested for key in unread_keys(row[column])}
         try:
+            row = {column: plain(column, value) for column, value in row.items()}
+            unread = {key for column in columns for key in unread_keys(row[column])}
             return {**converted(row), UNREAD: sorted(unread) or None}
         except Malformed as error:
             return {FAULT: {"reason": error.reason, "example": str(error), "readable": error.readable}}
@@ -232,14 +238,16 @@ def find_layout(columns: list[str], kind: str, name: str = "the data", *, thumbs
     )
 
 
-def unread_columns(rows: Dataset, kind: str, name: str) -> list[str]:
-    """Return the columns that a stage of `kind` does not read.
+def unread_columns(rows: Dataset, kind: str, name: str) -> tuple[list[str], list[str]]:
+    """Return the columns that a stage of `kind` does not read, and those that only its reward functions are given.
 
     Raises:
         Refused: the columns are no layout of the kind.
     """
     layout = find_layout(rows.column_names, kind, name, thumbs=_are_thumbs(rows))
-    return [] if group_of(kind).keeps_columns else sorted({*rows.column_names} - {*layout.columns, *layout.beside})
+    others = {*rows.column_names} - {*layout.columns, *layout.beside}
+    given = others - UNSEEN if group_of(kind).keeps_columns else set()
+    return sorted(others - given), sorted(given)
 
 
 def _are_thumbs(rows: Dataset) -> bool:
@@ -252,6 +260,9 @@ def _are_thumbs(rows: Dataset) -> bool:
 
 def flaw(row: Mapping[str, Any]) -> str | None:
     """Return why a converted row can teach nothing: an empty part, equal sides, turns out of order; None if it can."""
+    to_be_answered = row.get("prompt") if not row.keys() & {"completion", "chosen"} else None
+    if isinstance(to_be_answered, list) and to_be_answered and to_be_answered[-1]["role"] == "assistant":
+        return "the prompt ends with a turn of the assistant"
     for column in ("text", "prompt", "completion", "chosen", "rejected"):
         value = row.get(column, "not of this layout")
         if isinstance(value, str):
@@ -268,16 +279,23 @@ def flaw(row: Mapping[str, Any]) -> str | None:
         return "the assistant says nothing"
     if "chosen" in row and row["chosen"] == row["rejected"]:
         return "chosen and rejected are equal"
-    if _rendered_turn(row):
+    if rendered_turn(row):
         return RENDERED
     return OUT_OF_ORDER if _disorder(row) else None
 
 
-def _rendered_turn(row: Mapping[str, Any]) -> str | None:
+def rendered_turn(row: Mapping[str, Any]) -> str | None:
     """Return the text of a turn that holds the tags of a chat template, and would be rendered twice."""
     conversations = [value for value in row.values() if isinstance(value, list) and value and "role" in value[0]]
-    contents = (turn["content"] for turns in conversations for turn in turns)
+    contents = (text for turns in conversations for turn in turns for text in _texts_of(turn))
     return next((text for text in contents if any(map(text.__contains__, IN_TAGS)) and CHAT_TAGS.search(text)), None)
+
+
+def _texts_of(turn: Message) -> Iterator[str]:
+    """Yield what a turn says, thinks, and calls."""
+    yield turn["content"]
+    yield turn.get("reasoning_content") or ""
+    yield from (str(call["function"]["arguments"]) for call in turn.get("tool_calls") or ())
 
 
 def _disorder(row: Mapping[str, Any]) -> str | None:
@@ -294,7 +312,7 @@ def _example(row: Mapping[str, Any], why: str) -> str:
     if why == OUT_OF_ORDER:
         return str(_disorder(row))
     if why == RENDERED:
-        return f"{_rendered_turn(row)!r:.80}: give its turns as messages, or the whole as `text`"
+        return f"{rendered_turn(row)!r:.80}: give its turns as messages, or the whole as `text`"
     return f"{str(next(row[column] for column in ('messages', 'prompt', 'text') if column in row))!r:.80}"
 
 

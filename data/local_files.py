@@ -89,7 +89,7 @@ def read_path(path: Path, split: str, faults: Faults | None = None, config_name:
                 faults.judge(faults.count + len(rows))
             raise Refused(f"{file} has no rows. Check that it was written completely.")
         columns.append(dict.fromkeys(column for row in more for column in row))
-        if set(columns[-1]) != set(columns[0]):
+        if not set(columns[-1]) & set(columns[0]):
             raise Refused(
                 f"{file} has columns {', '.join(columns[-1])}, but {files[0].name} has {', '.join(columns[0])}: "
                 f"name one of the files instead of the folder {path}."
@@ -133,8 +133,8 @@ def _files_of(path: Path, split: str, config_name: str | None) -> list[Path]:
 def _known_split(path: Path, split: str, there: list[str]) -> str:
     if (name := ALIASES.get(split, split)) not in there:
         raise Refused(
-            f"{path} has no split {split!r}; it has {', '.join(sorted(there))} (by the names of its files). Name one "
-            "of them with dataset_split or eval_split, or name a single file."
+            f"{path} has no split {split!r}; it has {', '.join(sorted(there))}, as its files are named or listed. Name "
+            "one of them with dataset_split or eval_split, or name a single file."
         )
     return name
 
@@ -143,7 +143,7 @@ def _one_table(files: list[Path]) -> Dataset:
     """Return the rows of Parquet files, a column that is null throughout one of them as what it is in the others."""
     tables = [_parquet(file) for file in files]
     for file, table in zip(files, tables, strict=True):
-        if set(table.column_names) != set(tables[0].column_names):
+        if not set(table.column_names) & set(tables[0].column_names):
             raise _unlike(file, files[0])
         try:
             schemas = [tables[0].features.arrow_schema, table.features.arrow_schema]
@@ -155,6 +155,8 @@ def _one_table(files: list[Path]) -> Dataset:
 
 
 def _as(table: Dataset, features: Features) -> Dataset:
+    for lacking in features.keys() - {*table.column_names}:
+        table = table.add_column(lacking, [None] * len(table))
     return table if table.features == features else table.cast(features)
 
 
@@ -421,8 +423,10 @@ def _csv(file: Path, broken: Broken = refuse) -> Iterator[Row]:
         raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
 
 
-END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]")
 """Tokens with which published models end a document."""
+BEGIN_MARKS = ("<s>", "<|startoftext|>", "<|begin_of_text|>", "<bos>", "[BOS]")
+"""And those with which they begin one."""
 
 
 def _paragraphs(file: Path, _broken: Broken = refuse) -> Iterator[Row]:
@@ -438,7 +442,8 @@ def _paragraphs(file: Path, _broken: Broken = refuse) -> Iterator[Row]:
     parts = (part for line in _lines(file) for part in _at_edges(line, marks))
     for is_text, lines in groupby(parts, lambda part: part not in marks):
         if is_text and (text := "\n".join(lines).strip("\n")).strip():
-            yield {"text": text}
+            begins = next((mark for mark in BEGIN_MARKS if text.startswith(mark)), "")
+            yield {"text": text.removeprefix(begins).lstrip("\n") if begins else text}
 
 
 def _at_edges(line: str, marks: Sequence[str]) -> Iterator[str]:
@@ -461,10 +466,10 @@ def _end_marks(file: Path) -> list[str]:
     One is a line by itself; or it begins or ends some lines and stands nowhere else, as it would in prose about it.
     """
     alone, at_edge, within = (dict.fromkeys(END_MARKS, 0) for _ in range(3))
-    html = False  # where <s> strikes text through, or begins a document, </s> is its other half
+    html = False  # where <s> strikes text through, </s> is its other half
     for line in _lines(file):
         text = line.strip()
-        html |= "<s>" in text
+        html |= "<s>" in text.removeprefix("<s>") or (text.startswith("<s>") and "</s>" in text.removesuffix("</s>"))
         for mark in END_MARKS:
             if mark in text:
                 inside = mark in text.removeprefix(mark).removesuffix(mark)

@@ -48,16 +48,28 @@ CALLING = ("function_call", "function-call", "tool_call")
 """Roles of turns that are calls."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a turn, or columns beside an answer, for what is thought before it."""
+DETAILS = ("reasoning_details", "thinking_blocks")
+"""Keys of a turn that hold thoughts as a list of parts."""
+CALLS = ("tool_calls", "function_call", "tool_call")
+LEARNT = ("weight", "train", "loss", "loss_mask", "loss_weight", "trainable")
+"""Keys of a turn that say whether it is learnt: 0 or false is not."""
+MASKS = re.compile(r"mask|loss|train|weight|learn", re.IGNORECASE)
+GONE = re.compile(r"ignore|skip|delete", re.IGNORECASE)
+"""Names of keys that may say so, too, the latter where they are true."""
 READ = {
-    "role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "tool_use_id", "name", "weight",
-    "train", "loss", "reasoning_details", *THOUGHTS,
+    "role", "from", "content", "value", "tool_call_id", "tool_use_id", "name", *CALLS, *LEARNT, *DETAILS, *THOUGHTS,
 }  # fmt: skip
 """Keys of a turn that say what it is."""
 ABOUT = {
     "id", "date", "time", "timestamp", "created_at", "model", "source", "author", "language", "country", "state",
-    "header", "hashed_ip", "turn_identifier",
+    "header", "hashed_ip", "turn_identifier", "meta", "metadata", "extra", "usage", "logprobs", "moderation",
+    "annotations", "citations", "labels", "emojis", "detoxify", "cache_control", "signature",
 }  # fmt: skip
-"""Keys of a turn that say where it comes from."""
+"""Keys of a turn, or of a part of its content, that say where it comes from."""
+TOLD_IN_A_WORD = re.compile(r"thought|think|reason|recipient|channel", re.IGNORECASE)
+"""Unknown keys of which a single word counts."""
+TURNS_IN_CELL = re.compile(r"""\s*\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
+PARTS_IN_CELL = re.compile(r"""\s*\[\s*\{\s*"(type|text)"\s*:""")
 
 
 class Malformed(ValueError):
@@ -87,8 +99,7 @@ def conversation(value: object) -> list[Message]:
     Raises:
         Malformed: it is no conversation.
     """
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # as a .csv has it
-        value = parsed(value, "a conversation", NO_MESSAGES)
+    value = turns_in(value)
     if isinstance(value, Mapping):
         value = [value]
     if value is None or value == []:
@@ -96,6 +107,20 @@ def conversation(value: object) -> list[Message]:
     if not isinstance(value, list):
         raise Malformed(f"a list of messages was expected, not {shown(value)}", NO_MESSAGES)
     return [_message(one) for turn in value for one in _without_blocks(turn)]
+
+
+def turns_in(value: object) -> Any:
+    """Return a text as the conversation whose JSON it is, as a .csv has it; any other value as it is.
+
+    Raises:
+        Malformed: it looks like one, and is no JSON, as what Python prints is none.
+    """
+    if not isinstance(value, str) or not TURNS_IN_CELL.match(value):
+        return value
+    found = parsed(value, "a conversation", NO_MESSAGES)
+    turns = found if isinstance(found, list) else [found]
+    said = (turn.get("role", turn.get("from")) for turn in turns if isinstance(turn, Mapping))
+    return turns if all(str(one).strip().lower() in ROLES for one in said) else value
 
 
 def user_turn(text: str) -> list[Message]:
@@ -139,23 +164,22 @@ def lists_tools(messages: list[Message], tools: list[dict[str, Any]]) -> bool:
 
 
 def unread_keys(turns: object) -> set[str]:
-    """Return the keys of a conversation's turns whose text no stage reads: two words or more under an unknown key."""
+    """Return the keys of a conversation's turns that say something which no stage reads: text, lists, objects."""
     listed = turns if isinstance(turns, list) else [turns]
-    others = ((key, turn[key]) for turn in listed if isinstance(turn, Mapping) for key in turn.keys() - READ - ABOUT)
-    return {key for key, value in others if any(map(_has_words, _texts_of(value)))}
+    return {key for turn in listed if isinstance(turn, Mapping) for key in _saying(turn) - READ}
 
 
-def _has_words(text: str) -> bool:
+def _saying(part: Mapping[str, Any]) -> set[str]:
+    """Return the keys of an object that say something: two words or more, where one does not do, a list, an object."""
+    others = ((key, part[key]) for key in part.keys() - ABOUT)
+    return {key for key, value in others if value and (_has_words(key, value) or isinstance(value, list | Mapping))}
+
+
+def _has_words(key: str, text: object) -> bool:
     """Tell whether a text is of two words or more; one in a script without spaces, of some letters."""
+    if not isinstance(text, str) or TOLD_IN_A_WORD.search(key):
+        return isinstance(text, str) and text != "all"
     return len(text.split()) > 1 or (len(text) > 4 and bool(WITHOUT_SPACES.search(text)))
-
-
-def _texts_of(value: object) -> Iterator[str]:
-    """Yield a text, those of a list, or those of its typed parts."""
-    for part in value if isinstance(value, list) else [value]:
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if isinstance(text, str):
-            yield text
 
 
 def says_nothing(messages: list[Message]) -> bool:
@@ -228,12 +252,17 @@ def _message(turn: object) -> Message:
         raise Malformed(
             f"a message is an object with role and content (or from and value), not {shown(turn)}", NO_MESSAGES
         )
-    said = _one_of(turn, "role", "from")
+    roles = [turn[key] for key in ("role", "from") if turn.get(key) is not None]
+    said = (
+        roles[0]
+        if len({ROLES.get(str(one).strip().lower(), one) for one in roles}) == 1
+        else _one_of(turn, "role", "from")
+    )
     named = said.strip().lower() if isinstance(said, str) else ""
     if (role := ROLES.get(named)) is None:
         near = did_you_mean(named, ROLES)
         raise Malformed(f"the role {said!r} is none of {', '.join(ROLES)}{near}", "an unknown role")
-    content, calls = _one_of(turn, "content", "value"), _one_of(turn, "tool_calls", "function_call")
+    content, calls = _one_of(turn, "content", "value"), _one_of(turn, *CALLS)
     if named in CALLING:
         calls, content = content, ""
     if calls and role != "assistant":
@@ -272,10 +301,9 @@ def _one_of(turn: Mapping[str, Any], *keys: str) -> Any:
 
 
 def _details(turn: Mapping[str, Any]) -> str:
-    """Return the thoughts that OpenRouter gives as a list of parts."""
-    details = turn.get("reasoning_details")
-    parts = details if isinstance(details, list) else []
-    texts = (part.get("text") or part.get("summary") for part in parts if isinstance(part, Mapping))
+    """Return the thoughts that OpenRouter and LiteLLM give as a list of parts."""
+    parts = [part for key in DETAILS for part in turn.get(key) or () if isinstance(part, Mapping)]
+    texts = (part.get("text") or part.get("thinking") or part.get("summary") for part in parts)
     return "".join(text for text in texts if isinstance(text, str))
 
 
@@ -305,7 +333,12 @@ def _is_object(content: object) -> bool:
 def _text(value: object, what: str) -> str:
     """Return a text, or the texts of a list of typed parts, one below the other where no space parts them."""
     if isinstance(value, str):
-        return value
+        parts = parsed(value, what, NO_TEXT) if PARTS_IN_CELL.match(value) and value.rstrip().endswith("]") else None
+        if not isinstance(parts, list) or not all(
+            isinstance(one, Mapping) and {*one} == {"type", "text"} for one in parts
+        ):
+            return value
+        value = parts
     if not isinstance(value, list):
         raise Malformed(f"{what} must be text, not {shown(value)}", NO_TEXT)
     text = ""
@@ -316,6 +349,10 @@ def _text(value: object, what: str) -> str:
         found = part.get("text") if isinstance(part, Mapping) else part
         if kind not in TEXTS or not isinstance(found, str):
             raise Malformed(f"{what} has a part that is no text: {shown(part)}", NO_TEXT)
+        if isinstance(part, Mapping) and (more := (_saying(part) | _marks(part)) - {"type", "text"}):
+            raise Malformed(
+                f"{what} has a part with {', '.join(sorted(more))}, which is not read: {shown(part)}", NO_TEXT
+            )
         glued = text and found and not text[-1].isspace() and not found[0].isspace()
         text += "\n" * bool(glued) + found
     return text
@@ -334,12 +371,28 @@ def _thoughts_among(content: object) -> Iterator[str]:
 
 
 def _weight(turn: Mapping[str, Any]) -> int:
-    """Return 0 for a turn that is not to be learnt, by OpenAI's `weight`, axolotl's `train` or ms-swift's `loss`."""
-    given = [turn[key] for key in ("weight", "train") if turn.get(key) is not None]
-    given += [turn["loss"]] if isinstance(turn.get("loss"), bool) else []  # else a figure
+    """Return 0 for a turn that is not to be learnt: OpenAI's `weight`, axolotl's `train`, ms-swift's `loss`, more."""
+    given = [turn[key] for key in LEARNT if turn.get(key) is not None]
+    if not isinstance(turn.get("loss"), bool) and turn.get("loss") not in (None, 0, 1):
+        given.remove(turn["loss"])  # a figure
+    if unknown := _marks(turn) - {*LEARNT}:
+        key = min(unknown)
+        raise Malformed(
+            f"a turn says {key} = {shown(turn[key])}, and whether it is learnt is said by {', '.join(LEARNT)}: if 0 or "
+            f"false there means that it is not, columns={{'weight': {key!r}}}; else columns={{{key!r}: None}}",
+            f"`{key}` of a turn",
+        )
     if any(not isinstance(one, bool | int | float) or one not in (0, 1) for one in given):
         raise Malformed(f"the weight of a turn is 0 (not learnt) or 1, not {shown(given[0])}", "a weight but 0 or 1")
     return int(all(given))
+
+
+def _marks(part: Mapping[str, Any]) -> set[str]:
+    """Return the keys that may say whether something is learnt."""
+    said = {key: value for key, value in part.items() if isinstance(value, bool | int | float | list)}
+    return {
+        key for key, value in said.items() if (MASKS.search(key) or (value and GONE.search(key))) and key not in ABOUT
+    }
 
 
 ARGUMENTS = ("arguments", "parameters", "args", "input")
@@ -356,6 +409,8 @@ def _tool_calls(value: object) -> list[dict[str, Any]]:
             raise Malformed(f"a function call has a name and arguments, not {shown(call)}", NO_CALL)
         given = [key for key in ARGUMENTS if key in function]
         unknown = function.keys() - {"name", "id", "type", "index", "description", *ARGUMENTS}
+        assert isinstance(call, Mapping)
+        unknown |= _saying(call) - {"function", "name", "id", "type", "index", "description", *ARGUMENTS}
         if len(given) > 1 or unknown:
             named_so = ", ".join([*given[1:], *sorted(unknown)])
             raise Malformed(f"a function call has a name and arguments, and no {named_so}: {shown(call)}", NO_CALL)

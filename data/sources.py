@@ -131,8 +131,12 @@ def load(
     path = user_path(dataset_name)
     if not made and path.is_dir() and not is_saved_to_disk(path):
         tell_unread_files(path, by_split(path, config_name))
-    if not made and (unread := unread_columns(sources[0], kind, dataset_name)):
+    unread, given = ([], []) if made else unread_columns(sources[0], kind, dataset_name)
+    if unread:
         console().print(f"{kind} does not read {', '.join(unread)} of {dataset_name}", markup=False, soft_wrap=True)
+    if given:
+        told = f"{kind} shows the model no {', '.join(given)} of {dataset_name}: reward functions are given them"
+        console().print(told, markup=False, soft_wrap=True)
     whole = len(sources[0])
     counts = [whole]
     labelled = group_of(kind).labels == "trained on"

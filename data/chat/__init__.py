@@ -6,6 +6,7 @@ from data.chat.chat_rendering import (
     Message,
     adds_bos,
     align_eos,
+    check_system_renders,
     check_thoughts_render,
     check_tools_render,
     encode,
@@ -15,6 +16,7 @@ from data.chat.chat_rendering import (
     render,
     separate_pad_from_eos,
     shows_thoughts,
+    tell_control_tokens,
     with_thoughts_as,
 )
 from data.chat.template import CHAT_TEMPLATE
@@ -26,6 +28,7 @@ __all__ = [
     "Message",
     "adds_bos",
     "align_eos",
+    "check_system_renders",
     "check_thoughts_render",
     "check_tools_render",
     "encode",
@@ -35,5 +38,6 @@ __all__ = [
     "render",
     "separate_pad_from_eos",
     "shows_thoughts",
+    "tell_control_tokens",
     "with_thoughts_as",
 ]

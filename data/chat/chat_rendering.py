@@ -77,8 +77,12 @@ def separate_pad_from_eos(tokenizer: "PreTrainedTokenizerBase") -> None:
     Where padding is masked, a pad that is also EOS hides the EOS from training, and the model never learns to stop.
 
     Raises:
-        Refused: the vocabulary has no token to spare.
+        Refused: there is no EOS, or the vocabulary has no token to spare.
     """
+    if tokenizer.eos_token is None:
+        raise Refused(
+            "this tokenizer has no EOS token to end an answer with: set `eos_token` in tokenizer_config.json."
+        )
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
     vocabulary = tokenizer.get_vocab()
@@ -229,6 +233,52 @@ def check_thoughts_render(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset")
         way = "give them as reasoning_content, which it shows" if apart else "name a model whose template shows them"
         raise Refused(
             f"row {number} has thoughts, and this model's chat template cuts out what stands before </think>: {way}."
+        )
+
+
+def check_system_renders(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -> None:
+    """Refuse rows with a system turn that the template leaves out.
+
+    Raises:
+        Refused: training would never see it.
+    """
+    from jinja2 import TemplateError
+
+    from data.layouts import may_say
+
+    columns = [name for name in ("messages", "prompt") if name in rows.column_names]
+    if not may_say(rows, '"system"', *columns):
+        return
+    asked: list[Message] = [{"role": "system", "content": PROBE}, {"role": "user", "content": "?"}]
+    with suppress(TemplateError):  # which is told where the rows themselves are shown
+        if PROBE not in _by_template(tokenizer, asked):
+            number = next(
+                (n for n, row in enumerate(rows, 1) if row[columns[0]][:1] and row[columns[0]][0]["role"] == "system"),
+                0,
+            )
+            if number:
+                raise Refused(
+                    f"row {number} has a system turn, and this model's chat template leaves it out: put its text into "
+                    "the user's first turn, take it out, or name a model whose template shows it."
+                )
+
+
+def tell_control_tokens(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -> None:
+    """Say how many rows hold control tokens of the tokenizer inside their turns, which are read as such."""
+    from data.layouts import may_say
+
+    columns = [name for name in ("messages", "prompt", "completion", "chosen", "rejected") if name in rows.column_names]
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    found = sorted(token for token in special if may_say(rows, token, *columns))
+    numbers = [
+        number
+        for number, row in (enumerate(rows, 1) if found else ())
+        if any(token in turn["content"] for name in columns for turn in row[name] for token in found)
+    ]
+    if numbers:
+        warn(
+            f"{len(numbers)} of {len(rows)} rows, the first of them row {numbers[0]}, hold {', '.join(found)} inside "
+            "their turns: control tokens of the tokenizer, and read as such. If they are text, write them otherwise"
         )
 
 

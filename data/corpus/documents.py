@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from data.faults import tell_unread
 from data.folders import ALIASES, by_split, everything_in, is_saved_to_disk, readable, suffix_of, tell_unread_files
 from data.hub_rows import HubRows
 from data.local_files import READERS, saved_to_disk, separated
-from data.messages import Malformed, unread_keys
+from data.messages import Malformed, turns_in, unread_keys
 from utils import hub
+from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import user_path
 
@@ -148,24 +149,42 @@ def texts_of(rows: Iterable[Mapping[str, Any]], name: str, names: Names) -> Iter
     """Yield the document of each row; `names` names columns and keys of turns anew.
 
     Raises:
-        Refused: the columns of the first row hold no text, a row is not what they say, or most have turns with text
-            that is not read.
+        Refused: the columns of a row hold no text, it is not what they say, most have turns with text that is not read,
+            or `names` has one that is nowhere.
     """
-    make: Callable[[Mapping[str, Any]], str] | None = None
+    forms: dict[tuple[str, ...], _Form] = {}  # the rows of a .jsonl file need not have the same columns
     unread: Counter[str] = Counter()
-    number, used, columns, keys = 0, [""], {"": ""}, names
+    number, seen = 0, set[str]()
     for number, row in enumerate(rows, 1):
-        if make is None:
-            columns, keys = by_name(row, names), of_turns(row, names)
-            used, make = to_text(columns, name)
-        given = {one: row.get(columns[one]) for one in used}
-        given[used[0]] = with_keys(given[used[0]], keys)
-        unread.update(unread_keys(given[used[0]]))
+        form = forms.get(there := tuple(row)) or forms.setdefault(there, _Form(there, name, names))
+        given = {one: row.get(form.columns[one]) for one in form.used}
         try:
-            yield make(given)
+            turns = turns_in(given[form.used[0]]) if form.used[0] != "text" else given["text"]
+            seen |= (
+                {key for turn in turns if isinstance(turn, Mapping) for key in turn} if form.keys and turns else set()
+            )
+            given[form.used[0]] = with_keys(turns, form.keys)
+            unread.update(unread_keys(given[form.used[0]]))
+            yield form.make(given)
         except Malformed as error:
             raise Refused(f"{name}, row {number}: {error}.") from None
+    seen |= {column for there in forms for column in there}
+    if lost := next((given for given in names.values() if number and given is not None and given not in seen), None):
+        raise Refused(
+            f"columns names {lost!r}, and {name} has no such column, nor key of a turn{did_you_mean(lost, seen)}"
+        )
     tell_unread(unread, number, name)
+    read = {form.columns[one] for form in forms.values() for one in form.used}
+    if others := sorted({column for there in forms for column in there} - read):
+        console().print(f"pretrain does not read {', '.join(others)} of {name}", markup=False, soft_wrap=True)
+
+
+class _Form:
+    """How rows of some columns become documents."""
+
+    def __init__(self, there: Sequence[str], name: str, names: Names) -> None:
+        self.columns, self.keys = by_name(there, names), of_turns(there, names)
+        self.used, self.make = to_text(self.columns, name)
 
 
 def _parquet(file: Path, names: Names) -> Iterator[dict[str, Any]]:
@@ -192,6 +211,8 @@ def _published(named: Documents, name: str) -> Documents:
         return {"train": next(iter(found.values()))}
     if "train" not in found:
         raise Refused(f"{name} has the splits {', '.join(named)}, none of them train: name one file or data set of it.")
+    if others := [split for split in found if split not in SPLITS]:
+        console().print(f"{name}: the splits {', '.join(others)} are not read", markup=False, soft_wrap=True)
     return {split: documents for split, documents in found.items() if split in SPLITS}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from data.chat import CHAT_TEMPLATE, TURN_END
 from data.converters import BESIDE, CONVERSATIONS, LAYOUTS
+from data.layouts import RENDERED, rendered_turn
 from data.messages import Malformed, is_learnt, says_nothing, without_padding
 from utils.errors import Refused, did_you_mean
 
@@ -38,6 +39,8 @@ def to_text(columns: Iterable[str], name: str) -> tuple[list[str], Callable[[Row
         converted = CONVERT[column]({key: without_padding(row.get(key)) for key in used})
         if not all(map(is_learnt, converted.get("messages", ()))):
             raise Malformed("a turn has weight 0, and pretraining learns every turn: leave the row or the weight out")
+        if column != "text" and (text := rendered_turn(converted)):
+            raise Malformed(f"{RENDERED}: {text!r:.80}")
         return converted["text"] if column == "text" else render(**converted)
 
     return used, document

@@ -177,6 +177,23 @@ def test_text_is_learnt_whole_and_ends_with_eos(configure: Configure, learnt: Ca
     assert all(text.startswith("say ") and text.endswith("<|im_end|>") for text in texts)
 
 
+def test_a_text_that_ends_with_eos_and_a_line_break_gets_no_second_one(
+    configure: Configure, learnt: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rendered = "<|im_start|>user\nsay {}<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
+    for text in learnt([{"text": rendered.format(n)} for n in range(9)], configure("sft")):
+        assert text.count("<|im_end|>") == 2
+        assert text.endswith("red<|im_end|>")
+    assert "letters" not in capsys.readouterr().out
+
+
+def test_tags_of_another_models_template_are_told(
+    configure: Configure, learnt: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    learnt([{"text": f"<|start_header_id|>user<|end_header_id|> {n}"} for n in range(9)], configure("sft"))
+    assert "<|end_header_id|>, <|start_header_id|>, tags of another" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_text_that_begins_with_bos_gets_no_second_one(
     configure: Configure, learnt: Callable[..., list[str]], base_dir: Path, tmp_path: Path
 ) -> None:

@@ -11,12 +11,14 @@ from transformers import AutoTokenizer
 from data.chat import (
     CHAT_TEMPLATE,
     adds_bos,
+    check_system_renders,
     check_thoughts_render,
     check_tools_render,
     encode,
     prepare_tokenizer,
     render,
     separate_pad_from_eos,
+    tell_control_tokens,
 )
 from data.layouts import to_layout
 from data.local_files import from_rows
@@ -235,6 +237,35 @@ def test_thoughts_stand_under_the_key_that_a_template_shows(chatml: Any) -> None
     assert render(chatml, turns) == "[|?][hm|!]"
     chatml.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
     assert render(chatml, turns) == "[?][<think>\nhm\n</think>\n\n!]"
+
+
+def test_a_system_turn_that_a_template_leaves_out_is_refused(chatml: Any) -> None:
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    plain = to_layout(from_rows([{"messages": turns}], "rows"), "sft")
+    with_system = to_layout(from_rows([{"messages": [{"role": "system", "content": "Add."}, *turns]}], "rows"), "sft")
+    check_system_renders(chatml, with_system)
+    chatml.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    check_system_renders(chatml, plain)
+    with pytest.raises(Refused, match="row 1 has a system turn, and this model's chat template leaves it out"):
+        check_system_renders(chatml, with_system)
+
+
+def test_control_tokens_inside_turns_are_told(chatml: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(text: str) -> Dataset:
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]
+        return to_layout(from_rows([{"messages": turns}], "rows"), "sft")
+
+    tell_control_tokens(chatml, rows("one two"))
+    assert capsys.readouterr().out == ""
+    tell_control_tokens(chatml, rows("one<|endoftext|>two"))
+    assert "1 of 1 rows, the first of them row 1, hold <|endoftext|> inside" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_tokenizer_without_eos_is_refused_for_plain_text_too(make_tokenizer: MakeTokenizer) -> None:
+    with pytest.raises(Refused, match="no EOS token to end an answer with"):
+        separate_pad_from_eos(make_tokenizer("<pad>", pad_token="<pad>"))
 
 
 def test_thoughts_that_a_template_cuts_out_are_refused(chatml: Any) -> None:

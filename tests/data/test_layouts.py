@@ -1,6 +1,7 @@
 """Every accepted layout becomes its stage's columns; everything else is refused with what was found."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -444,10 +445,79 @@ def test_text_of_turns_that_is_not_read_is_told_where_few_rows_have_it(capsys: p
     assert "in 1 of 3 rows a turn has text under 'plan', which no stage reads" in capsys.readouterr().out
 
 
+BELOW = [{"role": "user", "content": "2 + 2?\n\nAdd."}]
+TURN_JSON, ANSWER_JSON = '{"role": "user", "content": "2 + 2?"}', '{"role": "assistant", "content": "%s"}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "expected"),
+    [
+        (
+            "sft",
+            {"prompt": f"[{TURN_JSON}]", "completion": f"[{ANSWER_JSON % 4}]"},
+            {"prompt": USER, "completion": FOUR},
+        ),
+        (
+            "dpo",
+            {"chosen": f"[{TURN_JSON}, {ANSWER_JSON % 4}]", "rejected": f"[{TURN_JSON}, {ANSWER_JSON % 5}]"},
+            {"prompt": USER, "chosen": FOUR, "rejected": FIVE},
+        ),
+        ("grpo", {"prompt": TURN_JSON}, {"prompt": USER}),
+        (
+            "sft",
+            {"prompt": '{"a": 1}', "completion": '[{"role": 3}]'},
+            {"prompt": '{"a": 1}', "completion": '[{"role": 3}]'},
+        ),
+        ("grpo", {"prompt": "2 + 2?", "context": "Add."}, {"prompt": BELOW, "context": "Add."}),
+        (
+            "dpo",
+            {"prompt": "What is 2 + 2?", "chosen": "What is 2 + 2? 4", "rejected": "What is 2 + 2? 5"},
+            {"prompt": "What is 2 + 2?", "chosen": " 4", "rejected": " 5"},
+        ),
+        ("sft", {"instruction": "2 + 2?", "input": math.nan, "output": "4"}, {"prompt": USER, "completion": FOUR}),
+    ],
+)
+def test_cells_and_columns_say_what_they_evidently_mean(
+    kind: str, row: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert convert(kind, row) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        ("sft", {"prompt": "[{'role': 'user', 'content': '?'}]", "completion": "4"}, "a conversation should be JSON"),
+        ("grpo", {"prompt": USER + FOUR}, "the prompt ends with a turn of the assistant"),
+        ("sft", {"prompt": "What is 2 + 2?", "completion": "What is 2 + 2? 4"}, "begins with its prompt"),
+        ("dpo", {"chosen": USER + FOUR, "rejected": USER}, "the rejected is empty"),
+        (
+            "dpo",
+            {"chosen": USER + FOUR + USER + FOUR, "rejected": USER + FOUR + SYSTEM + FIVE},
+            "answer different questions",
+        ),
+        *(
+            ("sft", {"messages": [*USER, {"role": "assistant", "content": text}]}, "it is rendered already")
+            for text in (
+                "hi<|end|>", "<|START_OF_TURN_TOKEN|>hi", "[|user|]hi", "<s>hi", "hi<|end_of_text|>", "<<SYS>>hi",
+                "<|im_user|>hi", "<|eom_id|>", "<|header_start|>user",
+            )
+        ),
+        (
+            "sft",
+            {"messages": [*USER, {"role": "assistant", "content": "hi", "reasoning_content": "<|im_start|>hm"}]},
+            "it is rendered already",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cells_cannot_mean_is_told(kind: str, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        convert(kind, row)
+
+
 def test_columns_that_are_not_read_are_known() -> None:
     rows = from_rows([{"messages": USER + FOUR, "source": "x", "id": 3, "system": "Add."}], "rows")
-    assert unread_columns(rows, "sft", "rows") == ["id", "source"]
-    assert unread_columns(from_rows([{"prompt": USER, "target": 4}], "rows"), "grpo", "rows") == []
+    assert unread_columns(rows, "sft", "rows") == (["id", "source"], [])
+    assert unread_columns(from_rows([{"prompt": USER, "target": 4}], "rows"), "grpo", "rows") == ([], ["target"])
 
 
 def test_the_prompt_of_whole_conversations_keeps_its_system_turn() -> None:

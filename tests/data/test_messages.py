@@ -222,7 +222,7 @@ def test_a_near_role_is_named() -> None:
 def test_text_under_an_unknown_key_is_told_from_what_a_turn_is_about() -> None:
     turn = {"role": "user", "content": "a b", "id": "x y", "thought": "let me see", "score": 3, "lang": "en"}
     assert unread_keys({"thought": "\u6211\u60f3\u8fd9\u4e2a\u95ee\u9898"}) == {"thought"}
-    assert unread_keys({"header": {"user-agent": "Mozilla/5.0 (X11)"}, "openai": {"a": "b c"}}) == set()
+    assert unread_keys({"header": {"user-agent": "Mozilla/5.0 (X11)"}, "labels": {"a": "b c"}}) == set()
     assert unread_keys([turn, {"role": "user", "details": [{"text": "of two words"}]}]) == {"thought", "details"}
 
 
@@ -248,6 +248,60 @@ def test_blocks_of_content_that_call_tools_become_calls_and_results() -> None:
 def test_tags_around_a_tools_result_are_the_templates() -> None:
     wrapped = {"role": "tool", "content": "<tool_response>\n4\n</tool_response>"}
     assert conversation([wrapped]) == [{"role": "tool", "content": "4"}]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"documents": [{"title": "A"}]}, {"tools": [{"name": "f"}]}, {"thought": "3-2=1"}, {"recipient": "functions.f"},
+        {"scratch": {"a": "b"}},
+    ],
+)  # fmt: skip
+def test_a_key_that_says_something_in_any_form_is_told(said: dict[str, Any]) -> None:
+    assert unread_keys([{"role": "user", "content": "?", "lang": "en", "score": 3, **said}]) == set(said)
+
+
+@pytest.mark.parametrize(
+    "said", [{"mask": True}, {"mask": 0}, {"training": False}, {"deleted": True}, {"train_detail": [{"train": False}]}]
+)
+def test_what_may_say_whether_a_turn_is_learnt_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(Malformed, match="whether it is learnt is said by weight, train"):
+        conversation([{"role": "assistant", "content": "4", **said}])
+    part = {"type": "text", "text": "4", **said}
+    with pytest.raises(Malformed, match="which is not read"):
+        conversation([{"role": "assistant", "content": [part]}])
+
+
+@pytest.mark.parametrize("said", [{"loss": 0}, {"loss_mask": 0}, {"loss_weight": 0.0}, {"trainable": False}])
+def test_turns_are_not_learnt_by_many_names(said: dict[str, Any]) -> None:
+    assert conversation([{"role": "assistant", "content": "4", **said}])[0]["weight"] == 0
+
+
+@pytest.mark.parametrize("said", [{"loss": 0.7}, {"deleted": False}, {"loss": 1}])
+def test_figures_of_a_turn_are_no_weights(said: dict[str, Any]) -> None:
+    assert "weight" not in conversation([{"role": "assistant", "content": "4", **said}])[0]
+
+
+def test_calls_and_parts_say_no_more_than_is_read() -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": {}}, "thought": "I need it"}
+    for turn in (
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "user", "content": [{"type": "text", "text": "q", "content": "other text"}]},
+    ):
+        with pytest.raises(Malformed, match=r"no thought|with content, which is not read"):
+            conversation([turn])
+
+
+def test_content_may_be_the_json_of_its_parts() -> None:
+    assert conversation([{"role": "user", "content": '[{"type": "text", "text": "q"}]'}])[0]["content"] == "q"
+    other = '[{"type": "text", "value": "q"}]'
+    assert conversation([{"role": "user", "content": other}])[0]["content"] == other
+
+
+def test_a_role_may_be_said_twice() -> None:
+    assert conversation([{"role": "user", "from": "human", "content": "?"}]) == [{"role": "user", "content": "?"}]
+    with pytest.raises(Malformed, match="says two things"):
+        conversation([{"role": "user", "from": "gpt", "content": "?"}])
 
 
 def test_a_conversation_may_be_json_in_a_cell() -> None:

@@ -157,6 +157,35 @@ def test_folders_are_read_whole_but_not_what_is_hidden(write: Write, tmp_path: P
     assert sorted(everything(prepare(str(tmp_path / "n")))) == sorted([*tales(80), *tales(40, start=120)])
 
 
+def test_every_row_is_read_by_its_own_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def turns(n: int) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"Add {n}."}, {"role": "assistant", "content": f"It is {n}."}]
+
+    rows = [{"messages": turns(n), "note": "a"} | ({"system": "Be kind."} if n else {}) for n in range(40)]
+    rows += [{"text": f"A tale of {n}."} for n in range(40)]
+    rows += [{"messages": json.dumps(turns(n))} for n in range(40, 60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = everything(prepare(str(tmp_path / "a.jsonl")))
+    assert len(found) == 100
+    assert sum("Be kind." in text for text in found) == 39
+    assert sum("<|im_start|>user\nAdd" in text for text in found) == 60
+    assert "pretrain does not read note" in capsys.readouterr().out
+
+
+def test_a_name_of_a_column_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    rows = ({"text": text, "body": "b"} for text in tales(40))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(Refused, match=r"columns names 'bdy', .* did you mean 'body'"):
+        everything(prepare(str(tmp_path / "a.jsonl"), Options(columns=(("text", "bdy"),))))
+
+
+def test_turns_that_are_rendered_already_are_refused(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<|im_start|>assistant\n!<|im_end|>"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    with pytest.raises(Refused, match="row 1: a turn holds tags of a chat template"):
+        everything(prepare(str(tmp_path / "a.jsonl")))
+
+
 def test_conversations_are_rendered_by_the_projects_template(tmp_path: Path) -> None:
     turns = [
         {"from": "system", "value": "Use <tools>\n[add]\n</tools>."},
