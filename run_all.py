@@ -17,6 +17,7 @@ from utils.command_line import Parser, refuse
 from utils.console import console, warn
 from utils.errors import Refused, StageFailed, lacks_room, plain_endings, refusal, report, without_number
 from utils.quiet import quiet_libraries
+from utils.secrets import HIDDEN
 
 TEST, PROD = "scratch_tiny", "qwen2.5_0.5b"
 
@@ -112,6 +113,11 @@ def recipe_of(runs_dir: str, run_id: str) -> str:
     if name_or_file is None:
         name = info.run_dir.name
         raise Refused(f"run {name} has no recipe file: continue it with run_pipeline(configs, resume={name!r})")
+    if HIDDEN in name_or_file:
+        name = info.run_dir.name
+        raise Refused(
+            f"run {name}: the path of its recipe held a secret, which is on no record: python FILE --resume {name}"
+        )
     return str(name_or_file)
 
 

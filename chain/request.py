@@ -21,6 +21,7 @@ from utils.console import console
 from utils.errors import Refused
 from utils.limits import Limits, hours, size_bytes_of
 from utils.quiet import quiet_libraries
+from utils.secrets import hide
 
 
 def add_flags(parser: argparse.ArgumentParser, which: Any) -> None:
@@ -126,7 +127,7 @@ def request(
     if args.resume is not None:
         info = resumable(Path(args.runs_dir), args.resume)
         record = info.read()
-        if record["recipe"] != recipe:
+        if record["recipe"] != hide(recipe):
             said = f"run {info.run_dir.name} is not of {recipe} but of {record['recipe'] or 'none that has a file'}"
             raise Refused(f"{said}. Continue it with:\n  {resume_command(info.run_dir)}")
         values = [*recorded_values(record, values), *values]

@@ -1,6 +1,7 @@
 """Values of a recipe changed from the command line: `--set label.field=value` and `--seed`."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_origin, get_type_hints
@@ -59,7 +60,8 @@ def recorded_values(record: Mapping[str, Any], asked: Sequence[str]) -> list[str
     kept = [value for value in record["values"] if value.partition("=")[0].strip() not in anew]
     if lost := [value for value in kept if HIDDEN in value]:
         raise Refused(
-            f"the run was given a secret, which is on no record: add --set {lost[0]} with it in place of {HIDDEN}"
+            f"the run was given what is or looks like a secret, on no record. Give it anew in place of {HIDDEN}:\n"
+            + "\n".join(f"  --set {shlex.quote(value)}" for value in lost)
         )
     return kept
 

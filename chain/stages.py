@@ -14,6 +14,7 @@ from kinds import Kind, Stage, StageOutput
 from records.run_directory import STAGE_DIR
 from utils import values
 from utils.errors import Refused, did_you_mean, refusal
+from utils.secrets import hide
 from utils.values import mistyped
 from watching import trackers
 
@@ -153,6 +154,8 @@ def _directories(stages: list[Stage]) -> Iterator[str]:
             told = values.shown(name)
             yield f"{stage.label}: output_dir = {told}: must be the plain name of a directory in the run's"
             continue
+        if hide(told := f"{stage.label}: output_dir = {name!r}") != told:  # no record could name it
+            yield f"{told}: is, or looks like, a secret: name the stage and its directory otherwise"
         if name in labels - {stage.label}:  # RUN/NAME would mean two stages
             yield f"{stage.label}: output_dir = {name!r} is the label of another stage: name it otherwise"
         other = taken.setdefault(name.casefold(), stage.label)

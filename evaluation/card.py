@@ -17,7 +17,6 @@ from utils.console import duration, warn
 from utils.errors import Refused
 from utils.files import ADAPTER_CONFIG, replace_text
 from utils.processes import first_only
-from utils.secrets import hide
 from utils.text import one_line
 
 FILE = "README.md"
@@ -32,7 +31,7 @@ def write_card(info: RunInfo, label: str) -> None:
     try:
         file = info.stage_dir(label) / FILE
         if not file.exists() or _is_blank(file):
-            replace_text(file, hide(card_of(info, label, file.parent)))
+            replace_text(file, card_of(info, label, file.parent))
     except Exception as error:  # noqa: BLE001  a card is no reason for a run to fail
         warn(f"{label}: its model card could not be written: {type(error).__name__}: {error}")
 

@@ -1,6 +1,5 @@
 """A stage's samples: what it and its input answer to the same held-out prompts, with the scores, to be read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from data.examples import prompt_of
 from evaluation.scored_model import ScoredModel
 from evaluation.task import PromptTask, Scores, Task
-from utils.files import jsonable, replace_text
-from utils.secrets import hidden
+from utils.files import write_json
 
 SAMPLES_FILE = "samples.jsonl"
 MOST_SAMPLES = 600
@@ -41,8 +39,7 @@ def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Si
             line["expected"] = row.get("answer")
             lines.append(line | answers)
     if lines:
-        written = (json.dumps(hidden(jsonable(line)), ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-        replace_text(directory / SAMPLES_FILE, "".join(written))
+        write_json(directory / SAMPLES_FILE, *lines, indent=None)
 
 
 def _answers(task: PromptTask, checkpoint: ScoredModel, scores: Scores | str | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from data.chat import encode, refuse_unknown
 from evaluation.placement import Placement, device_for, loading_options, placed_kind
 from utils.errors import Refused
-from utils.files import jsonable, read_json, replace_text, weights_sha256
+from utils.files import jsonable, read_json, weights_sha256, write_json
 from utils.runtime import free_memory
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ScoreCache:
             result = jsonable(compute())
             if self._known.get(key, self) != result:
                 self._known[key] = self._new[key] = result
-                replace_text(self.file, json.dumps(self._new, ensure_ascii=False, allow_nan=False))
+                write_json(self.file, self._new, indent=None)
         return self._known[key]
 
 

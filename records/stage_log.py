@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from utils.console import warn
 from utils.errors import Refused
-from utils.files import jsonable, read_json, replace_text, write_json
+from utils.files import json_line, read_json, replace_text, write_json
 from utils.processes import first_only
 from utils.runtime import now
-from utils.secrets import hidden
 from utils.text import one_line
 
 EventKind = Literal[
@@ -54,9 +53,9 @@ class StageLog:
     @first_only
     def metrics(self, step: int, epoch: float | None, values: Mapping[str, Any]) -> None:
         """Append one JSON object: step, epoch, timestamp and the trainer's metrics. A NaN is null."""
-        line = hidden(jsonable({"step": step, "epoch": epoch, "timestamp": now()} | dict(values)))
+        line = json_line({"step": step, "epoch": epoch, "timestamp": now()} | dict(values))
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the logged rows, oldest first, without a last line that a crash left incomplete."""

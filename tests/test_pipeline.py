@@ -301,6 +301,7 @@ REFUSALS: dict[str, tuple[Callable[[], Configs], str]] = {
         lambda: {**_configs(), "dpo": replace(_configs()["dpo"], output_dir="My-SFT")},
         "is in use by sft",
     ),
+    "output_dir a secret": (lambda: _sft(output_dir="sft-hf_" + "aBcD1234" * 4), "is, or looks like, a secret"),
     "output_dir outside": (lambda: _sft(output_dir="../elsewhere"), "must be the plain name"),
     "type of a field": (lambda: _sft(learning_rate="fast"), "learning_rate = 'fast': must be float"),
     "range of a field": (lambda: _sft(max_steps=0), "max_steps = 0: must be 1 or more"),
@@ -783,7 +784,7 @@ def test_a_path_that_a_record_hides_is_still_the_path(
     stages: Stages, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "the-runs")
-    secrets._secrets.cache_clear()
+    secrets._of_environment.cache_clear()
     sources: list[Path] = []
 
     def evaluate(_kind: str, source: Path, *_: object, **__: object) -> list[dict[str, Any]]:
@@ -794,7 +795,7 @@ def test_a_path_that_a_record_hides_is_still_the_path(
     try:
         run = run_pipeline(_configs(), runs_dir="the-runs")
     finally:
-        secrets._secrets.cache_clear()
+        secrets._of_environment.cache_clear()
     assert sources == [in_tmp / "model", run / "my-sft"]
     assert "the-runs" not in (run / "my-dpo" / "stage_info.json").read_text()
 

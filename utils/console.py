@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from utils.errors import without_number
 from utils.pace import Pace
@@ -25,10 +26,18 @@ WIDTH = 120  # columns of files and pipes, which have no width of their own
 PLAIN_INTERVAL_S = 5.0
 
 
-class SharedConsole(Console):
-    """A rich console that also prints to each open copy, without colours or cursor movements.
+class SafeConsole(Console):
+    """A rich console that prints every string, in a table too, as `safe` makes it."""
 
-    Strings are printed as `safe` makes them. What rich renders otherwise must have been made safe before.
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return what a string in a table or a panel is shown as."""
+        return super().render_str(safe(text), **options)
+
+
+class SharedConsole(SafeConsole):
+    """A console that also prints to each open copy, without colours or cursor movements.
+
+    What rich makes `Text` of must have been made safe before, such as the title of a panel and a live bar.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -100,7 +109,7 @@ def tee(path: Path) -> Iterator[None]:
         yield
         return
     with path.open("a", encoding="utf-8") as file:
-        copy = Console(file=file, width=WIDTH, color_system=None, force_terminal=False, highlight=False)
+        copy = SafeConsole(file=file, width=WIDTH, color_system=None, force_terminal=False, highlight=False)
         shared = console()
         shared.copies.append(copy)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import Refused, without_number
-from utils.secrets import hidden
+from utils.secrets import hidden, hide
 
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which peft, and transformers through it, know a directory that holds an adapter alone."""
@@ -75,17 +75,25 @@ def jsonable(value: Any) -> Any:
     return getattr(value, "__name__", None) or str(value)
 
 
-def write_json(path: Path, obj: Any) -> None:
-    """Write `obj` to `path` in one step: a reader, or a crash, finds the old file or the new one, never a part.
+def json_line(obj: Any, indent: int | None = None) -> str:
+    """Return `obj` as JSON and a line feed, secrets hidden but in the names of fields."""
+    return json.dumps(hidden(jsonable(obj)), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
-    Secrets in it are hidden.
+
+def write_json(path: Path, *objs: Any, indent: int | None = 2) -> None:
+    """Write JSON to `path` in one step: a reader, or a crash, finds the old file or the new one, never a part.
+
+    Of several objects each is one line with `indent=None`. Secrets in them are hidden.
     """
-    text = json.dumps(hidden(jsonable(obj)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_text(path, text)
+    _replace(path, "".join(json_line(obj, indent) for obj in objs))
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace the content of `path` in one step, on disk when this returns."""
+    """Replace the content of `path` in one step, on disk when this returns. Secrets in it are hidden."""
+    _replace(path, hide(text))
+
+
+def _replace(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:  # a name that is no UTF-8
@@ -100,7 +108,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def remove_temporary(directory: Path) -> None:
-    """Remove what `replace_text` left in `directory` and below where it was killed, while nobody writes there."""
+    """Remove what `_replace` left in `directory` and below where it was killed, while nobody writes there."""
     for path in directory.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 

@@ -90,7 +90,10 @@ def test_a_refused_value_that_is_a_secret_by_its_name_is_not_said() -> None:
 
 
 def test_a_secret_that_is_on_no_record_is_asked_for_anew() -> None:
-    record = {"values": ["grpo.seed=3", "grpo.dataset_name=https://***@host/rows.jsonl"]}
-    with pytest.raises(Refused, match=r"add --set grpo.dataset_name=https://\*\*\*@host"):
+    record = {"values": ["grpo.seed=3", "grpo.dataset_name=https://***@host/rows.jsonl", "sft.chat_template=a ***"]}
+    with pytest.raises(Refused, match=r"anew in place of \*\*\*:\n") as refused:
         recorded_values(record, [])
-    assert recorded_values(record, ["grpo.dataset_name=https://ann:secret@host/rows.jsonl"]) == ["grpo.seed=3"]
+    asked_for = "  --set 'grpo.dataset_name=https://***@host/rows.jsonl'\n  --set 'sft.chat_template=a ***'"
+    assert str(refused.value).endswith(asked_for)
+    anew = ["grpo.dataset_name=https://ann:secret@host/rows.jsonl", "sft.chat_template=a hf_secret"]
+    assert recorded_values(record, anew) == ["grpo.seed=3"]
