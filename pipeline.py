@@ -158,7 +158,7 @@ def _check(
     begun = _begun(earlier.run_dir, [one for one in chosen if one.label not in changes]) if earlier else {}
     fitting = fit_all(chosen, outputs, limits.memory_budget_bytes, begun)
     rows = {label: data["train_rows"] for label, data in fetched.data.items()}
-    refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new")
+    refuse_little(chosen, outputs, rows, earlier.run_dir if earlier else runs_dir / "new", tasks)
     return _Checked(chosen, outputs, fetched, fitting, earlier, source, changes, of_run, verifier, tasks)
 
 

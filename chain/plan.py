@@ -5,16 +5,18 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from algorithms import memory
 from algorithms.sampling_kind import PROMPT_TOKENS
-from chain import disk, forecast, timing
+from chain import forecast, timing
+from chain.disk import TEXT_BYTES, Disk, of_run, of_stage, steps_of
 from chain.fetch import load_data, missing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
+from chain.stage_gates import tasks_of
 from chain.stages import shown
 from kinds import Stage, StageOutput
 from records.run_directory import usable
@@ -23,6 +25,10 @@ from utils.console import console, duration
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
 from utils.runtime import device
+
+if TYPE_CHECKING:
+    from evaluation.task import Task
+    from evaluation.verifier import Verifier
 
 TYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -36,8 +42,8 @@ class Needs:
     eval_rows: int | None
     steps: int | None
     parameters: int | None
-    disk_bytes: int | None
-    """Its output and checkpoints."""
+    disk: Disk | None
+    """Its output, checkpoints and records."""
     download_bytes: int | None
     """Of the models and data that are not on this machine, those that no earlier stage has needed."""
     memory: Forecast | None = None
@@ -61,12 +67,13 @@ def plan(
     check_data: bool = False,
     budget_bytes: int | None = None,
     sizes: Sizes | None = None,
+    verifier: "Verifier | None" = None,
 ) -> list[Needs]:
     """Return what each stage needs. `outputs` are directories of an earlier run's stages.
 
     Data on the Hub are not downloaded, only asked for their size, unless `check_data`: then every row is read. Of a
     model that is not here the configuration alone is fetched. `sizes` are what the recipe records of both, for where
-    the Hub cannot be asked. `budget_bytes` is what there is of GPU memory.
+    the Hub cannot be asked. `budget_bytes` is what there is of GPU memory, `verifier` what every stage is measured by.
 
     Raises:
         Refused: with everything that cannot be had or cannot be read.
@@ -76,6 +83,9 @@ def plan(
     if unreachable:  # then what the recipe records has to do
         problems = [problem for problem in problems if not problem.startswith(unreachable)]
     models = Models(stages, outputs, sizes)
+    tasks, all_here = (
+        ({}, False) if problems else (tasks_of(stages, verifier), check_data or _all_here(stages, verifier))
+    )
     needs: list[Needs] = []
     parameters: dict[str, int | None] = {}
     downloads: set[tuple[str, str | None]] = set()
@@ -86,6 +96,7 @@ def plan(
             peak, notes = _memory(stage, models, budget_bytes)
             shapes = None if peak is None else models.of(stage).shapes
             number = _parameters(stage, parameters, outputs, bool(unreachable))
+            measured = _measured(stage, tasks[stage.label], all_here)
             number = parameters[stage.label] = shapes.parameters if number is None and shapes else number
         except Refused as error:
             problems.append(f"{stage.label}: {error}")
@@ -95,8 +106,8 @@ def plan(
         if peak is not None and isinstance(stage.model, str) and models.of(stage).source != "this machine":
             known = models.of(stage).source
             stated.append((stage.model, source if known == "the recipe" else f"{known} states"))
-        steps = disk.steps_of(stage, train_rows)
-        disk_bytes = disk.bytes_of(stage, steps, number, models if shapes else None)
+        steps = steps_of(stage, train_rows)
+        disk = of_stage(stage, steps, number, models if shapes else None, measured)
         seconds, untimed = _seconds(stage, models, peak, steps, train_rows)
         needs.append(
             Needs(
@@ -105,7 +116,7 @@ def plan(
                 eval_rows,
                 steps,
                 number,
-                disk_bytes,
+                disk,
                 download_bytes,
                 memory=peak,
                 tokens=_tokens(stage, models),
@@ -130,6 +141,20 @@ def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[For
         return fitting[1], forecast.changes(stage, fitting[1], models)
     except ValueError as error:
         return None, [f"{stage.label}: its memory cannot be forecast: {error}"]
+
+
+def _all_here(stages: Sequence[Stage], verifier: "Verifier | None") -> bool:
+    """Tell whether all that a run is measured on is on this machine."""
+    problems = getattr(verifier, "problems", None)
+    if isinstance(problems, str) and hub.is_dataset_id(problems) and not hub.has_dataset(problems):
+        return False
+    return all(stage.kind.is_here(stage.config) for stage in stages)
+
+
+def _measured(stage: Stage, tasks: "Sequence[Task]", all_here: bool) -> int:
+    """Return the bytes of a stage's scores and samples at most: by their rows, or by as many as the stage may have."""
+    unread = [{"prompt": "-" * PROMPT_TOKENS * TEXT_BYTES}] * stage.config.eval_samples
+    return sum(task.most_bytes(task.held_out.rows if all_here else unread) for task in tasks)
 
 
 def _seconds(
@@ -226,11 +251,12 @@ def plan_lines(title: str, needs: Sequence[Needs], runs_dir: Path) -> list[Table
             escape(short(shown(need.stage.model))),
             escape(short(need.stage.config.dataset_name)),
             *(_count(number) for number in (need.train_rows, need.eval_rows, need.steps, need.parameters)),
-            _size(need.disk_bytes),
+            _size(need.disk and need.disk.kept),
         )
     downloads = [need.download_bytes for need in needs]
-    parts = [*downloads, *(need.disk_bytes for need in needs)]
-    total, bound = sum(part or 0 for part in parts), "at least" if None in parts else "at most"
+    disks = [need.disk for need in needs]
+    total = sum(filter(None, downloads)) + of_run(filter(None, disks))
+    bound = "at least" if None in [*downloads, *disks] else "at most"
     free = shutil.disk_usage(usable(runs_dir)).free
     table.caption = f"Disk: {bound} {_size(total)}, of {_size(free)} free" + (" – TOO LITTLE" if total > free else "")
     if any(size != 0 for size in downloads):

@@ -154,7 +154,10 @@ def show_plan(asked: Request, check_data: bool) -> None:
             fetch(left, outputs | passed, check_data=True)
             _check_verifier(left, asked.verifier)
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
-        needs = plan(left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes)
+        needs = plan(
+            left, outputs | passed, check_data=check_data, budget_bytes=budget_bytes, sizes=asked.sizes,
+            verifier=asked.verifier,
+        )  # fmt: skip
     title = f"Plan of {asked.recipe}"
     if passed:
         title += f": what is left of run {asked.resume}, in which {', '.join(passed)} passed"

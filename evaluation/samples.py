@@ -6,12 +6,10 @@ from typing import Any
 
 from data.examples import prompt_of
 from evaluation.scored_model import ScoredModel
-from evaluation.task import PromptTask, Scores, Task
+from evaluation.task import MOST_SAMPLES, PromptTask, Scores, Task
 from utils.files import write_json
 
 SAMPLES_FILE = "samples.jsonl"
-MOST_SAMPLES = 600
-"""Rows of one task that are written."""
 
 Side = tuple[ScoredModel, Sequence[Scores | str | None]]
 """A checkpoint, and its scores on each task; a string or nothing in place of scores where there are none."""

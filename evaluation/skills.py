@@ -28,6 +28,11 @@ class VerifiedTask(PromptTask):
         """The tokens of an answer, and what the verifier is known by."""
         return {"max_new_tokens": self.max_new_tokens} | self.verifier.key
 
+    @property
+    def turns(self) -> int:
+        """Two where a tool may answer."""
+        return 1 if self.verifier.respond is None else 2
+
     def group_of(self, row: Row) -> str | None:
         """Return the kind of a problem."""
         return None if self.verifier.group is None else str(row[self.verifier.group])

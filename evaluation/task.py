@@ -1,5 +1,6 @@
 """What a task is: held-out rows, and the scores that a checkpoint gets on each of them."""
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.examples import Row, prompt_of
 from evaluation.scored_model import Impossible, ScoredModel, fingerprint
+from utils.files import jsonable
 
 if TYPE_CHECKING:
     from evaluation.generate import Completion
 
 Scores = dict[str, list[float | None]]
 """For each metric one number a row, in the rows' order; None where the metric does not apply."""
+SIDES, SCORE_BYTES, TOKEN_BYTES, TEXT_BYTES = 2, 24, 14, 6
+"""What is written, at most, of a stage's input and output: a score in JSON, a token's text and id, its text alone."""
 
 
 class HeldOut:
@@ -68,6 +72,11 @@ class Task(ABC):
         """Return the metrics that are shares of answers found right."""
         return ()
 
+    def most_bytes(self, rows: Sequence[Row]) -> int:
+        """Return the bytes that are written of a stage that is measured by this task on these rows, at most."""
+        scores = sum(4 if metric.endswith("/*") else 1 for metric in self.all_metrics())  # null in all groups but one
+        return SIDES * len(rows) * scores * SCORE_BYTES
+
     @abstractmethod
     def score(self, checkpoint: ScoredModel) -> Scores:
         """Return each metric's scores, one a row.
@@ -92,6 +101,10 @@ class Task(ABC):
             return str(impossible)
 
 
+MOST_SAMPLES = 600
+"""Rows of one task whose answers are written to be read."""
+
+
 @dataclass(frozen=True)
 class PromptTask(Task):
     """A task whose rows are prompts, which the checkpoint completes."""
@@ -103,6 +116,19 @@ class PromptTask(Task):
     """Whether completions are sampled at temperature 1, from a fixed seed, instead of the likeliest ones."""
     samples: ClassVar[int] = 1
     """Completions of each prompt."""
+
+    @property
+    def turns(self) -> int:
+        """Completions of an answer, at most."""
+        return 1
+
+    def most_bytes(self, rows: Sequence[Row]) -> int:
+        """Return the bytes of its scores, and of answers as long as they may be: kept, and shown with their prompts."""
+        tokens = self.turns * self.max_new_tokens
+        kept = super().most_bytes(rows) + SIDES * len(rows) * self.samples * (tokens * TOKEN_BYTES + 64)
+        shown = [] if self.sampled else rows[:MOST_SAMPLES]
+        prompts = sum(len(json.dumps(jsonable([prompt_of(row), row.get("answer")]))) for row in shown)
+        return kept + prompts + len(shown) * (SIDES * (tokens * TEXT_BYTES + 128) + 256)
 
     @property
     def asked(self) -> list[Row]:

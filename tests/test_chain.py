@@ -131,6 +131,17 @@ def _weights(stage_dir: Path) -> dict[str, Any]:
     return load_file(stage_dir / "model.safetensors")
 
 
+def test_a_run_writes_no_more_than_its_plan_says_and_not_much_less(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIXGIG_CACHE", str(run_dir.parents[1] / "cache"))
+    assert main(["--test", "--plan", *(word for value in SHRUNKEN for word in ("--set", value))]) == 0
+    said = re.search(r"Disk: at most ([\d.]+) MiB", capsys.readouterr().out)
+    assert said is not None
+    written = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file()) / 2**20
+    assert written <= float(said[1]) <= 1.5 * written
+
+
 def test_the_run_and_every_stage_passed_in_the_recipes_order(run_dir: Path) -> None:
     record = _strict_json((run_dir / "run_info.json").read_text(encoding="utf-8"))
     assert (record["run_id"], record["recipe"], record["status"]) == (run_dir.name, "scratch_tiny", "passed")
