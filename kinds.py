@@ -81,6 +81,21 @@ class Kind(ABC):
             OutOfMemory: memory ran out; `with_micro_batch` may help.
         """
 
+    def rehearse(  # noqa: B027  a kind that no library may refuse has nothing to try
+        self, stage: "Stage", data: Any, tokenizer: Any, model_config: Any, *, stand_in: bool
+    ) -> None:
+        """Try a step on a few rows with a tiny model of that configuration, where the stage's libraries may refuse one.
+
+        `stand_in`: the tokenizer is not the one that the stage will have.
+
+        Raises:
+            Refused: what the stage would fail with.
+        """
+
+    def stand_in(self, config: Config) -> tuple[Any, Any]:
+        """Return a tokenizer and a model configuration for what a stage makes that starts from nothing."""
+        raise NotImplementedError(self.name)
+
     def untrained(self, stage_dir: Path, seed: int) -> Any:
         """Return the random weights that a stage which starts from nothing began with."""
         raise NotImplementedError(self.name)

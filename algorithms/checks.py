@@ -54,6 +54,9 @@ RULES: dict[str, Rule] = {
     "dataloader_num_workers": AT_LEAST_0,
     "seed": (lambda value: 0 <= value < 2**32, "0 or more and less than 2**32"),
     "beta": AT_LEAST_0,
+    "label_smoothing": (lambda value: 0 <= value < 0.5, "0 or more and less than 0.5"),
+    "label_smoothing_factor": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    "center_rewards_coefficient": AT_LEAST_0,
     "temperature": ABOVE_0,
     "top_k": AT_LEAST_0,
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
@@ -118,6 +121,11 @@ def _trainer_args(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfi
             problems.append(f"trainer_args: {name!r} is no option of TRL's {cls.__name__}{near}")
         elif problem := type_problem(name, value, hints[name]):
             problems.append(f"trainer_args: {problem}")
+    sampling = config.trainer_args.get("generation_kwargs")
+    for name in sampling if isinstance(sampling, Mapping) else ():
+        if name not in _options_of_sampling():
+            near = did_you_mean(str(name), _options_of_sampling()) or "."
+            problems.append(f"trainer_args: generation_kwargs: {name!r} is no option of GenerationConfig{near}")
     loading = config.trainer_args.get("model_init_kwargs")
     for name in ("dtype", "attn_implementation", "revision"):
         if isinstance(loading, Mapping) and name in loading:
@@ -126,6 +134,12 @@ def _trainer_args(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfi
         if isinstance(loading, Mapping) and name in loading:
             problems.append(f"trainer_args: model_init_kwargs: {name} cannot be set: {reason}")
     return problems
+
+
+def _options_of_sampling() -> list[str]:
+    from transformers import GenerationConfig
+
+    return [name for name in vars(GenerationConfig()) if not name.startswith("_")]
 
 
 def _lacking_fields(kind: "TrlKind", config: TrainingConfig) -> list[str]:
@@ -147,6 +161,10 @@ def _ranges(config: TrainingConfig, extra: GRPOExtraConfig | None, wrong_types: 
         value = values.get(name)
         if name not in wrong_types and isinstance(value, int | float | str) and not _within(value, rule):
             problems.append(f"{name} = {shown(value)}: must be {rule[1]}")
+    for name, value in arguments.given(config, extra).items():
+        listed = value if isinstance(value, list | tuple) else [value]
+        if name not in RULES and any(isinstance(one, float) and not math.isfinite(one) for one in listed):
+            problems.append(f"{name} = {shown(value)}: must be finite")
     return problems
 
 

@@ -17,7 +17,7 @@ from algorithms.config import GRPOExtraConfig, RewardSource
 from kinds import StageOutput
 from utils.errors import Refused, StageFailed, did_you_mean
 from utils.files import user_path
-from utils.matching import strict_match
+from utils.matching import right_answers, strict_match
 from utils.values import shown
 
 Completion = str | Sequence[dict[str, Any]]
@@ -112,6 +112,11 @@ def problems(extra: GRPOExtraConfig) -> list[str]:
                 f"reward_func {source!r:.100} is no built-in reward{near} Built in: {', '.join(BUILT_IN)}. Also "
                 "allowed: a callable, StageOutput(name), a reward model's directory, a Hub id"
             )
+    found += [
+        f"reward_func {one.__name__} is a class: give an object of it, {one.__name__}(), or a function"
+        for one in extra.rewards
+        if isinstance(one, type)
+    ]
     functions = [load(one)[0] for one in extra.rewards if callable(one) or one in BUILT_IN]
     found += [
         f"reward_func has {count} functions of the name {name!r}, by which they are logged and measured: define each "
@@ -238,8 +243,9 @@ def refuse_unfit(path: str, num_labels: int, tokenizer: Any, missing: Iterable[s
         raise Refused(f"{path} cannot be a reward model here: {'; '.join(lacks)}. Train one with a `reward` stage.")
 
 
-def missing_columns(functions: Iterable[Any], columns: Sequence[str]) -> list[str]:
-    """Return one line for each reward function that needs a column the data lacks."""
+def missing_columns(functions: Iterable[Any], rows: Any) -> list[str]:
+    """Return a line for each reward function that needs a column which the rows lack, or of which none has a value."""
+    columns = rows.column_names
     found = []
     for function in functions:
         if hasattr(function, "state_dict"):  # a reward model reads the text alone
@@ -249,6 +255,9 @@ def missing_columns(functions: Iterable[Any], columns: Sequence[str]) -> list[st
             found.append(
                 f"the reward {name_of(function)} needs {', '.join(lacking)}; the data has {', '.join(columns)}"
             )
+        empty = [name for name in _columns_of(function) if name in columns and not any(map(right_answers, rows[name]))]
+        if empty:
+            found.append(f"the reward {name_of(function)} needs {', '.join(empty)}, of which no row has a value")
     return found
 
 

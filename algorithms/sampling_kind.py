@@ -61,7 +61,7 @@ class SamplingKind(TrlKind):
 
         sources = [rewards.load(source) for source in stage.extra.rewards]
         functions = [function for function, _ in sources]
-        if missing := rewards.missing_columns(functions, data.train.column_names):
+        if missing := rewards.missing_columns(functions, data.train):
             raise Refused("; ".join(missing))
         tokenizer = loading.tokenizer(stage.config, data.train)
         data = supervision.prompts_within_context(stage, data, tokenizer)

@@ -66,6 +66,12 @@ class TrlKind(Kind):
         trainer, data = self.build(stage, stage_dir, load_for(stage.config, self.name))
         return training.fit(trainer, stage.config, stage_dir, data, self, clock)
 
+    def rehearse(self, stage: Stage, data: Any, tokenizer: Any, model_config: Any, *, stand_in: bool) -> None:
+        """Build the trainer and let it make one step; see `Kind.rehearse`."""
+        from algorithms.rehearsal import rehearse
+
+        rehearse(self, stage, data, tokenizer, model_config, stand_in=stand_in)
+
     def parts(
         self, stage: Stage, stage_dir: Path, data: "StageData", tokenizer: Any = None, **defaults: Any
     ) -> dict[str, Any]:

@@ -107,7 +107,11 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: b
                 reader = _reader(stage, rows, fetched, outputs, readers) if rows else None
             if rows and reader:
                 readers[stage.label] = reader
-                supervision.refuse_long(stage, rows.train, *reader, every=check_data)
+                supervision.refuse_long(
+                    stage, rows.train, reader.tokenizer, reader.max_tokens, reader.n_embeddings, every=check_data
+                )
+            if rows:
+                _rehearse(stage, rows, reader, stages)
         except Refused as error:
             problems.append(f"{stage.label}: {error}")
     if problems:
@@ -137,6 +141,16 @@ class Reader(NamedTuple):
     """The most that it can read at once, where its configuration tells."""
     n_embeddings: int | None
     """How many tokens it has an embedding for, where its configuration tells."""
+    model_config: Any
+
+
+def _rehearse(stage: Stage, rows: "StageData", reader: Reader | None, stages: Sequence[Stage]) -> None:
+    """Let a stage make a step with a tiny model; of one that the run makes from nothing something stands for it."""
+    first = next((one for one in stages if one.kind.starts_from_nothing), None)
+    if reader is not None:
+        stage.kind.rehearse(stage, rows, reader.tokenizer, reader.model_config, stand_in=False)
+    elif first is not None:
+        stage.kind.rehearse(stage, rows, *first.kind.stand_in(first.config), stand_in=True)
 
 
 def _reader(
@@ -174,7 +188,7 @@ def _reader(
         model_config = _config(path)
         known = getattr(model_config.get_text_config(), "vocab_size", None)
         tokenizer = loading.tokenizer(config, rows.train, gives_template=gives)
-        return Reader(tokenizer, loading.context_of(model_config), known)
+        return Reader(tokenizer, loading.context_of(model_config), known, model_config)
 
 
 def _judge_rewards(stage: Stage, rows: "StageData", fetched: Fetched) -> None:
@@ -184,7 +198,7 @@ def _judge_rewards(stage: Stage, rows: "StageData", fetched: Fetched) -> None:
 
     assert stage.extra is not None
     functions = [rewards.load(one)[0] for one in stage.extra.rewards if not is_reward_model(one)]
-    lacking = rewards.missing_columns(functions, rows.train.column_names)
+    lacking = rewards.missing_columns(functions, rows.train)
     if lacking:
         raise Refused("; ".join(lacking))
     for name in stage.reward_models:

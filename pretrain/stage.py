@@ -47,6 +47,13 @@ class Pretraining(Kind):
 
         return pretrain(stage.config, stage_dir, clock)
 
+    def stand_in(self, config: PretrainConfig) -> tuple[Any, Any]:
+        """Return the tokenizer of bytes, which needs no training, and the model that would read it."""
+        from pretrain.tokenizer import byte_tokenizer
+
+        tokenizer = byte_tokenizer()
+        return tokenizer, self.model_config(replace(config, vocab_size=len(tokenizer)))
+
     def untrained(self, stage_dir: Path, seed: int) -> Any:
         """Return the random weights of `seed` in the shape of the model in `stage_dir`."""
         import pretrain

@@ -344,7 +344,7 @@ def test_the_rows_shown_suit_the_stages_that_they_are_for(work: Path) -> None:
         data = load_data(config.dataset_name, kind, eval_fraction=0.2)
         assert len(data.train) > 0
         if kind == "grpo":
-            assert missing_columns([exact_match], data.train.column_names) == []
+            assert missing_columns([exact_match], data.train) == []
 
 
 @pytest.mark.parametrize("row", TASK_ROWS)

@@ -8,10 +8,15 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from datasets import Dataset
 
 from algorithms import rewards
 from algorithms.config import GRPOExtraConfig
 from utils.errors import StageFailed
+
+
+def having(*columns: str) -> Dataset:
+    return Dataset.from_dict({name: ["a"] for name in columns})
 
 
 def chat(*texts: str) -> list[list[dict[str, str]]]:
@@ -46,7 +51,7 @@ def test_accuracy_takes_a_solution_that_is_a_number() -> None:
     small, large = chat(r"\boxed{0.00001}"), chat(r"\boxed{100000000000000000000}")
     assert function([*small, *large], solution=[0.00001, 1e20]) == [1.0, 1.0]
     assert rewards.name_of(function) == "accuracy_reward"
-    assert rewards.missing_columns([function], ["prompt"]) == [
+    assert rewards.missing_columns([function], having("prompt")) == [
         "the reward accuracy_reward needs solution; the data has prompt"
     ]
 
@@ -65,8 +70,26 @@ def test_a_reward_whose_column_is_missing_is_told() -> None:
     def sized(completions: list[Any], size: list[int], unit: str = "m", **_: Any) -> list[float]:
         return [0.0 for _ in size]
 
-    (line,) = rewards.missing_columns([sized, rewards.exact_match], ["prompt", "answer"])
+    (line,) = rewards.missing_columns([sized, rewards.exact_match], having("prompt", "answer"))
     assert line == "the reward sized needs size; the data has prompt, answer"
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"), [([None, None], True), ([[], []], True), (["", None], True), ([None, "7"], False)]
+)
+def test_a_column_without_any_value_is_told(answers: list[Any], told: bool) -> None:
+    rows = Dataset.from_dict({"prompt": ["1", "2"], "answer": answers})
+    expected = ["the reward exact_match needs answer, of which no row has a value"] if told else []
+    assert rewards.missing_columns([rewards.exact_match], rows) == expected
+
+
+def test_a_reward_that_is_a_class_is_told() -> None:
+    class Long:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+    a_class: Any = Long
+    assert rewards.problems(GRPOExtraConfig(reward_func=[a_class]))[0].startswith("reward_func Long is a class")
 
 
 def test_a_reward_has_the_name_that_trl_gives_it() -> None:
@@ -85,7 +108,7 @@ def test_a_callable_object_is_a_reward() -> None:
         def __call__(self, completions: list[Any], goal: list[int], **_: Any) -> list[float]:
             return [0.0 for _ in goal]
 
-    (line,) = rewards.missing_columns([Long()], ["prompt"])
+    (line,) = rewards.missing_columns([Long()], having("prompt"))
     assert line == "the reward Long needs goal; the data has prompt"
 
 

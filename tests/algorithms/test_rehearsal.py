@@ -1,0 +1,85 @@
+"""What stages refuse only when they begin is refused before a run starts, and what they take is not."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from chain import recipe
+from chain.fetch import fetch
+from chain.stages import stages_of
+from utils.errors import Refused
+
+DEMO = recipe.load("scratch_tiny")
+
+
+def start(label: str = "", changed: dict[str, Any] | None = None, **args: Any) -> None:
+    """Check the demo as a run does, one of its stages changed."""
+    configs = dict(DEMO.configs)
+    if label:
+        config = configs[label]
+        kept = {name: value for name, value in config.trainer_args.items() if args.get(name, ...) is not None}
+        given = {name: value for name, value in args.items() if value is not None}
+        configs[label] = replace(config, trainer_args=kept | given, **changed or {})
+    fetch(stages_of(configs, DEMO.grpo_extra, verifier=DEMO.verifier), {})
+
+
+def test_the_demo_is_taken_and_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    start()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "tiny model" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("label", "args", "said"),
+    [
+        (
+            "dpo",
+            {"loss_type": "nope", "loss_weights": None},
+            "Unknown loss type: nope.* Without loss_type",
+        ),
+        ("dpo", {"f_divergence_type": "nope"}, "Without f_divergence_type = 'nope' it does not"),
+        ("dpo", {"loss_weights": [float("nan"), 1.0]}, "loss_weights = .nan, 1.0.: must be finite"),
+        ("dpo", {"label_smoothing": 2.0}, "label_smoothing = 2.0: must be 0 or more and less than 0.5"),
+        ("sft", {"adam_beta1": 1.5}, "Without adam_beta1 = 1.5 it does not"),
+        ("sft", {"lr_scheduler_kwargs": {"foo": 1}}, "Without lr_scheduler_kwargs = {'foo': 1} it does not"),
+        ("sft", {"eos_token": "<nope>"}, "Without eos_token = '<nope>' it does not"),
+        ("sft", {"chat_template_path": "/nope.jinja"}, "Without chat_template_path = '/nope.jinja' it does not"),
+        ("sft", {"label_smoothing_factor": 2.0}, "label_smoothing_factor = 2.0: must be 0 or more and less than 1"),
+        ("sft", {"lr_scheduler_type": "warmup_stable_decay"}, "missing 1 required positional argument"),
+        ("reward", {"optim_args": "foo"}, "Without optim_args = 'foo' it does not"),
+        ("grpo", {"loss_type": "nope"}, "Unknown loss type: nope"),
+        ("grpo", {"generation_kwargs": {"temprature": 1.0}}, "'temprature' is no option .* did you mean 'temperature'"),
+    ],
+)
+def test_what_a_stage_would_fail_with_is_refused_before_it(label: str, args: dict[str, Any], said: str) -> None:
+    with pytest.raises(Refused, match=said) as refusal:
+        start(label, **args)
+    assert f"- {label}: " in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "args"),
+    [
+        ("sft", {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}),
+        ("sft", {"packing": True}),
+        ("sft", {"optim": "adamw_torch_8bit"}),
+        ("dpo", {"precompute_ref_log_probs": True, "loss_type": ["ipo"], "loss_weights": None}),
+        ("reward", {"eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": True}),
+        ("grpo", {"num_iterations": 2, "mask_truncated_completions": True, "loss_type": "grpo"}),
+    ],
+)
+def test_what_a_stage_takes_is_taken(label: str, args: dict[str, Any]) -> None:
+    start(label, **args)
+
+
+def test_a_reward_is_asked_before_the_run() -> None:
+    def broken(completions: list[Any], **_: Any) -> list[float]:
+        return [one["score"] for one in completions]
+
+    extra = replace(DEMO.grpo_extra, reward_func=broken, reward_weights=None)
+    with pytest.raises(Refused, match=r"fails: TypeError: .*\(test_rehearsal.py, line \d+\)"):
+        fetch(stages_of(DEMO.configs, extra, verifier=DEMO.verifier), {})
