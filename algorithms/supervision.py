@@ -313,11 +313,16 @@ def inspect(trainer: Any, rows: Rows, data: StageData, stage_dir: Path) -> Stage
     kept = len(examples) if trainer.args.packing else len(trainer.train_dataset)
     cut = sum(_is_cut_off(labels, tokenizer.eos_token_id) for labels in examples)
     open_ended, number = dropped + _of_all(cut, len(examples), kept), dropped + kept
+    limit = trainer.args.max_length
+    is_cut = dropped or (limit is not None and max(map(len, examples)) >= limit)
+    eos = repr(tokenizer.eos_token)
+    template = "the chat template ends an answer with another token, or outside of its generation marks"
     _judge(
         open_ended / number,
-        f"{open_ended} of {number} examples do not supervise the EOS {tokenizer.eos_token!r} of their last answer: they"
-        f" are cut off at max_length = {trainer.args.max_length}, or the template ends an answer with another token",
+        f"{open_ended} of {number} examples do not supervise the EOS {eos} of their last answer: "
+        + (f"they are cut off at max_length = {limit}" if is_cut else template),
         stage_dir,
+        "raise max_length" if is_cut else f"let the template end the assistant's turns with {eos}, or set eos_token",
     )
     _judge_supervised(examples, stage_dir)
     empty = _unsupervised(trainer.train_dataset) if trainer.args.packing else dropped
@@ -399,9 +404,9 @@ def _of_all(found: int, looked_at: int, number: int) -> int:
     return round(found * number / looked_at)
 
 
-def _judge(share: float, message: str, stage_dir: Path) -> None:
+def _judge(share: float, message: str, stage_dir: Path, way: str = "raise max_length") -> None:
     if share > MOST:
-        raise StageFailed(f"{message}. Too little would be learnt of how answers end: raise max_length.")
+        raise StageFailed(f"{message}. Too little would be learnt of how answers end: {way}.")
     if share > MANY:
         StageLog(stage_dir).alarm(0, "cut_off_examples", message)
 

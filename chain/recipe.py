@@ -45,10 +45,14 @@ def _purpose(path: Path) -> str:
     try:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     except SyntaxError as error:
-        return f"cannot be read: line {error.lineno}: {error.msg}"
+        return f"cannot be read: {_syntax(error)}"
     except (OSError, ValueError) as error:
         return f"cannot be read: {without_number(error)}"
     return docstring.partition("\n")[0]
+
+
+def _syntax(error: SyntaxError) -> str:
+    return f"line {error.lineno}: {error.msg}" if error.lineno else str(error.msg)  # of a zero byte there is no line
 
 
 def load(name_or_file: str) -> Recipe:
@@ -164,7 +168,7 @@ def _unknown_fields(path: Path) -> Iterator[str]:
 def _fault(error: BaseException, path: Path) -> str:
     """Say what a recipe raised and in which line."""
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {error.msg}"
+        return _syntax(error)
     frames = traceback.extract_tb(error.__traceback__)
     line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
     text = f"{type(error).__name__}: {error}"

@@ -41,6 +41,7 @@ from data.faults import Faults, tell_unread
 from data.messages import Malformed, Message, out_of_order, says_nothing, turns_in, unread_keys, without_padding
 from utils.console import warn
 from utils.errors import Refused
+from utils.text import says
 
 OUT_OF_ORDER = "turns are out of order"
 RENDERED = "a turn holds tags of a chat template: it is rendered already"
@@ -61,6 +62,8 @@ FAULT = "what is wrong with the row"
 """A column of the cached conversion that is not part of the layout; null in a row that can be used."""
 UNREAD = "keys of turns that are not read"
 """Another; null where all are."""
+ALIKE = "answers that look the same"
+"""A third: true for such a pair."""
 
 
 def group_of(kind: str) -> Group:
@@ -112,17 +115,19 @@ def to_layout(
         try:
             row = {column: plain(column, value) for column, value in row.items()}
             unread = {key for column in columns for key in unread_keys(row[column])}
-            return {**converted(row), UNREAD: sorted(unread) or None}
+            result = converted(row)
+            alike = "chosen" in result and _seen(result["chosen"]) == _seen(result["rejected"])
+            return {**result, UNREAD: sorted(unread) or None, ALIKE: alike}
         except Malformed as error:
             return {FAULT: {"reason": error.reason, "example": str(error), "readable": error.readable}}
 
     first = next((result for result in map(result_or_fault, rows) if FAULT not in result), {})
-    first.pop(UNREAD, None)
+    first = {column: value for column, value in first.items() if column not in (UNREAD, ALIKE)}
     forms |= {column: type(value) for column, value in first.items() if type(value) in FORMS and column != "tools"}
     kept = set(rows.column_names) - UNSEEN - set(first) if group_of(kind).keeps_columns else set()
     features = {column: _feature(column, value) for column, value in first.items()}
     features |= {column: feature for column, feature in rows.features.items() if column in kept}
-    features |= {FAULT: Json(), UNREAD: Json()}
+    features |= {FAULT: Json(), UNREAD: Json(), ALIKE: Value("bool")}
 
     def batch(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
         given = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
@@ -145,7 +150,9 @@ def to_layout(
         if fault is not None:
             faults.add(where=f"row {number}", number=number, **fault)
     tell_unread(Counter(key for unread in results[UNREAD][:] for key in unread or ()), len(rows), name)
-    useful = results.remove_columns([FAULT, UNREAD])
+    if alike := sum(filter(None, results[ALIKE][:])):
+        warn(f"{name}: the answers of {alike} of {len(rows)} pairs differ in nothing but space or what cannot be seen")
+    useful = results.remove_columns([FAULT, UNREAD, ALIKE])
     if any(found):
         useful = useful.select([index for index, fault in enumerate(found) if fault is None])
     message = faults.judge(faults.broken + len(rows)) if judged_here or not first else ""
@@ -266,9 +273,9 @@ def flaw(row: Mapping[str, Any]) -> str | None:
     for column in ("text", "prompt", "completion", "chosen", "rejected"):
         value = row.get(column, "not of this layout")
         if isinstance(value, str):
-            empty = not value.strip()
+            empty = not says(value)
         elif column == "prompt":
-            empty = not any(turn["content"].strip() or turn.get("tool_calls") for turn in value)
+            empty = not any(says(turn["content"]) or turn.get("tool_calls") for turn in value)
         else:
             empty = says_nothing(value)
         if empty:
@@ -282,6 +289,11 @@ def flaw(row: Mapping[str, Any]) -> str | None:
     if rendered_turn(row):
         return RENDERED
     return OUT_OF_ORDER if _disorder(row) else None
+
+
+def _seen(side: Any) -> Any:
+    """Return what can be seen of an answer."""
+    return says(side) if isinstance(side, str) else [{**turn, "content": says(turn["content"])} for turn in side]
 
 
 def rendered_turn(row: Mapping[str, Any]) -> str | None:

@@ -420,7 +420,7 @@ def _csv(file: Path, broken: Broken = refuse) -> Iterator[Row]:
             else:
                 yield row
     except csv.Error as error:
-        raise Refused(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from None
+        raise Refused(f"{file}, line {max(reader.line_num, 1)}: not valid CSV ({error}).") from None
 
 
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]")
@@ -499,6 +499,9 @@ def _parquet(file: Path) -> Dataset:
     try:
         if packing_of(file):
             raise Refused(f"{file}: Parquet packs its columns itself. Unpack the file.")
+        names = Counter(pq.read_schema(file).names)
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise Refused(f"{file} has {', '.join(map(repr, twice))} twice: each column needs a name of its own.")
         rows = Dataset.from_parquet(str(file))
         rows.data.validate(full=True)  # text that is not UTF-8
     except Refused:

@@ -14,6 +14,7 @@ from utils import strict_json
 from utils.errors import did_you_mean
 from utils.matching import WITHOUT_SPACES
 from utils.strict_json import KeyTwice
+from utils.text import says
 from utils.values import shown
 
 Message = dict[str, Any]
@@ -186,8 +187,7 @@ def says_nothing(messages: list[Message]) -> bool:
     """Return whether no assistant turn has text, thoughts or a call that is to be learnt."""
     spoken = (message for message in messages if message["role"] == "assistant" and is_learnt(message))
     return not any(
-        message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content")
-        for message in spoken
+        says(message["content"]) or message.get("tool_calls") or message.get("reasoning_content") for message in spoken
     )
 
 

@@ -49,16 +49,17 @@ def problems(gates: Sequence[Gate], metrics: Sequence[str] | None, compared: Seq
                 near = did_you_mean(str(key), ("metric", "noise", *RULES))
                 yield f"{said}: there is no {key!r}{near or '.'} Known: metric, {', '.join(RULES)}, noise"
         metric = gate.get("metric")
+        known = metrics is not None and any(_names(pattern, str(metric)) for pattern in metrics)
         if not isinstance(metric, str):
             yield f'{said}: metric = {metric!r}: must be "TASK METRIC", such as "skills strict"'
-        elif metrics is not None and not any(_names(pattern, metric) for pattern in metrics):
+        elif metrics is not None and not known:
             near = did_you_mean(metric, metrics)
             yield f"{said}: the stage has no result {metric!r}{near or '.'} It has: {', '.join(metrics)}"
         if len(rules) != 1:
             given = " and ".join(rules) or "none"
             yield f"{said}: must have one of {', '.join(RULES)}; it has {given}"
         for rule in rules:
-            if rule in RELATIVE and compared is not None and not any(_names(one, str(metric)) for one in compared):
+            if rule in RELATIVE and known and not any(_names(one, str(metric)) for one in compared or ()):
                 yield f"{said}: {rule}: the stage starts from random weights, which are asked nothing: take at_least"
             elif problem := _value_problem(rule, gate[rule], metric if isinstance(metric, str) else ""):
                 yield f"{said}: {problem}"

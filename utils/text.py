@@ -1,12 +1,27 @@
 """Text from data, models and errors as it may be shown: it steers no terminal, forges no line, tells no secret."""
 
 import re
+import unicodedata
 
 from utils.secrets import hide
 
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control codes but for tab and line feed, other ends of lines, what turns the direction of writing around, and bytes
 that are no text, which Python keeps as halves of surrogate pairs."""
+
+
+ENDS = re.compile(r"<\|(endoftext|im_end|eot_id|end_of_text|end)\|>|</s>|<eos>|<end_of_turn>")
+"""Tokens with which published models end what they say."""
+
+
+def says(text: str) -> str:
+    """Return what of a text can be seen, without the space around it: "" of zero-width letters and an end's mark alone.
+
+    >>> says(" 4\u200b </s>"), says("\u200b\n<|im_end|>")
+    ('4', '')
+    """
+    seen = ENDS.sub("", text)
+    return "".join(one for one in seen if one.isspace() or unicodedata.category(one)[0] != "C").strip()
 
 
 def plain(text: str) -> str:

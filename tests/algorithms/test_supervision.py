@@ -278,7 +278,8 @@ MARKED = (
         ("{{ message.content + '<|im_end|>' }}{% generation %}{% endgeneration %}", "no assistant tokens"),  # by TRL
         (
             "{% generation %}{{ message.content }}{% endgeneration %}{{ '<|im_end|>' }}",
-            "98 of 98 examples do not supervise the EOS",
+            "98 of 98 examples do not supervise the EOS '<.im_end.>' of their last answer: the chat template .* marks"
+            ". .*: let the template end the assistant's turns with '<.im_end.>', or set eos_token",
         ),
     ],
 )

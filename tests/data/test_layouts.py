@@ -490,6 +490,9 @@ def test_cells_and_columns_say_what_they_evidently_mean(
         ("grpo", {"prompt": USER + FOUR}, "the prompt ends with a turn of the assistant"),
         ("sft", {"prompt": "What is 2 + 2?", "completion": "What is 2 + 2? 4"}, "begins with its prompt"),
         ("dpo", {"chosen": USER + FOUR, "rejected": USER}, "the rejected is empty"),
+        ("sft", {"prompt": "2 + 2?", "completion": " \u200b\u2060"}, "the completion is empty"),
+        ("sft", {"prompt": "2 + 2?", "completion": "</s>"}, "the completion is empty"),
+        ("sft", {"messages": [*USER, {"role": "assistant", "content": "\u200b"}]}, "the assistant says nothing"),
         (
             "dpo",
             {"chosen": USER + FOUR + USER + FOUR, "rejected": USER + FOUR + SYSTEM + FIVE},
@@ -512,6 +515,13 @@ def test_cells_and_columns_say_what_they_evidently_mean(
 def test_what_cells_cannot_mean_is_told(kind: str, row: dict[str, Any], said: str) -> None:
     with pytest.raises(Refused, match=said):
         convert(kind, row)
+
+
+def test_pairs_that_look_the_same_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [{"prompt": "2 + 2?", "chosen": "4", "rejected": text} for text in ("4 \u200b\n", "5")]
+    assert len(to_layout(from_rows(pairs, "rows"), "dpo")) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the answers of 1 of 2 pairs differ in nothing but space or what cannot be seen" in said
 
 
 def test_columns_that_are_not_read_are_known() -> None:

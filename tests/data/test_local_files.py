@@ -106,6 +106,13 @@ def test_a_long_document_is_a_csv_value(write: Write) -> None:
     assert list(read_path(write("a.csv", f"text\n{'a' * 200_000}\n"), "train")) == [{"text": "a" * 200_000}]
 
 
+def test_a_column_that_stands_twice_in_a_parquet_file_is_named(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(Refused, match=r"a\.parquet has 'text' twice"):
+        read_path(tmp_path / "a.parquet", "train")
+
+
 def test_a_broken_page_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pa.parquet.write_table(pa.table({"text": [f"line {n}" for n in range(20_000)]}), path, compression="zstd")

@@ -22,6 +22,7 @@ SFT = named("sft")
 METRICS = ["skills strict", "skills completion_tokens", "demonstrations loss", "pairs accuracy/*"]
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt metric": ({"metric": "skills strickt", "at_least": 0.5}, "did you mean 'skills strict'"),
+    "misspelt metric, against the input": ({"metric": "skills strickt", "not_below_input": 0.5}, "did you mean"),
     "no metric": ({"at_least": 0.5}, "metric = None"),
     "metric of another type": ({"metric": 3, "at_least": 0.5}, "metric = 3"),
     "no rule": ({"metric": "skills strict"}, "must have one of at_least, at_most"),
