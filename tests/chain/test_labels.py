@@ -8,6 +8,7 @@ import pytest
 
 import run_all
 from algorithms import TrainingConfig
+from chain.recipe import load
 from chain.stages import stages_of
 from run_all import main
 from tests.algorithms.conftest import data_files, model_dir
@@ -167,3 +168,12 @@ def test_a_label_may_be_the_name_of_another_kind() -> None:
     assert (stage.label, stage.kind.name) == ("dpo", "sft")
     with pytest.raises(Refused, match=r"dpo: beta = 0\.1: sft has no such option"):
         stages_of({"dpo": replace(config, beta=0.1)})
+
+
+def test_a_recipe_that_is_no_python_is_told_with_its_line_if_it_has_one(tmp_path: Path) -> None:
+    for text, said in (("configs = {\n", "line 1: "), ("configs = 1\0", "cannot contain null bytes")):
+        (tmp_path / "mine.py").write_text(text)
+        with pytest.raises(Refused, match=said) as refused:
+            load(str(tmp_path / "mine.py"))
+        assert "line 0" not in str(refused.value)
+        assert "None" not in str(refused.value)
