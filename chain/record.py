@@ -61,10 +61,11 @@ def finished_outputs(info: RunInfo) -> dict[str, Path]:
 
 
 def reward_model_of(info: RunInfo | None) -> Path | None:
-    """Return the directory of the newest reward model that a run has made; None if it has none, or there is no run."""
+    """Return the directory of the newest reward model that a run has made and still has; else None."""
     entries = [] if info is None else info.read()["stages"]
-    made = [entry for entry in entries if entry["status"] == "passed" and kinds.recorded(entry).scores]
-    return info.run_dir / made[-1]["output_dir"] if info and made else None
+    made = [entry["output_dir"] for entry in entries if entry["status"] == "passed" and kinds.recorded(entry).scores]
+    there = [info.run_dir / one for one in made if weight_files(info.run_dir / one)] if info else []
+    return there[-1] if there else None
 
 
 def altered(stage_dir: Path, model_dir: Path) -> str | None:
