@@ -15,7 +15,7 @@ from chain.request import Request
 from pipeline import run_pipeline
 from utils.command_line import Parser, refuse
 from utils.console import console, warn
-from utils.errors import Refused, StageFailed, lacks_room, plain_endings, refusal, report, without_number
+from utils.errors import Refused, StageFailed, plain_endings, refusal, report, way_out, without_number
 from utils.quiet import quiet_libraries
 from utils.secrets import HIDDEN
 
@@ -54,9 +54,10 @@ def main(argv: Sequence[str] | None = None, script: str | None = None) -> int:
     except (Refused, StageFailed, KeyboardInterrupt) as error:
         return report(error)
     except OSError as error:
-        if not lacks_room(error):
+        if not (way := way_out(error)):
             raise
-        return report(StageFailed(f"{without_number(error)}. Make room; --resume goes on with a run that had begun."))
+        said = f"{without_number(error)}. {way.capitalize()}; --resume goes on with a run that had begun."
+        return report(StageFailed(said))
     return 0
 
 

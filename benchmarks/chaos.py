@@ -56,24 +56,34 @@ class Skipped(Exception):
     """The fault cannot be done on this machine."""
 
 
+MEASURING, SCORED = "evaluating", "evaluation_scores.json"
+"""While a stage is measured: before anything is scored, and when its output is in part."""
+MOMENTS = (
+    ("pretrain", "CHECKPOINT"), ("pretrain", MEASURING), ("sft", "TRAIN_START"), ("sft", MEASURING), ("sft", SCORED),
+    ("reward", "CHECKPOINT"), ("reward", MEASURING), ("reward", SCORED), ("dpo", "CHECKPOINT"), ("dpo", SCORED),
+    ("grpo", "CHECKPOINT"), ("grpo", MEASURING), ("grpo", SCORED),
+)  # fmt: skip
+
+
 def kill(place: Place) -> str:
-    """SIGKILL in each stage, and while one is measured."""
-    measuring = "evaluating"
-    moments = (
-        ("pretrain", "CHECKPOINT"), ("sft", "TRAIN_START"), ("sft", measuring), ("reward", "CHECKPOINT"),
-        ("dpo", "CHECKPOINT"), ("grpo", "CHECKPOINT"),
-    )  # fmt: skip
+    """SIGKILL in each stage, and while they are measured."""
     words = asked()
-    for stage, moment in moments:
+    for stage, moment in MOMENTS:
         with place.process(*words) as process:
-            if moment == measuring:
-                process.until_said(f"{measuring} {stage}:")
-            else:
-                process.until_event(stage, moment)
+            _until(process, stage, moment)
             process.kill()
         words = ["--resume", "latest"]
     place.resume()
-    return f"killed and resumed {len(moments)} times: the reference's results"
+    return f"killed and resumed {len(MOMENTS)} times: the reference's results"
+
+
+def _until(process: Process, stage: str, moment: str) -> None:
+    if moment == MEASURING:
+        process.until_said(f"{MEASURING} {stage}:")
+    elif moment == SCORED:
+        process.until_file(stage, SCORED)
+    else:
+        process.until_event(stage, moment)
 
 
 def kill_anywhere(place: Place) -> str:
@@ -204,30 +214,39 @@ def _must_ask_for_room(process: Process) -> None:
     process.place.must_be_whole()
 
 
+UNWRITABLE_AT = (("pretrain", "TRAIN_START"), ("pretrain", MEASURING), ("sft", "TRAIN_START"), ("sft", MEASURING))
+
+
 def read_only(place: Place) -> str:
-    """The disk becomes read-only while a stage trains, as the system makes one that has errors."""
-    with place.process(*TWO) as process:
-        process.until_event("sft", "TRAIN_START")
-        run_dir = place.run_dir
-        with mounted(run_dir, "--bind", str(run_dir)):
-            _mount("-o", "remount,bind,ro", str(run_dir))
-            _must_fail_once(process)
+    """The disk becomes read-only while a stage trains, or is measured, as the system makes one that has errors."""
+    words = TWO
+    for stage, moment in UNWRITABLE_AT:
+        with place.process(*words) as process:
+            _until(process, stage, moment)
+            run_dir = place.run_dir
+            with mounted(run_dir, "--bind", str(run_dir)):
+                _mount("-o", "remount,bind,ro", str(run_dir))
+                _must_fail_once(process, stage)
+        words = ["--resume", "latest"]
     place.resume()
-    return "exit 1, one message; resumed: the reference's results"
+    return f"{len(UNWRITABLE_AT)} times exit 1, one message; resumed: the reference's results"
 
 
 def no_permission(place: Place) -> str:
-    """The run's directories may no longer be written while a stage trains."""
-    try:
-        process = place.process(*TWO, preexec_fn=_give_up_override)
-    except subprocess.SubprocessError as error:
-        raise Skipped("root may write everything, and cannot give that up here") from error
-    with process:
-        process.until_event("sft", "TRAIN_START")
-        with unwritable(place.run_dir):
-            _must_fail_once(process)
+    """The run's directories may no longer be written while a stage trains, or is measured."""
+    words = TWO
+    for stage, moment in UNWRITABLE_AT:
+        try:
+            process = place.process(*words, preexec_fn=_give_up_override)
+        except subprocess.SubprocessError as error:
+            raise Skipped("root may write everything, and cannot give that up here") from error
+        with process:
+            _until(process, stage, moment)
+            with unwritable(place.run_dir):
+                _must_fail_once(process, stage)
+        words = ["--resume", "latest"]
     place.resume()
-    return "exit 1, one message; resumed: the reference's results"
+    return f"{len(UNWRITABLE_AT)} times exit 1, one message; resumed: the reference's results"
 
 
 def _give_up_override() -> None:
@@ -236,10 +255,12 @@ def _give_up_override() -> None:
         raise OSError("CAP_DAC_OVERRIDE stays")
 
 
-def _must_fail_once(process: Process) -> None:
+def _must_fail_once(process: Process, stage: str) -> None:
     process.must_end_with(1)
-    said = process.text.count("stage sft failed")
-    check(said == 1, f"exit 1, but {said} times 'stage sft failed': {process.last_words()}")
+    told = re.findall(rf"stage {stage} failed: [^\n]*", process.text)
+    check(len(told) == 1, f"exit 1, but {len(told)} times 'stage {stage} failed': {process.last_words()}")
+    for words in (str(process.place.run_dir), "let it be written", "resume"):
+        check(words in told[0], f"exit 1, but not a word of {words!r}: {told[0]}")
     process.place.must_be_whole()
 
 
@@ -409,7 +430,7 @@ class Fault(NamedTuple):
 
 
 FAULTS = {
-    "kill": Fault("in each stage and while measuring; resumed each time: the reference's results", kill),
+    "kill": Fault("in each stage and while it is measured; resumed each time: the reference's results", kill),
     "kill-anywhere": Fault(f"at {KILLS} random moments; resumed: the reference's results", kill_anywhere),
     "interrupt": Fault("exit 130, a checkpoint; resumed as printed: the reference's results", interrupt),
     "interrupt-twice": Fault("exit 130; resumed: the reference's results", interrupt_twice),
@@ -418,8 +439,8 @@ FAULTS = {
     "closed-screen": Fault("exit 0, console_output.log complete: the reference's results", closed_screen),
     "full-disk": Fault("exit 1, one message, nothing half-written; resumed: the reference's results", full_disk),
     "file-limit": Fault("exit 1, one message, nothing half-written; resumed: the reference's results", file_limit),
-    "read-only": Fault("exit 1, one message; resumed: the reference's results", read_only),
-    "no-permission": Fault("exit 1, one message; resumed: the reference's results", no_permission),
+    "read-only": Fault("exit 1, one message with the way out; resumed: the reference's results", read_only),
+    "no-permission": Fault("exit 1, one message with the way out; resumed: the reference's results", no_permission),
     "damaged-checkpoint": Fault("told, the one before taken: the reference's results", damaged_checkpoint),
     "altered-output": Fault("exit 2, naming the stage", altered_output),
     "cache-removed": Fault("exit 0, or exit 1 and resumed: the reference's results", cache_removed),

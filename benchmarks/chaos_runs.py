@@ -203,6 +203,11 @@ class Process:
 
         self._until(recorded, f"the event {kind} {text} of {stage}")
 
+    def until_file(self, stage: str, name: str) -> None:
+        """Wait until a stage of the run has a file of that name."""
+        where = f"*/{STAGES[stage]}/{name}"
+        self._until(lambda: list(self.place.runs_dir.glob(where)), f"{stage} had {name}")
+
     def _until(self, wanted: Callable[[], object], what: str) -> None:
         """Wait until something holds, which it must while the process runs."""
         ends_at = time.monotonic() + LONGEST_S

@@ -23,7 +23,7 @@ from records.run_directory import RunInfo
 from records.stage_log import StageLog
 from utils.agreement import by_first, peer_has_ended
 from utils.console import console, tee
-from utils.errors import Refused, StageFailed, lacks_room, without_number
+from utils.errors import Refused, StageFailed, way_out, without_number
 from utils.files import weight_files, weights_sha256
 from utils.limits import Clock
 from utils.processes import is_first
@@ -236,8 +236,8 @@ def _reason(error: BaseException | None, log: StageLog) -> str:
         return str(error)
     if peer_has_ended(error):
         return "another process of the run has ended; what it or the launcher says tells why. Go on with --resume"
-    if error is not None and lacks_room(error):
-        return f"{without_number(error)}. What was saved before is whole: make room, and go on with --resume"
+    if error is not None and (way := way_out(error)):
+        return f"{without_number(error)}. What was saved before is whole: {way}, and go on with --resume"
     if isinstance(error, FileNotFoundError) and error.filename and _is_cached(Path(error.filename)):
         return f"{error.filename} is gone: --resume goes on, and prepares what was prepared anew"
     training_log = log.info_file.parent / "training.log"

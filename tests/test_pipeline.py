@@ -1,5 +1,6 @@
 """The run: its directory and record, what it refuses, how it fails, stops and goes on. Stages are stand-ins here."""
 
+import errno
 import gc
 import json
 import os
@@ -20,9 +21,11 @@ import pytest
 
 import pipeline
 from algorithms import GRPOExtraConfig, StageOutput, TrainingConfig
+from chain.record import reward_model_of
 from kinds import Stage
 from pipeline import Interrupted, Refused, StageFailed, run_pipeline
 from pretrain import PretrainConfig
+from records.run_directory import RunInfo
 from records.stage_log import StageLog
 from utils import secrets
 from utils.files import weights_sha256
@@ -580,6 +583,36 @@ def test_a_file_that_is_gone_is_said_to_be_made_anew_only_if_it_was_prepared(sta
         stages.instead["sft"] = _fail(FileNotFoundError(2, "No such file or directory", str(gone)))
         with pytest.raises(StageFailed, match=said):
             run_pipeline(_configs())
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EFBIG, "make room"),
+        (errno.EROFS, "let it be written"),
+        (errno.EACCES, "let it be written"),
+    ],
+)
+def test_a_stage_that_cannot_write_fails_with_the_path_and_the_way_out(number: int, way: str, stages: Stages) -> None:
+    stages.instead["sft"] = _fail(OSError(number, os.strerror(number), "runs/x"))
+    with pytest.raises(
+        StageFailed, match=rf"'runs/x'\. What was saved before is whole: {way}, and go on with --resume"
+    ):
+        run_pipeline(_sft())
+
+
+def test_a_reward_model_whose_weights_are_gone_judges_nothing(tmp_path: Path) -> None:
+    run = RunInfo(tmp_path)
+    entries = [{"name": name, "kind": "reward", "output_dir": name, "status": "passed"} for name in ("a", "b")]
+    run.set(status="passed", stages=entries)
+    assert reward_model_of(run) is None
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        _save_weights(tmp_path / name, 1.0)
+    assert reward_model_of(run) == tmp_path / "b"
+    (tmp_path / "b/model.safetensors").unlink()
+    assert reward_model_of(run) == tmp_path / "a"
 
 
 def test_a_reward_function_with_another_body_is_another_reward() -> None:

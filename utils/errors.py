@@ -42,12 +42,13 @@ def without_number(error: BaseException) -> str:
     return re.sub(r"\[Errno -?\d+\] ?", "", str(error)) or type(error).__name__
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+WAYS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room")
+WAYS |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "let it be written")
 
 
-def lacks_room(error: BaseException) -> bool:
-    """Tell whether an error says that the disk is full, a file may not grow, or nothing may be written."""
-    return isinstance(error, OSError) and error.errno in NO_ROOM
+def way_out(error: BaseException | None) -> str | None:
+    """Return what helps where the disk is full, a file may not grow or nothing be written; None of other errors."""
+    return WAYS.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
