@@ -13,6 +13,7 @@ from chain.fetch import missing
 from chain.record import resumable
 from chain.request import Request
 from pipeline import run_pipeline
+from records.run_directory import RunInfo
 from utils.command_line import Parser, refuse
 from utils.console import console, warn
 from utils.errors import Refused, StageFailed, plain_endings, refusal, report, way_out, without_number
@@ -85,7 +86,9 @@ def requested(args: argparse.Namespace, script: str | None) -> tuple[list[Reques
         Refused: it cannot be done; nothing has been created.
     """
     if args.resume is not None:
-        return [request(args, script or recipe_of(args.runs_dir, args.resume))], None
+        info = resumable(Path(args.runs_dir), args.resume)
+        args.resume = info.run_dir.name  # `latest` is looked for once
+        return [request(args, script or recipe_of(info))], None
     name_or_file = script or (TEST if args.test else PROD if args.prod else args.recipe)
     if name_or_file is not None:
         return [request(args, name_or_file)], None
@@ -107,9 +110,8 @@ def request(args: argparse.Namespace, name_or_file: str) -> Request:
     return command_line.request(args, loaded.name, loaded.configs, loaded.grpo_extra, loaded.sizes, loaded.verifier)
 
 
-def recipe_of(runs_dir: str, run_id: str) -> str:
+def recipe_of(info: RunInfo) -> str:
     """Return the recipe of an earlier run."""
-    info = resumable(Path(runs_dir), run_id)
     name_or_file = info.read()["recipe"]
     if name_or_file is None:
         name = info.run_dir.name

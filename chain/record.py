@@ -102,9 +102,15 @@ def resumable(runs_dir: Path, run_id: str) -> RunInfo:
     refuse_unusable(info)
     if record["status"] == "passed":
         raise Refused(f"run {info.run_dir.name} has passed: there is nothing to resume")
-    if lacking := [key for key in ("recipe", "configs", "values", "from_run") if key not in record]:
-        raise Refused(f"{info.file} has no {', '.join(lacking)}, as of another version: start a new run")
+    _refuse_lacking(info, "recipe", "configs", "values", "from_run")
     return info
+
+
+def _refuse_lacking(info: RunInfo, *keys: str) -> None:
+    record = info.read()
+    there = {*record, *(f"configs.{label}" for label in record.get("configs", ()))}
+    if lacking := [key for key in keys if key not in there]:
+        raise Refused(f"{info.file} has no {', '.join(lacking)}, as of another version: start a new run")
 
 
 NOT_TRAINED_BY = ("gates", "on_fail")
@@ -123,6 +129,7 @@ def changes_since(
     Raises:
         Refused: they differ, and `force` is not given or cannot help.
     """
+    _refuse_lacking(info, "run_id", "seed", "hardware", *(f"configs.{stage.label}" for stage in stages))
     record = info.read()
     entries = {entry["name"]: entry for entry in record["stages"]}
     written = {name: info.run_dir / entry["output_dir"] for name, entry in entries.items()}
@@ -130,8 +137,10 @@ def changes_since(
     changes: dict[str, list[str]] = {}
     for stage in stages:
         was, begun = record["configs"][stage.label], StageLog(written[stage.label]).read_info()
-        if stage.config.output_dir != was["output_dir"]:
-            raise Refused(f"{stage.label}: output_dir was {was['output_dir']!r}: a run's directories keep their names")
+        if stage.config.output_dir != was.get("output_dir"):
+            raise Refused(
+                f"{stage.label}: output_dir was {was.get('output_dir')!r}: a run's directories keep their names"
+            )
         found = [
             f"{name} was {was[name]!r}, now {value!r}"
             for name, value in recorded(stage).items()
@@ -176,6 +185,7 @@ def changes_of_run(info: RunInfo, stages: list[Stage], verifier: Any, force: boo
     Raises:
         Refused: they differ, and `force` is not given.
     """
+    _refuse_lacking(info, "versions")
     record = info.read()
     was, now_has = record["versions"], versions()
     found = [

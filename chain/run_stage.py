@@ -71,7 +71,7 @@ class Run:
         done = StageLog(self.dir_of(stage)).read_info()
         if not by_first(lambda: bool(done.get("status") == "passed")):
             return False
-        self.info.set_stage(stage.label, status="passed", duration_s=done["duration_s"], input=done["input"])
+        self.info.set_stage(stage.label, status="passed", duration_s=done.get("duration_s"), input=done.get("input"))
         console().print(f"{stage.label} has passed, and is kept")
         return True
 

@@ -70,7 +70,7 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
     from evaluation.gates import line
 
     decided = [f"{one['name']} gate: {line(gate)}" for one in stages for gate in one.get("gates") or ()]
-    took = ", ".join(f"{entry['name']} {entry['duration_s']:.1f} s" for entry in record["stages"])
+    took = ", ".join(f"{one['name']} {one['duration_s']:.1f} s" for one in record["stages"] if one.get("duration_s"))
     return [result_table(stages), *map(escape, decided), Group("", f"run {record['run_id']} passed: {took}")]
 
 

@@ -14,7 +14,7 @@ from evaluation.scored_model import CACHE_FILE
 from evaluation.sections import Section
 from evaluation.table import difference, number
 from records.run_directory import RunInfo, status_now
-from records.stage_log import StageLog, read_object
+from records.stage_log import read_object
 from utils.console import duration
 from utils.errors import Refused
 
@@ -31,7 +31,7 @@ class Recorded:
         self.record = info.read()
         self.entries = {str(entry["name"]): entry for entry in self.record["stages"]}
         """What run_info.json tells of each stage, by label."""
-        self._stages = {label: StageLog(self.directory(label)).read_info() for label in self.entries}
+        self._stages = info.read_stages()
 
     def directory(self, label: str) -> Path:
         """Return the directory of a stage."""
@@ -61,10 +61,7 @@ class Recorded:
 
     def results(self, label: str) -> dict[tuple[str, str], Result]:
         """Return a stage's results by task and metric."""
-        try:
-            return {(one["task"], one["metric"]): one for one in self.stage(label).get("evaluation") or []}
-        except (KeyError, TypeError) as error:
-            raise Refused(f"{self.directory(label) / StageLog.INFO}: evaluation is no list of results") from error
+        return {(one["task"], one["metric"]): one for one in self.stage(label).get("evaluation", ())}
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
@@ -73,7 +70,7 @@ class Recorded:
 
     def _scores_of(self, label: str) -> Iterator[tuple[str, Any]]:
         weights = (self.stage(label).get("output") or {}).get("sha256")
-        for key, value in read_object(self.directory(label) / CACHE_FILE).items():
+        for key, value in read_object(self.directory(label) / CACHE_FILE, {}).items():
             task, _, read = key.partition("@")
             if weights and isinstance(value, dict) and read.startswith(own := f"{weights[:16]}-"):
                 yield f"{task}@{read.removeprefix(own)}", value

@@ -165,8 +165,10 @@ def line(record: Mapping[str, Any]) -> str:
     if record.get("reason"):
         return one_line(f"{said} ({record['reason']})")
     relative = record["rule"] in RELATIVE
-    scores = f"{number(record['before'])} → {number(record['after'])}" if relative else number(record["after"])
-    if record["bounds95"] is None:
-        return one_line(f"{said} ({scores} of {record['n']}, too few for an interval)")
+    scores = (
+        f"{number(record.get('before'))} → {number(record.get('after'))}" if relative else number(record.get("after"))
+    )
+    if record.get("bounds95") is None:
+        return one_line(f"{said} ({scores} of {record.get('n')}, too few for an interval)")
     low, high = (number(bound, "+" if relative else "") for bound in record["bounds95"])
-    return one_line(f"{said} ({scores} of {record['n']}; {'difference' if relative else 'score'} {low} to {high})")
+    return one_line(f"{said} ({scores} of {record.get('n')}; {'difference' if relative else 'score'} {low} to {high})")

@@ -89,12 +89,13 @@ class Lineage:
             if model not in self.unknown:
                 self.unknown.append(model)
             return
-        if (key := (str(directory.resolve()), str(record["name"]))) in self._seen:
+        name = str(record.get("name"))
+        if (key := (str(directory.resolve()), name)) in self._seen:
             return
         self._seen.add(key)
         if source := (record.get("input") or {}).get("path"):
             yield from self._of_directory(source)
-        yield Trained(directory.name, record["name"], kinds.recorded(record), record["config"], record)
+        yield Trained(directory.name, name, kinds.recorded(record), record["config"], record)
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:

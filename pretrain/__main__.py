@@ -17,9 +17,10 @@ from pretrain import prepare
 from pretrain.presets import PRESETS, preset
 from pretrain.pretrain_config import PretrainConfig, range_problems
 from pretrain.stage import PRETRAIN
+from records.schema import Unsound
 from records.stage_log import StageLog
 from utils.command_line import Parser, command, refuse, relative, this_command
-from utils.console import console, panel, tee
+from utils.console import console, panel, tee, warn
 from utils.errors import Interrupted, Refused, StageFailed, plain_endings, report, without_number
 from utils.files import user_path, weights_sha256
 from utils.locks import is_live, lock
@@ -127,19 +128,27 @@ def stopped_run(directory: str) -> tuple[Path, PretrainConfig]:
             raise Refused("runs/ holds no stopped pretraining run to go on with: name the directory of one.")
         directory = str(stopped[-1])
     out = user_path(directory)
-    info = StageLog(out).read_info()
+    log = StageLog(out)
+    info = log.read_info()
     if not recorded(info).starts_from_nothing:
         raise Refused(f"{out} is not the directory of a pretraining run: it has no {StageLog.INFO} of one.")
-    if info["status"] == "passed":
-        raise Refused(f"{out} has been trained to its last step, {info['steps']}: there is nothing to go on with.")
+    if info.get("status") == "passed":
+        raise Refused(f"{out} has been trained to its last step, {info.get('steps')}: there is nothing to go on with.")
+    if "config" not in info:
+        raise Refused(f"{log.info_file} has no config: what {out} began with is not known. Start a new run.")
     known = info["config"].keys() - {"gates", "on_fail"}  # which only a recipe's stage has
     names = [field.name for field in fields(PretrainConfig) if field.name in known]
     return out, PretrainConfig(**{name: info["config"][name] for name in names})
 
 
 def _can_go_on(directory: Path) -> bool:
-    info = StageLog(directory).read_info()
-    return recorded(info).starts_from_nothing and info["status"] != "passed" and not is_live(directory)
+    """Tell whether a directory's run can be gone on with; one whose record is not sound is passed over."""
+    try:
+        info = StageLog(directory).read_info()
+    except Unsound as refused:
+        warn(f"passed over: {refused}")
+        return False
+    return recorded(info).starts_from_nothing and info.get("status") != "passed" and not is_live(directory)
 
 
 def train(config: PretrainConfig, out: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import kinds
 from records.run_directory import RUN_ID, RunInfo, passed_on, status_now
+from records.schema import Unsound
 from records.stage_log import StageLog, read_object
 from utils import hub
 from utils.command_line import command, relative, resume_command
-from utils.console import console
+from utils.console import console, warn
 from utils.errors import Refused, did_you_mean
 from utils.files import ADAPTER_CONFIG, base_of, own_weight_files, user_path, weight_files
 
@@ -51,8 +52,8 @@ class Checkpoint:
     @property
     def scores(self) -> bool:
         """Whether it is a reward model, which writes nothing, by its files: its kind need not be known here."""
-        names = read_object(self.path / "config.json").get("architectures") or []
-        scores = read_object(self.path / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
+        names = read_object(self.path / "config.json", {"architectures?": ([str], None)}).get("architectures") or []
+        scores = read_object(self.path / ADAPTER_CONFIG, {}).get("task_type") == "SEQ_CLS"
         return scores or any(name.endswith("ForSequenceClassification") for name in names)
 
     @property
@@ -61,7 +62,7 @@ class Checkpoint:
 
         A base has the template for the stages to come: pretraining showed it documents, and no one asking.
         """
-        own = read_object(self.path / "tokenizer_config.json").get("chat_template")
+        own = read_object(self.path / "tokenizer_config.json", {}).get("chat_template")
         return bool(own or list(self.path.glob("chat_template.jin*"))) and kinds.recorded(self.stage).chats
 
 
@@ -116,6 +117,9 @@ def _of_latest(runs_dir: Path, stage: str) -> Checkpoint:
     for run_dir in reversed([run for run in _runs(runs_dir) if RUN_ID.fullmatch(run.name)]):
         try:
             return _of_run(run_dir, stage)
+        except Unsound as error:
+            warn(f"passed over: {error}")
+            refusals.append(error)
         except Refused as error:
             refusals.append(error)
     raise refusals[min(1, len(refusals) - 1)]  # of the newest run
@@ -147,6 +151,7 @@ def _of_directory(path: Path) -> Checkpoint:
     found = Checkpoint(str(path.resolve().relative_to(run_dir.parent)) if run_dir else str(path), path)
     if not path.is_dir():
         raise Refused(f"there is no {path}. Inside {path.parent.name} are: {', '.join(_steps(path.parent)) or 'none'}")
+    StageLog(found.stage_dir).read_info()  # of which more is asked later
     there = {"config.json": (path / "config.json").exists() or base_of(path), "weights": weight_files(path)}
     if lacks := [name for name, is_there in there.items() if not is_there]:
         inside = f". Inside are: {', '.join(_steps(path))}" if _steps(path) else ""
@@ -221,7 +226,7 @@ def _lines(run_dir: Path) -> list[str]:
     for entry in entries:
         try:
             lines.append(f"    {_line(run_dir, entry)}")
-        except (Refused, OSError, AttributeError, TypeError):
+        except (Refused, OSError):
             lines.append(f"    {entry['name']:<8}  {entry['output_dir']:<16}  cannot be read")
     return lines
 

@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from records.schema import RUN, Unsound, read_record, unsound
+from records.stage_log import StageLog
 from utils.console import warn
 from utils.errors import Refused, did_you_mean, without_number
-from utils.files import read_json, write_json
+from utils.files import write_json
 from utils.locks import is_live
 from utils.processes import first_only
 
@@ -59,14 +61,6 @@ def usable(runs_dir: Path | str) -> Path:
     return existing
 
 
-NAMES: dict[type, str] = {dict: "object", list: "list", str: "text"}
-FIELDS: dict[str, type] = {
-    "status": str, "recipe": str, "from_run": str, "configs": dict, "versions": dict, "hardware": dict, "code": dict,
-    "limits": dict, "data": dict, "values": list, "forced": list,
-}  # fmt: skip
-"""The types of what a record may hold, where it does."""
-
-
 class RunInfo:
     """run_info.json of a run: read, and rewritten atomically at each change, of several processes by the first."""
 
@@ -78,12 +72,28 @@ class RunInfo:
         """Return the whole object, whose fields have the types that everyone who reads it relies on.
 
         Raises:
-            Refused: the file cannot be read, or is no run's record.
+            Unsound: the file cannot be read, or is no run's record.
         """
-        record = read_json(self.file)
-        if problem := _problem(record):
-            raise Refused(f"{self.file} is no record of a run: {problem}")
-        return dict(record)
+        record = read_record(self.file, RUN)
+        names = [entry["name"] for entry in record["stages"]]
+        for place, entry in enumerate(record["stages"]):
+            if not STAGE_DIR.fullmatch(entry["output_dir"]):
+                outside = (
+                    f"stages[{place}].output_dir is {entry['output_dir']!r}, and must be a directory inside the run's"
+                )
+                raise unsound(f"{self.file} is no sound record: {outside}")
+            if entry["name"] in names[:place]:
+                raise unsound(f"{self.file} is no sound record: two stages have the name {entry['name']!r}")
+        return record
+
+    def read_stages(self) -> dict[str, dict[str, Any]]:
+        """Return the record of each stage by its label, {} of one that has not begun.
+
+        Raises:
+            Unsound: one of them, or the run's own.
+        """
+        dirs = {entry["name"]: self.run_dir / entry["output_dir"] for entry in self.read()["stages"]}
+        return {name: StageLog(stage_dir).read_info() for name, stage_dir in dirs.items()}
 
     def stage_dir(self, name: str) -> Path:
         """Return the directory of a stage."""
@@ -100,26 +110,6 @@ class RunInfo:
         """Set these fields of one stage's entry."""
         stages = [entry | fields if entry["name"] == name else entry for entry in self.read()["stages"]]
         self.set(stages=stages)
-
-
-def _problem(record: Any) -> str | None:
-    """Return why a value is no record of a run; None if it is one."""
-    if not isinstance(record, dict) or not {"status", "stages"} <= record.keys():
-        return "it has no status and stages"
-    for field, is_type in FIELDS.items():
-        if record.get(field) is not None and not isinstance(record[field], is_type):
-            return f"{field} is no {NAMES[is_type]}"
-    if not isinstance(record["stages"], list) or not all(isinstance(entry, dict) for entry in record["stages"]):
-        return "stages is no list of objects"
-    for entry in record["stages"]:
-        if not all(isinstance(entry.get(field), str) for field in ("name", "output_dir", "status")):
-            return "a stage lacks its name, output_dir or status"
-        if not all(isinstance(entry.get(field, ""), str | None) for field in ("kind", "passes_on")):
-            return "the kind of a stage, or what it passes on, is no text"
-        if not STAGE_DIR.fullmatch(entry["output_dir"]):
-            return f"output_dir = {entry['output_dir']!r} is no directory inside the run's"
-    configs = record.get("configs") or {}
-    return next((f"configs.{label} is no object" for label, one in configs.items() if not isinstance(one, dict)), None)
 
 
 def passed_on(entry: Mapping[str, Any], run_dir: Path) -> Path:
@@ -211,13 +201,14 @@ def find_source(runs_dir: Path, run_id: str) -> RunInfo:
 def _newest(runs_dir: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> RunInfo | None:
     """Return the newest run named as `create` names them whose record is wanted.
 
-    One without a sound record is passed over with a warning: it must not hide the others.
+    One without sound records, of its stages too, is passed over with a warning: it must not hide the others.
     """
     for file in sorted(runs_dir.glob("*/run_info.json"), reverse=True):
         info = RunInfo(file.parent.resolve())
         try:
             if RUN_ID.fullmatch(file.parent.name) and is_wanted(info.read()):
+                info.read_stages()
                 return info
-        except Refused as refused:
+        except Unsound as refused:
             warn(f"passed over: {refused}")
     return None

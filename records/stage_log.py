@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from records.schema import STAGE, Shape, read_record
 from utils.console import warn
-from utils.errors import Refused
-from utils.files import json_line, read_json, replace_text, write_json
+from utils.files import json_line, replace_text, write_json
 from utils.processes import first_only
 from utils.runtime import now
 from utils.text import one_line
@@ -128,21 +128,18 @@ class StageLog:
         """Return stage_info.json, or {} where there is none.
 
         Raises:
-            Refused: it cannot be read, or holds no JSON object.
+            Unsound: it cannot be read, or is no stage's record.
         """
-        return read_object(self.info_file)
+        return read_object(self.info_file, STAGE)
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, {} where there is none.
+def read_object(file: Path, shape: Shape) -> dict[str, Any]:
+    """Return the object in a JSON file, which is of that shape; {} where there is no file.
 
     Raises:
-        Refused: it cannot be read, or holds no JSON object.
+        Unsound: it cannot be read, or is another one.
     """
-    found = read_json(file) if file.exists() else {}
-    if not isinstance(found, dict):
-        raise Refused(f"{file} holds no JSON object")
-    return found
+    return read_record(file, shape) if file.exists() else {}
 
 
 def _step_of(line: str) -> int | None:

@@ -13,6 +13,7 @@ import pytest
 
 import run_all
 from chain.recipe import load, shipped
+from chain.record import resumable
 from chain.request import Request
 from records.run_directory import RunInfo, create
 from run_all import main
@@ -364,7 +365,7 @@ def test_resume_takes_up_what_the_run_was_asked_for(in_tmp: Path) -> None:
     record = {"recipe": str(in_tmp / "mine-0.5.py"), "values": asked, "from_run": "another", "configs": {}}
     RunInfo(run).set(**record, status="interrupted", stages=[{"name": "sft", "output_dir": "sft", "status": "pending"}])
     args = run_all.parser().parse_args(["--resume", "latest", "--set", "sft.max_steps=3", "--force"])
-    request = run_all.request(args, run_all.recipe_of(args.runs_dir, args.resume))
+    request = run_all.request(args, run_all.recipe_of(resumable(Path(args.runs_dir), args.resume)))
     assert (request.recipe, request.values) == (record["recipe"], (*asked, "sft.max_steps=3"))
     assert (request.stages, request.from_run, request.resume) == (("sft",), "another", run.name)
     sft = request.configs["sft"]

@@ -19,7 +19,7 @@ def serve(args: argparse.Namespace) -> None:
     """Write the report, and say where it lies and how it begins.
 
     Raises:
-        Refused: there is no such run, or its directory cannot be written.
+        Refused: there is no such run, a record of it is not sound, or its directory cannot be written.
     """
     from evaluation.report import REPORT_FILE, write_report
 

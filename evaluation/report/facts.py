@@ -1,4 +1,4 @@
-"""What a run's files say of it, read as far as they are there: of what is missing or broken, nothing is made up."""
+"""What a run's files say of it, read as far as they are there: of what is missing, nothing is made up."""
 
 import json
 import math
@@ -12,11 +12,10 @@ import kinds
 from evaluation.samples import SAMPLES_FILE
 from records.run_directory import RunInfo, status_now
 from records.stage_log import StageLog
-from utils.errors import Refused
 
 Facts = dict[str, Any]
 OBJECTS = ("config", "input", "output", "data", "reward_models")
-LISTS = ("evaluation", "alarms", "gates")
+LISTS = ("evaluation", "alarms", "gates", "energy_from")
 NUMBERS = ("duration_s", "steps", "tokens", "peak_memory_bytes", "disk_bytes", "energy_j")
 
 
@@ -29,7 +28,7 @@ class StageFacts:
     kind: kinds.Kind
     status: str
     info: Facts = field(default_factory=lambda: sound({}))
-    """stage_info.json, each of `OBJECTS`, `LISTS` and `NUMBERS` there and of its type."""
+    """stage_info.json, each of `OBJECTS`, `LISTS` and `NUMBERS` there."""
     metrics: list[Facts] = field(default_factory=list)
     samples: list[Facts] = field(default_factory=list)
 
@@ -47,7 +46,7 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run: its record, its stages in their order, and what could not be read."""
+    """A run: its record, its stages in their order, and what was not read."""
 
     run_id: str
     record: Facts
@@ -62,15 +61,14 @@ class RunFacts:
 
 
 def read_run(run_dir: Path) -> RunFacts:
-    """Return what the files of a run say."""
+    """Return what the files of a run say.
+
+    Raises:
+        Unsound: a record among them.
+    """
     problems: list[str] = []
     info = RunInfo(run_dir)
-    record: Facts = {}
-    if info.file.exists():
-        try:
-            record = info.read()
-        except Refused as refused:
-            problems.append(str(refused))
+    record: Facts = info.read() if info.file.exists() else {}
     directories = (file.parent.name for file in sorted(run_dir.glob(f"*/{StageLog.INFO}")))
     entries = record.get("stages") or [{"name": name, "output_dir": name} for name in directories]
     stages = [_stage(run_dir / entry["output_dir"], entry, record, problems) for entry in entries]
@@ -83,14 +81,10 @@ def read_run(run_dir: Path) -> RunFacts:
 def _stage(directory: Path, entry: Mapping[str, Any], record: Facts, problems: list[str]) -> StageFacts:
     log, label = StageLog(directory), str(entry["name"])
     planned = {"config": (record.get("configs") or {}).get(label)}
-    info: Facts = {}
     if directory.is_symlink():
         problems.append(f"{label}: its directory is a link, which may lead out of the run")
         return StageFacts(label, kinds.recorded(entry), str(entry.get("status", "pending")), sound(planned))
-    try:
-        info = log.read_info()
-    except Refused as refused:
-        problems.append(str(refused))
+    info = log.read_info()
     label = str(info.get("name") or label)
     return StageFacts(
         name=label,
@@ -103,28 +97,9 @@ def _stage(directory: Path, entry: Mapping[str, Any], record: Facts, problems: l
 
 
 def sound(info: Mapping[str, Any]) -> Facts:
-    """Return the record of a stage with every field of its type, empty where it is another."""
-    typed: Facts = {name: mapping(info.get(name)) for name in OBJECTS}
-    typed |= {name: items(info.get(name)) for name in LISTS} | {name: number(info.get(name)) for name in NUMBERS}
-    names = info.get("energy_from")
-    typed["energy_from"] = [str(name) for name in names] if isinstance(names, list) else []
-    typed["evaluation"] = [result for one in typed["evaluation"] if (result := _result(one))]
-    return {**info, **typed}
-
-
-def _result(found: Mapping[str, Any]) -> Facts | None:
-    """Return a result with every field of its type; None if it does not say what was measured."""
-    if not (isinstance(found.get("task"), str) and isinstance(found.get("metric"), str)):
-        return None
-    interval = found.get("ci95")
-    ends = [number(end) for end in interval] if isinstance(interval, list) else []
-    return {
-        **found,
-        "n": found.get("n", 0),
-        "before": number(found.get("before")),
-        "after": number(found.get("after")),
-        "ci95": ends if len(ends) == 2 and None not in ends else None,
-    }
+    """Return the record of a stage with every field that the report reads, empty where it is missing."""
+    empty: Facts = dict.fromkeys(NUMBERS) | {name: {} for name in OBJECTS} | {name: [] for name in LISTS}
+    return empty | {name: value for name, value in info.items() if value is not None}
 
 
 def _lines(file: Path) -> Iterator[Facts]:

@@ -83,7 +83,7 @@ def ledger(run: RunFacts) -> tuple[list[str], list[LedgerRow]]:
 def _cell(result: Facts | None, side: str) -> tuple[float, str] | None:
     if result is None or result[side] is None:
         return None
-    return result[side], verdict(result["metric"], result["ci95"]) if side == "after" else ""
+    return float(result[side]), verdict(result["metric"], result["ci95"]) if side == "after" else ""
 
 
 def forgotten(run: RunFacts) -> list[str]:

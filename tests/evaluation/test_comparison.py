@@ -195,10 +195,18 @@ def test_a_file_that_is_there_is_not_overwritten(
 @pytest.mark.parametrize(
     ("stage", "record", "said"),
     [
-        ({"name": "sft", "output_dir": "tiny", "status": "failed"}, "[]", "stage_info.json holds no JSON object"),
+        (
+            {"name": "sft", "output_dir": "tiny", "status": "failed"},
+            "[]",
+            "stage_info.json is no sound record: it is [], and must be an object",
+        ),
         ({"name": "sft", "output_dir": "tiny", "status": "failed"}, "{", "stage_info.json is not valid JSON"),
-        ({"name": "sft", "output_dir": "tiny"}, "{}", "a stage lacks its name, output_dir or status"),
-        ({"name": "sft", "output_dir": "tiny", "status": "passed"}, '{"evaluation": [1]}', "is no list of results"),
+        ({"name": "sft", "output_dir": "tiny"}, "{}", "stages[0] has no status"),
+        (
+            {"name": "sft", "output_dir": "tiny", "status": "passed"},
+            '{"evaluation": [1]}',
+            "evaluation[0] is 1, and must be",
+        ),
     ],
 )
 def test_a_record_that_is_none_is_refused_by_name(

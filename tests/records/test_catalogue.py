@@ -51,7 +51,7 @@ def test_a_record_that_leads_out_of_its_run_is_not_followed(runs_dir: Path, tmp_
     entry = {"name": "sft", "output_dir": "../../copy", "status": "passed"}
     RunInfo(runs_dir / OLD).set(stages=[entry])
     for name in (OLD, f"{OLD}/sft"):
-        with pytest.raises(Refused, match=r"output_dir = '\.\./\.\./copy' is no directory inside the run's"):
+        with pytest.raises(Refused, match=r"output_dir is '\.\./\.\./copy', and must be a directory inside the run's"):
             find_checkpoint(name, runs_dir)
     assert f"  {OLD}  cannot be read" in catalogue(runs_dir)
 
@@ -271,7 +271,7 @@ def test_a_record_of_the_wrong_shape_hides_no_other_run(record: str, runs_dir: P
     (runs_dir / OLD / "run_info.json").write_text(record)
     assert find_checkpoint("latest", runs_dir).name == f"{NEW}/base"
     assert f"  {OLD}  cannot be read" in catalogue(runs_dir)
-    with pytest.raises(Refused, match="is no record of a run"):
+    with pytest.raises(Refused, match="is no sound record: stages"):
         find_checkpoint(OLD, runs_dir)
     with pytest.raises(Refused, match="did you mean"):
         find_checkpoint(f"{NEW[:-1]}c", runs_dir)

@@ -92,6 +92,8 @@ WRONG = [
     '{"status": "failed", "stages": ["sft"]}', '{"status": "failed", "stages": [{"name": "sft", "status": "failed"}]}',
     '{"status": 3, "stages": []}', '{"status": "failed", "stages": [], "versions": [1]}',
     '{"status": "failed", "stages": [], "configs": {"sft": "x"}}',
+    '{"status": "failed", "stages": [{"name": "a", "output_dir": "a", "status": "passed"},'
+    ' {"name": "a", "output_dir": "b", "status": "passed"}]}',
 ]  # fmt: skip
 
 
@@ -117,7 +119,7 @@ def test_a_record_that_is_none_stops_only_who_asks_for_that_run(
 def test_a_record_that_names_a_directory_outside_the_run_is_refused(name: str, tmp_path: Path) -> None:
     info = RunInfo(tmp_path)
     info.set(status="passed", stages=[{"name": "sft", "output_dir": name, "status": "passed"}])
-    with pytest.raises(Refused, match="is no directory inside the run's"):
+    with pytest.raises(Refused, match="must be a directory inside the run's"):
         info.read()
 
 

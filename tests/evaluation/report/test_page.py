@@ -11,6 +11,7 @@ import pytest
 from evaluation.__main__ import main
 from evaluation.report import REPORT_FILE, write_report
 from records.stage_log import StageLog
+from utils.errors import Refused
 
 WHOLE = dict.fromkeys(("pretrain", "sft", "reward", "dpo", "grpo"), "passed")
 HOSTILE = "</style></svg><script>alert(1)</script>$x_{$ & \"quoted\" 'x' {{ 7*7 }} \x1b[31m"
@@ -103,15 +104,15 @@ def test_a_run_that_was_killed_is_interrupted_and_one_under_way_is_running(make_
         assert 'class="box is-running"' in report(run_dir)
 
 
-def test_an_empty_a_half_written_and_a_broken_run_have_a_report(make_run: MakeRun) -> None:
+def test_an_empty_and_a_half_written_run_have_a_report_and_a_broken_one_is_refused(make_run: MakeRun) -> None:
     run_dir = make_run(**WHOLE)
     (run_dir / "my-sft/stage_info.json").unlink()
-    (run_dir / "my-dpo/stage_info.json").write_text("{", encoding="utf-8")
-    (run_dir / "my-grpo/stage_info.json").write_text('{"evaluation": 3, "alarms": ["x"], "data": []}', encoding="utf-8")
     (run_dir / "my-pretrain/training_metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n{"st', encoding="utf-8")
-    assert "my-dpo/stage_info.json is not valid JSON" in words(report(run_dir))
-    (run_dir / "run_info.json").write_text("[]", encoding="utf-8")
+    (run_dir / "run_info.json").unlink()
     assert "pretrain" in words(report(run_dir))
+    (run_dir / "my-dpo/stage_info.json").write_text("{", encoding="utf-8")
+    with pytest.raises(Refused, match=r"my-dpo/stage_info\.json is not valid JSON"):
+        report(run_dir)
     empty = run_dir.with_name("20260131_101501_aaaa")
     empty.mkdir()
     assert "no start was recorded · seed not recorded" in words(report(empty))
@@ -127,7 +128,8 @@ def test_a_stage_directory_outside_the_run_is_not_read(make_run: MakeRun, tmp_pa
     record = json.loads((run_dir / "run_info.json").read_text(encoding="utf-8"))
     record["stages"][0]["output_dir"] = "../elsewhere"
     (run_dir / "run_info.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "output_dir = '../elsewhere' is no directory inside the run's" in words(report(run_dir))
+    with pytest.raises(Refused, match=r"output_dir is '../elsewhere', and must be a directory inside the run's"):
+        report(run_dir)
 
 
 def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: MakeRun) -> None:
@@ -142,7 +144,7 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
     unmeasured["decision"] = "not measured"
     energy = {"energy_j": 7200, "energy_from": ["CPU package", "GPU"]}
     file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"gates": [gate, unmeasured, {"metric": "half"}]} | energy),
+        json.dumps(json.loads(file.read_text()) | {"gates": [gate, unmeasured]} | energy),
         encoding="utf-8",
     )
     page = words(report(run_dir))
@@ -150,7 +152,6 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
         "skills strict, not_below_input 0.02: below, FAILED (0.938 → 0.850 of 210; difference -0.121 to -0.055)" in page
     )
     assert "rewards brief, at_least 1: not measured, FAILED (no prompts)" in page
-    assert "half: its record is not whole" in page
     assert "2.00 Wh" in page
     assert "Energy is what the counters of CPU package and GPU say, other programs included." in page
 
