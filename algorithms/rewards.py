@@ -8,25 +8,27 @@ import functools
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pkgutil import resolve_name
 from typing import Any
 
 from algorithms.config import GRPOExtraConfig, RewardSource
 from kinds import StageOutput
-from utils.errors import Refused, StageFailed, did_you_mean
+from utils.errors import Refused, did_you_mean
 from utils.files import user_path
 from utils.matching import right_answers, strict_match
-from utils.values import shown
+from utils.reward_values import reward_numbers
 
 Completion = str | Sequence[dict[str, Any]]
 RewardFunction = Callable[..., Sequence[float | None]]
 
-MOST = 3e38
-"""Rewards are added up as float32, in which larger ones are infinite."""
 SUPPLIED = frozenset("prompts completions completion_ids trainer_state log_extra log_metric environments".split())
 """What TRL passes to every reward function; its other parameters are columns of the data."""
+NO_PLACE = (
+    "takes no `**_`: it is given prompts, completions, completion_ids, every column of the data and more by name, and "
+    "those that it does not read must have a place"
+)
 
 
 def text_of(completion: Completion) -> str:
@@ -43,16 +45,20 @@ def verifying(function: RewardFunction) -> RewardFunction:
 
 
 @verifying
-def exact_match(completions: Sequence[Completion], answer: Sequence[Any], **_: Any) -> list[float]:
+def exact_match(completions: Sequence[Completion], answer: Sequence[Any], **_: Any) -> list[float | None]:
     """Return 1 where the completion, less its `<think>` block and outer blanks, is `answer`; else 0.
 
-    Numbers are compared by value, of a list any answer is right, and of GSM8K's worked answers what they come to.
+    Numbers are compared by value, of a list any answer is right, and of GSM8K's worked answers what they come to. Where
+    the row has no answer, None.
 
     >>> exact_match(["<think>3+4</think> 7", "It is 7"], answer=["7", "7"])
     [1.0, 0.0]
     """
     said = (text_of(completion).rpartition("</think>")[2] for completion in completions)
-    return [float(strict_match(one, right)) for one, right in zip(said, answer, strict=True)]
+    return [
+        float(strict_match(one, right)) if right_answers(right) else None
+        for one, right in zip(said, answer, strict=True)
+    ]
 
 
 def _accuracy() -> RewardFunction:
@@ -125,10 +131,7 @@ def problems(extra: GRPOExtraConfig) -> list[str]:
         if count > 1
     ]
     found += [
-        f"reward_func {name_of(one)} takes no `**_`: it is given prompts, completions, completion_ids, every column of "
-        "the data and more by name, and those that it does not read must have a place"
-        for one in functions
-        if not _takes_any(one)
+        f"reward_func {name_of(one)} {problem}" for one in functions if (problem := _place_problem(one)) is not None
     ]
     weights = extra.reward_weights
     if weights is not None and len(weights) != len(extra.rewards):
@@ -136,12 +139,16 @@ def problems(extra: GRPOExtraConfig) -> list[str]:
     return found
 
 
-def _takes_any(function: Callable[..., Any]) -> bool:
+def _place_problem(function: Callable[..., Any]) -> str | None:
+    """Return why a reward function cannot be given everything by name; None if it can."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # of a function that is not Python's
-        return True
-    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+        return "has no parameters that can be read: write `def NAME(completions, **_)` that calls it"
+    kinds = [one.kind for one in parameters]
+    if only := [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY and one.default is one.empty]:
+        return f"takes {', '.join(only)} by its place alone, and is given everything by name: leave out the `/`"
+    return None if inspect.Parameter.VAR_KEYWORD in kinds else NO_PLACE
 
 
 def load(source: RewardSource) -> tuple[Any, Any]:
@@ -167,45 +174,14 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         return len(named["completions"] if "completions" in named else given[0])
 
     async def later(*given: Any, **named: Any) -> Any:
-        return _numbers(await function(*given, **named), name, count(given, named))
+        return reward_numbers(await function(*given, **named), name, count(given, named))
 
     def now(*given: Any, **named: Any) -> Any:
-        return _numbers(function(*given, **named), name, count(given, named))
+        return reward_numbers(function(*given, **named), name, count(given, named))
 
     wrapped = functools.update_wrapper(later if is_async_callable(function) else now, function)
     wrapped.__name__ = name
     return wrapped
-
-
-def _numbers(rewards: Any, name: str, count: int) -> list[float | None]:
-    """Return what a reward function returned as numbers.
-
-    Raises:
-        StageFailed: it is not one finite number, or None, for each completion.
-    """
-    wanted = f"it must return a list with a number, or None, for each of its {count} completions"
-    if isinstance(rewards, str | bytes | Mapping) or not isinstance(rewards, Iterable):
-        raise StageFailed(f"the reward {name} returned {shown(rewards)}: {wanted}")
-    listed = list(rewards)
-    if len(listed) != count:
-        raise StageFailed(f"the reward {name} returned {len(listed)} rewards: {wanted}")
-    numbers: list[float | None] = []
-    for place, one in enumerate(listed):
-        if isinstance(one, str | bytes) or getattr(one, "ndim", 0) > 0:
-            raise StageFailed(f"the reward {name} returned {shown(one)} for completion {place}: {wanted}")
-        try:
-            number = None if one is None else float(one)
-        except (TypeError, ValueError):
-            raise StageFailed(f"the reward {name} returned {shown(one)} for completion {place}: {wanted}") from None
-        if number is not None and math.isnan(number):
-            number = None  # as TRL takes it
-        if number is not None and abs(number) > MOST:
-            raise StageFailed(
-                f"the reward {name} returned {number} for completion {place}: an infinite reward teaches nothing, and "
-                "outweighs every other. Return a finite number, or None where it has nothing to say"
-            )
-        numbers.append(number)
-    return numbers
 
 
 def reward_model(path: str) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from data.messages import (
     tool_schemas,
     user_turn,
 )
+from utils.errors import Refused
 from utils.matching import right_answers
 
 Row = dict[str, Any]
@@ -64,7 +65,7 @@ def _messages(column: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         _refuse_beside(row, "messages", "history", *THOUGHTS)
         messages = _with_system(row, conversation(row[column]))
-        return {"messages": messages, **_tools(row, messages)}
+        return {"messages": messages, **tools_of(row, messages)}
 
     return convert
 
@@ -77,15 +78,15 @@ def _prompt_completion(row: Mapping[str, Any]) -> Row:
             reason = "a completion that begins with its prompt"
             raise Malformed(f"the model would say the prompt again: {prompt!r:.60}", reason, readable=True)
         return {"prompt": prompt, "completion": completion}
-    asked = _question(row, "prompt")
-    return {"prompt": asked, "completion": _thought(row, _answered(completion)), **_tools(row, asked)}
+    asked = question(row, "prompt")
+    return {"prompt": asked, "completion": _thought(row, _answered(completion)), **tools_of(row, asked)}
 
 
 def _instruction(answer: str, *asking: str) -> Convert:
     def convert(row: Mapping[str, Any]) -> Row:
         answered = _thought(row, assistant_turn(_string(row, answer)))
-        asked = _question(row, *asking)
-        return {"prompt": asked, "completion": answered, **_tools(row, asked)}
+        asked = question(row, *asking)
+        return {"prompt": asked, "completion": answered, **tools_of(row, asked)}
 
     return convert
 
@@ -113,8 +114,8 @@ def _pair(*asking: str) -> Convert:
         if not asking or all(answer[0]["role"] in ("system", "user") for answer in answers.values()):
             pair = _shared_turns(row, *asking, **answers)
         else:
-            pair = {"prompt": _question(row, *asking), **answers}
-        return {**pair, **_tools(row, pair["prompt"]), **margin}
+            pair = {"prompt": question(row, *asking), **answers}
+        return {**pair, **tools_of(row, pair["prompt"]), **margin}
 
     return convert
 
@@ -128,7 +129,7 @@ def _only_prompt(*asking: str) -> Convert:
         if asking[0] in ("messages", "conversations"):
             _refuse_beside(row, "messages", "history")
             return {"prompt": _before_answer(_with_system(row, conversation(row[asking[0]])))}
-        return {"prompt": _question(row, *asking), **({} if asking[0] == "prompt" else _solution(row))}
+        return {"prompt": question(row, *asking), **({} if asking[0] == "prompt" else _solution(row))}
 
     return convert
 
@@ -205,7 +206,10 @@ def _solution(row: Mapping[str, Any]) -> Row:
     """
     if "solution" in row or "answer" not in row:
         return {}
-    answers = right_answers(row["answer"])
+    try:
+        answers = right_answers(row["answer"])
+    except Refused:  # an object that a reward of the recipe's may read
+        answers = []
     return {"solution": answers[0] if len(answers) == 1 else None}
 
 
@@ -236,7 +240,7 @@ def _string(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _question(row: Mapping[str, Any], *columns: str) -> list[Message]:
+def question(row: Mapping[str, Any], *columns: str) -> list[Message]:
     """Return what asks, turns or the texts one below the other, after the system turn; nothing if it is empty."""
     turns, earlier = row[columns[0]], _history(row)
     if isinstance(turns, list | Mapping):
@@ -256,7 +260,7 @@ def _history(row: Mapping[str, Any]) -> list[Message]:
         isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in rounds
     ):
         raise Malformed(f"history is a list of rounds, each a question and its answer, not {row['history']!r:.80}")
-    return [turn for question, answer in rounds for turn in (*user_turn(question), *assistant_turn(answer))]
+    return [turn for asked, answer in rounds for turn in (*user_turn(asked), *assistant_turn(answer))]
 
 
 def _answered(value: object) -> list[Message]:
@@ -318,7 +322,7 @@ def _refuse_beside(row: Mapping[str, Any], what: str, *columns: str) -> None:
             )
 
 
-def _tools(row: Mapping[str, Any], asked: list[Message]) -> Row:
+def tools_of(row: Mapping[str, Any], asked: list[Message]) -> Row:
     """Return the tools of a row, but those that its system turn lists."""
     tools = tool_schemas(row.get("tools"))
     return {"tools": tools if tools and not lists_tools(asked, tools) else None} if "tools" in row else {}
@@ -348,7 +352,7 @@ def _shared_turns(row: Mapping[str, Any], *asking: str, chosen: list[Message], r
         turn["role"] in ("system", "user") for side in (chosen, rejected) for turn in side[cut : cut + 1]
     ):
         raise Malformed("the chosen and the rejected side answer different questions", "sides that begin otherwise")
-    asked = _question(row, *asking) if asking else _system(row)
+    asked = question(row, *asking) if asking else _system(row)
     said = [turn["content"].split() for turn in shared]
     if lost := next((turn for turn in asked if turn["role"] == "user" and turn["content"].split() not in said), None):
         raise Malformed(

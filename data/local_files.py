@@ -165,7 +165,8 @@ def _unlike(file: Path, other: Path) -> Refused:
 
 
 def from_rows(rows: list[Row], name: str, faults: Faults | None = None) -> Dataset:
-    """Return rows as a Dataset that gives back exactly their values; objects and lists are stored as JSON.
+    """Return rows as a Dataset that gives back exactly their values; objects and lists are stored as JSON, and
+    so are fractions beside integers that a float rounds.
 
     Where a column holds values of different kinds, the rows that have not the commonest are left out and counted in
     `faults`; without it that is refused.
@@ -178,7 +179,8 @@ def from_rows(rows: list[Row], name: str, faults: Faults | None = None) -> Datas
     for column in dict.fromkeys(column for row in rows for column in row):
         numbers = _numbers_by_type(column, rows)
         usual = max(numbers, key=lambda kind: len(numbers[kind]), default=str)
-        features[column] = Json() if usual in (dict, list) else Value(SCALARS[usual])
+        inexact = usual is float and any(_is_rounded(rows[number - 1][column]) for number in numbers[float])
+        features[column] = Json() if inexact or usual in (dict, list) else Value(SCALARS[usual])
         if len(numbers) > 1:
             types = ", ".join(f"{kind.__name__} in row {places[0]}" for kind, places in numbers.items())
             message = f"column {column!r} holds values of different kinds ({types})"
@@ -203,6 +205,11 @@ def _numbers_by_type(column: str, rows: list[Row]) -> dict[type, list[int]]:
         if stored in numbers and others in numbers:
             numbers[stored] = sorted(numbers[stored] + numbers.pop(others))
     return numbers
+
+
+def _is_rounded(value: float) -> bool:
+    """Tell whether a number is an integer that a column of fractions would hold as another one."""
+    return isinstance(value, int) and float(value) != value
 
 
 def _with_rows(files: list[Path]) -> list[Path]:

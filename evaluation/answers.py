@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +12,7 @@ from evaluation.pass_at_k import means, passes
 from evaluation.scored_model import ScoredModel
 from evaluation.task import PromptTask, Scores, ending_scores, scattered
 from evaluation.verifier import source_of
+from utils.reward_values import reward_numbers
 
 if TYPE_CHECKING:
     from evaluation.generate import Completion
@@ -110,7 +110,7 @@ def call_reward(function: RewardFunction, rows: Sequence[Row], said: "Sequence[C
     """Return what a reward function of TRL's convention gives for what was said to the rows' prompts.
 
     Raises:
-        ValueError: it does not return one reward a completion.
+        StageFailed: it does not return one finite number, or None, a completion.
     """
     from transformers import TrainerState
 
@@ -128,10 +128,5 @@ def call_reward(function: RewardFunction, rows: Sequence[Row], said: "Sequence[C
         log_metric=lambda *_: None,
         **columns,
     )
-    rewards = list(asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards)
-    if len(rewards) != len(said):
-        raise ValueError(f"a reward function returned {len(rewards)} rewards for {len(said)} completions")
-    numbers = [None if reward is None else float(reward) for reward in rewards]
-    if infinite := next((number for number in numbers if number is not None and math.isinf(number)), None):
-        raise ValueError(f"a reward function returned {infinite}: return a finite number, or None")
-    return numbers
+    rewards = asyncio.run(rewards) if inspect.iscoroutine(rewards) else rewards
+    return reward_numbers(rewards, getattr(function, "__name__", type(function).__name__), len(said))

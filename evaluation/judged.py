@@ -45,9 +45,9 @@ class VerifiedAnswers(VerifiedTask):
         prompts = [asked for row in self.asked if (asked := prompt_of(row)) is not None]
         rewards = answer_rewards(checkpoint, prompts, said)
         scores: Scores = {}
-        for metric, is_right in (("auc", self.verifier.strict), ("auc_flexible", self.verifier.any_form)):
+        for metric, form in (("auc", "strict"), ("auc_flexible", "flexible")):
             known = {
-                i: (reward, bool(is_right(one.text, row)))
+                i: (reward, bool(self.verifier.verdict(form, one.text, row)))
                 for i, (row, one, reward) in enumerate(zip(self.asked, said, rewards, strict=True))
                 if one is not None and reward is not None
             }

@@ -3,26 +3,29 @@
     {"prompt": ..., "answer": "42"}                                 exact match of what the model says
     {"prompt": ..., "choices": [" Paris", " Rome"], "answer": 0}    which choice the model finds likeliest
 
-An answer is text or a number, or a list of which each is right; that of choices the place of the right one from 0, its
-letter, or its text.
-A prompt of plain text is continued as it is, and so are its choices, which therefore begin with a space where one is
-wanted. A prompt of messages goes through the model's chat template, and a choice is then the whole turn, its end too.
+An answer is text or a number, or a list of which each is right (also as `answers`); that of choices the place of the
+right one from 0, its letter, or its text.
+A prompt of plain text is continued as it is, with `context` or `input` below it, and so are its choices, which
+therefore begin with a space where one is wanted. A prompt of messages, or one beside `system`, `history` or `tools`,
+goes through the model's chat template, and a choice is then the whole turn, its end too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data.chat import encode
+from data.converters import BELOW, SYSTEM, question, tools_of
 from data.examples import Example, Row, common_prefix_length, completion
-from data.messages import Malformed, conversation, out_of_order
+from data.messages import Malformed, out_of_order
 from evaluation.scored_model import ScoredModel, fingerprint
 from evaluation.skills import Skills
 from evaluation.task import HeldOut, Scores, Task
 from evaluation.tasks import likelihoods_of
 from evaluation.verifier import Verifier
 from utils.errors import Refused
-from utils.matching import flexible_match, right_answers, strict_match
+from utils.matching import flexible_match, listed, right_answers, strict_match
 from utils.text import one_line
 
 TOLD = 5
@@ -104,8 +107,8 @@ def own_task(file: Path, max_new_tokens: int) -> Task:
     for number, row in enumerate(raw, 1):
         try:
             rows.append(_checked(row, kind))
-        except Malformed as malformed:
-            problems.append(f"- row {number}: {one_line(str(malformed)):.200}")
+        except (Malformed, Refused) as error:
+            problems.append(f"- row {number}: {one_line(str(error)):.200}")
     if problems:
         more = [f"- and {len(problems) - TOLD} more"] if len(problems) > TOLD else []
         lines = "\n".join(problems[:TOLD] + more)
@@ -127,28 +130,56 @@ def _checked(row: Row, kind: str) -> dict[str, Any]:
     """Return a row as its task takes it.
 
     Raises:
-        Malformed: it lacks something, or has it in another form.
+        Malformed: it lacks something, has it in another form, or says what has no place.
     """
-    prompt = row.get("prompt", row.get("question"))
-    if not isinstance(prompt, str | list) or not prompt:
-        raise Malformed(f"prompt, or question, must be text or a list of messages; given: {prompt!r}")
-    if isinstance(prompt, list):
-        prompt = conversation(prompt)
-        if (wrong := out_of_order(prompt)) or prompt[-1]["role"] == "assistant":
-            raise Malformed(wrong or "prompt ends with a turn of the assistant, which is what is asked for")
-    answer, choices = row.get("answer"), row.get("choices")
+    answer, answers, choices = row.get("answer"), row.get("answers"), row.get("choices")
     if kind == "questions":
         if choices is not None:
             raise Malformed("it has choices, while the first row has none: put them into a file of their own")
-        answers = answer if isinstance(answer, list) else [answer]
-        if not answers or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in answers):
+        if answers is not None and not set(right_answers(answer)) <= set(right_answers(answers)):
+            raise Malformed(
+                f"answer is none of answers: {answer!r:.40} and {answers!r:.80}; give one of the two columns"
+            )
+        answer = answer if answers is None else answers
+        given = listed(answer)
+        if not given or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in given):
             raise Malformed(f"answer must be text or a number, or a list of them; given: {answer!r}")
-        if len(right_answers(answer)) < len(answers):
+        if not all(map(right_answers, given)):
             raise Malformed(f"an answer is empty; given: {answer!r}")
-        return {"prompt": prompt, "answer": answer}
+        return {**_asked(row), "answer": answer}
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) and one for one in choices):
         raise Malformed(f"choices must be a list of two texts or more; given: {choices!r}")
-    return {"prompt": prompt, "choices": choices, "answer": _place(answer, choices)}
+    if answers is not None:
+        raise Malformed(f"of choices one is right, and answer says which; given: answers = {answers!r}")
+    return {**_asked(row, choices), "choices": choices, "answer": _place(answer, choices)}
+
+
+def _asked(row: Row, choices: Sequence[str] = ()) -> Row:
+    """Return what a row asks: text, or where it has a system text, tools or earlier rounds too, a conversation.
+
+    Raises:
+        Malformed: it asks nothing, or what it says has no place.
+    """
+    from data.layouts import RENDERED, rendered_turn
+
+    column = "question" if row.get("prompt") is None else "prompt"
+    prompt = row.get(column)
+    if not isinstance(prompt, str | list) or not prompt:
+        raise Malformed(f"prompt, or question, must be text or a list of messages; given: {prompt!r}")
+    below = [name for name in BELOW if row.get(name)]
+    is_talk = any(str(row.get(name) or "").strip() not in ("", "[]") for name in ("tools", "history", *SYSTEM))
+    if isinstance(prompt, str) and not is_talk:
+        if wrong := [name for name in below if not isinstance(row[name], str)]:
+            raise Malformed(f"{wrong[0]} must be text; given: {row[wrong[0]]!r}")
+        return {"prompt": "\n\n".join([prompt, *(row[name] for name in below if row[name].strip())])}
+    if below and isinstance(prompt, list):
+        raise Malformed(f"messages have no place for `{below[0]}`: put it into a turn")
+    turns = question(row, column, *BELOW)
+    if (wrong_turn := out_of_order(turns)) or turns[-1]["role"] == "assistant":
+        raise Malformed(wrong_turn or "prompt ends with a turn of the assistant, which is what is asked for")
+    if text := rendered_turn({"prompt": [*turns, *({"role": "assistant", "content": one} for one in choices)]}):
+        raise Malformed(f"{RENDERED}; given: {text!r}")
+    return {"prompt": turns, **tools_of(row, turns)}
 
 
 def _place(answer: object, choices: list[str]) -> int:

@@ -65,10 +65,9 @@ class Skills(VerifiedTask):
         """
         first = self.completions(checkpoint)
         last = self._last_turns(checkpoint, first)
-        judges = zip(METRICS, (self.verifier.strict, self.verifier.any_form), strict=True)
         scores: Scores = {
-            metric: [None if said is None else float(bool(is_right(said.text, row))) for row, said in last]
-            for metric, is_right in judges
+            metric: [None if said is None else self.verifier.verdict(metric, said.text, row) for row, said in last]
+            for metric in METRICS
         }
         groups = [self.group_of(row) for row in self.asked]
         for metric in METRICS:

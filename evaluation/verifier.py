@@ -11,11 +11,13 @@ from typing import Any
 
 from data.examples import Row, prompt_of
 from kinds import KINDS, Config, named
-from utils.errors import Refused
+from utils.errors import Refused, StageFailed
+from utils.reward_values import verdict
 from utils.values import mistyped, shown
 
 Judge = Callable[[str, Row], Any]
-"""Takes the text of an answer, without special tokens, and the row of its problem; true where the answer is right."""
+"""Takes the text of an answer, without special tokens, and the row of its problem; True, or 1, where it is right, and
+False, 0 or None where it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,16 @@ class Verifier:
     def any_form(self) -> Judge:
         """`flexible`, or `strict` in its place."""
         return self.flexible or self.strict
+
+    def verdict(self, form: str, text: str, row: Row) -> float:
+        """Return 1 if an answer is right in the `form` strict or flexible, else 0.
+
+        Raises:
+            StageFailed: the function does not say whether it is.
+        """
+        function = self.any_form if form == "flexible" else self.strict
+        named = getattr(function, "__name__", type(function).__name__)
+        return verdict(function(text, row), f"verifier: {form}, the function {named},")
 
     @property
     def key(self) -> dict[str, str]:
@@ -124,9 +136,10 @@ class Verifier:
             if self.group is not None and self.group not in row:
                 raise Refused(f"verifier: group = {self.group!r}: problem {place} has {', '.join(row)}.")
             for name in ("strict", "flexible", "respond"):
-                function = getattr(self, name)
                 try:
-                    _ = function and function("", row)
+                    _ = self.verdict(name, "", row) if name != "respond" else self.respond and self.respond("", row)
+                except StageFailed as error:
+                    raise Refused(f"{error}. It was asked about an empty answer to problem {place}.") from None
                 except Exception as error:
                     raise Refused(
                         f"verifier: {name} fails on problem {place}, for an empty answer: {type(error).__name__}: "
@@ -139,7 +152,7 @@ class Verifier:
         lists = {name: values for name, values in columns.items() if isinstance(values, list) and len(values) == count}
         rows = [{name: values[i] for name, values in {"prompt": prompts, **lists}.items()} for i in range(count)]
         texts = [one if isinstance(one, str) else "".join(turn["content"] or "" for turn in one) for one in completions]
-        return [float(bool(self.strict(text, row))) for text, row in zip(texts, rows, strict=True)]
+        return [self.verdict("strict", text, row) for text, row in zip(texts, rows, strict=True)]
 
 
 def _asking(row: Row, place: int) -> Row:

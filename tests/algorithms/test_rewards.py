@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from algorithms import rewards
 from algorithms.config import GRPOExtraConfig
-from utils.errors import StageFailed
+from utils.errors import Refused, StageFailed
 
 
 def having(*columns: str) -> Dataset:
@@ -27,6 +27,13 @@ def test_exact_match_reads_what_follows_the_thoughts_of_strings_and_of_messages(
     texts = ("<think>3+4=7</think>\n7", "7 ", "77", "it is 7")
     assert rewards.exact_match(texts, answer=["7"] * 4) == [1.0, 1.0, 0.0, 0.0]
     assert rewards.exact_match(chat(*texts), answer=["7"] * 4) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_exact_match_says_nothing_of_rows_without_an_answer() -> None:
+    given: list[Any] = ["7", None, " ", [], {"value": "7", "aliases": ["seven"]}]
+    assert rewards.exact_match(["7"] * 5, answer=given) == [1.0, None, None, None, 1.0]
+    with pytest.raises(Refused, match=r"answer must be text or a number.*given: {'year': 7}"):
+        rewards.exact_match(["7"], answer=[{"year": 7}])
 
 
 def test_the_rewards_of_made_data_are_had_by_their_names() -> None:
@@ -142,6 +149,12 @@ def test_rewards_of_every_form_become_numbers(value: Any) -> None:
         (["1", "2"], "returned '1' for completion 0"),
         ([1.0, [2.0]], r"returned \[2.0\] for completion 1"),
         (numpy.ones((2, 1)), r"returned array\(\[1.\]\) for completion 0"),
+        ({1.0, 2.0}, "returned {1.0, 2.0}: it must return a list"),  # has no order
+        ({1: "a", 2: "b"}.keys(), r"returned dict_keys\(\[1, 2\]\)"),
+        (torch.tensor(1.0), r"returned tensor\(1.\): it must return a list"),
+        (numpy.float64(1.0), r"returned .*1.0.*: it must return a list"),
+        ([10**400] * 2, r"returned 10+….* for completion 0: an infinite reward teaches nothing"),
+        ([bytearray(b"1"), 0], "returned bytearray"),
         ([0.0, math.inf], "returned inf for completion 1: an infinite reward teaches nothing"),
         ([-1e39, 0.0], r"returned -1e\+39 for completion 0"),
     ],
@@ -169,3 +182,20 @@ def test_a_reward_without_a_place_for_what_it_does_not_read_is_refused() -> None
 
     (line,) = rewards.problems(GRPOExtraConfig(reward_func=positional))
     assert line.startswith("reward_func positional takes no `**_`")
+
+
+def by_place(completions: list[Any], /, **_: Any) -> list[float]:
+    return [0.0 for _ in completions]
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (by_place, "reward_func by_place takes completions by its place alone"),
+        (partial(by_place), "reward_func by_place takes completions by its place alone"),
+        (int, "reward_func int has no parameters that can be read"),
+        (max, "reward_func max has no parameters that can be read"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_by_names_is_refused(function: Any, told: str) -> None:
+    assert [line for line in rewards.problems(GRPOExtraConfig(reward_func=function)) if line.startswith(told)]

@@ -545,6 +545,22 @@ def test_several_or_no_answers_make_no_solution() -> None:
     assert [row["solution"] for row in convert("grpo", *rows)] == ["4", None, None, "4"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "solution"),
+    [
+        ({"value": "4", "aliases": ["4"]}, "4"),
+        ({"value": "4", "aliases": ["four"]}, None),
+        ({"text": ["4"], "answer_start": [7]}, "4"),
+        ({"year": 4}, None),  # for a reward of the recipe's
+        ('["4", "four"]', None),
+        ('["4"]', "4"),
+    ],
+)
+def test_answers_in_objects_and_lists_make_a_solution_where_one_is_right(answer: Any, solution: str | None) -> None:
+    (row,) = convert("grpo", {"question": "2 + 2?", "answer": answer})
+    assert (row["solution"], row["answer"]) == (solution, answer)
+
+
 def test_a_text_is_found_in_stored_conversations() -> None:
     rows = to_layout(from_rows([{"messages": [*USER, {"role": "assistant", "content": "</think> 4"}]}], "rows"), "sft")
     assert [may_say(rows, text, "messages") for text in ("</think>", '"role"', '"weight"')] == [True, True, False]

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from algorithms.rewards import exact_match
+from data.layouts import to_layout
 from data.local_files import from_rows, read_path
 from utils.errors import Refused
 
@@ -31,6 +33,14 @@ def test_rows_come_back_exactly_as_they_were() -> None:
         {"messages": [], "answer": None, "nums": [], "n": 0.5},
     ]
     assert list(from_rows(rows, "rows")) == rows
+
+
+def test_integers_that_a_float_rounds_stay_what_they_are_beside_fractions(write: Write) -> None:
+    text = "".join(f'{{"question": "?", "answer": {answer}}}\n' for answer in ("9007199254740993", "0.5", "null", "2"))
+    rows = read_path(write("a.jsonl", text), "train")
+    assert rows["answer"][:] == [9007199254740993, 0.5, None, 2]
+    assert to_layout(rows, "grpo")["solution"][:] == ["9007199254740993", "0.5", None, "2"]
+    assert exact_match(["9007199254740993", "0.5"], answer=rows["answer"][:2]) == [1.0, 1.0]
 
 
 def test_a_column_of_two_kinds_is_refused_with_the_rows() -> None:

@@ -13,6 +13,10 @@ from evaluation.task import HeldOut
 from tests.evaluation.test_tasks import Scripted
 from utils.errors import Refused
 
+USER = {"role": "user", "content": "Which?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+TOOL = {"type": "function", "function": {"name": "add"}}
+
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., Path]:
@@ -98,6 +102,15 @@ def test_a_file_is_a_task_named_after_it_whose_version_is_that_of_its_rows(writt
         ({"prompt": "a", "answer": ["5", ""]}, "an answer is empty"),
         ({"prompt": [{"role": "assistant", "content": "b"}], "answer": "5"}, "follows no question"),
         ({"prompt": "a", "answer": "5", "choices": ["a", "b"]}, "the first row has none"),
+        ({"prompt": "a", "answer": {"year": 5}}, "answer must be text or a number, a list of them, or an object"),
+        ({"prompt": "a", "answer": "5", "answers": ["6"]}, "answer is none of answers"),
+        ({"prompt": "a", "answer": "5", "system": 7}, "system must be text"),
+        ({"prompt": "a", "answer": "5", "context": {"title": "b"}}, "context must be text"),
+        ({"prompt": [USER], "answer": "5", "context": "b"}, "messages have no place for `context`"),
+        ({"prompt": [USER], "answer": "5", "history": [["a", "b"]]}, "messages has no place for `history`"),
+        ({"prompt": [USER, {"role": "assistant", "content": "b"}], "answer": "5"}, "ends with a turn of the assistant"),
+        ({"prompt": [{**USER, "content": "<|im_start|>user\na<|im_end|>"}], "answer": "5"}, "it is rendered already"),
+        ({"prompt": "[INST] a [/INST]", "system": "b", "answer": "5"}, "it is rendered already"),
     ],
 )
 def test_faulty_questions_are_refused_by_their_number(row: Any, said: str, written: Callable[..., Path]) -> None:
@@ -113,6 +126,8 @@ def test_faulty_questions_are_refused_by_their_number(row: Any, said: str, writt
         ({"choices": ["a", ""]}, "choices must be a list of two texts or more"),
         ({"answer": 2}, "0 to 1, its letter, A to B, or its text; given: 2"),
         ({"answer": True}, "given: True"),
+        ({"answers": ["a"]}, "of choices one is right"),
+        ({"prompt": [USER], "choices": ["a", "b<|eot_id|>"]}, "it is rendered already"),
         ({"answer": "c"}, "given: 'c'"),
         ({"choices": ["x", "x"], "answer": "x"}, "given: 'x'"),
     ],
@@ -141,6 +156,39 @@ def test_questions_take_numbers_and_several_right_answers(tmp_path: Path, writte
     task = own_task(written({"prompt": "2+3?", "answer": 5}, {"prompt": "UK?", "answer": ["England", "Britain"]}), 8)
     scores = task.score(Scripted(tmp_path, ["5.0", "It is Britain."]))
     assert (scores["strict"], scores["flexible"]) == ([1, 0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        ({"prompt": "Which?", "context": "Of these."}, {"prompt": "Which?\n\nOf these."}),
+        ({"question": "Which?", "input": "", "context": None, "system": " "}, {"prompt": "Which?"}),
+        ({"prompt": "Which?", "system": "Be brief."}, {"prompt": [SYSTEM, USER]}),
+        ({"prompt": [USER], "system_prompt": "Be brief."}, {"prompt": [SYSTEM, USER]}),
+        ({"question": "Which?", "tools": [TOOL]}, {"prompt": [USER], "tools": [TOOL]}),
+        ({"prompt": [USER], "tools": [TOOL]}, {"prompt": [USER], "tools": [TOOL]}),
+        ({"question": "Which?", "input": "Of these.", "history": [["Hi", "Ho"]]},
+         {"prompt": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"},
+                     {"role": "user", "content": "Which?\n\nOf these."}]}),
+        ({"prompt": "[INST] a [/INST]"}, {"prompt": "[INST] a [/INST]"}),  # continued as it is
+    ],
+)  # fmt: skip
+def test_what_a_row_says_beside_its_question_is_asked_too(row: Any, asked: Any, written: Callable[..., Path]) -> None:
+    (found,) = own_task(written({**row, "answer": "5"}), 8).held_out.rows
+    assert found == {**asked, "answer": "5"}
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"answers": ["a", "b"]}, {"answer": "a", "answers": ["a", "b"]}, {"answer": '["a", "b"]'},
+        {"answer": {"value": "a", "aliases": ["b"]}}, {"answers": {"text": ["a", "b"], "answer_start": [0, 1]}},
+    ],
+)  # fmt: skip
+def test_several_right_answers_have_several_forms(right: Any, tmp_path: Path, written: Callable[..., Path]) -> None:
+    task = own_task(written({"prompt": "Which?", **right}), 8)
+    for said, strict in (("a", 1), ("b", 1), ("c", 0), ("value", 0)):
+        assert task.score(Scripted(tmp_path, [said]))["strict"] == [strict]
 
 
 def test_of_many_faulty_rows_the_first_are_shown_and_steer_no_terminal(written: Callable[..., Path]) -> None:

@@ -20,6 +20,7 @@ from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, Rew
 from recipes.arithmetic import VERIFIER
 from recipes.arithmetic.conversations import after_tool, solution
 from recipes.arithmetic.problems import Problem
+from utils.errors import StageFailed
 
 SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4+7=11, 3+5+1=9, 91", answer="91")
 CALL = Problem(skill="calculator", key="", question="What is 348 times 27?", trace="348*27", answer="9396")
@@ -267,7 +268,7 @@ def test_an_async_reward_function_is_awaited() -> None:
 
 
 def test_a_reward_function_with_too_few_rewards_is_an_error() -> None:
-    with pytest.raises(ValueError, match="1 rewards for 2 completions"):
+    with pytest.raises(StageFailed, match="the reward <lambda> returned 1 rewards"):
         call_reward(lambda **_: [1.0], [{"prompt": "a"}, {"prompt": "b"}], [said(""), said("")])
 
 

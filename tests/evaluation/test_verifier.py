@@ -1,6 +1,8 @@
 """A recipe's verifier: what is refused of one, what it judges, and what a run makes of it."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import torch
 
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.sft import SupervisedFineTuning
@@ -21,7 +25,7 @@ from evaluation.task import HeldOut, Task
 from kinds import Stage, named
 from recipes.arithmetic import VERIFIER
 from tests.evaluation.test_tasks import Scripted
-from utils.errors import Refused
+from utils.errors import Refused, StageFailed
 
 SUMS = [{"prompt": f"{n}+{n}?", "answer": str(2 * n), "size": "small" if n < 3 else "large"} for n in range(1, 5)]
 
@@ -99,6 +103,42 @@ def test_a_users_functions_decide_what_is_right(tmp_path: Path) -> None:
         "strict": [1.0, 0.0, 0.0, 1.0], "flexible": [1.0, 0.0, 0.0, 1.0], "stop_rate": [1.0] * 4,
         "completion_tokens": [1.0, 7.0, 1.0, 1.0],
     }  # fmt: skip
+
+
+async def later(text: str, row: Any) -> bool:
+    return True
+
+
+def in_parts(text: str, row: Any) -> Any:
+    yield True
+
+
+@pytest.mark.parametrize("form", ["strict", "flexible"])
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        (later, "later, returned <coroutine object"),
+        (in_parts, "in_parts, returned <generator object"),
+        *((lambda text, row, value=value: value, f"returned {value!r}: it must return True or False")
+          for value in ("no", "", math.nan, 0.1, 2, [], [True])),
+    ],
+)  # fmt: skip
+def test_what_says_neither_right_nor_wrong_is_refused_by_the_function(judge: Any, said: str, form: str) -> None:
+    functions: dict[str, Any] = {"strict": exact} | {form: judge}
+    verifier = Verifier(problems=SUMS, **functions)
+    with pytest.raises(Refused, match=f"verifier: {form}, the function .*{re.escape(said)}.* to problem 0"):
+        verifier.check()
+    with pytest.raises(StageFailed, match=re.escape(said)):
+        verifier.verdict(form, "2", SUMS[0])
+
+
+def test_true_and_false_have_several_forms() -> None:
+    forms = (True, 1, 1.0, numpy.bool_(True), torch.tensor(1)), (False, 0, 0.0, None, numpy.bool_(False))
+    for right, values in zip((1.0, 0.0), forms, strict=True):
+        for value in values:
+            always: Any = partial(lambda text, row, said: said, said=value)
+            verifier = Verifier(problems=SUMS, strict=always)
+            assert verifier.verified(["2"], ["1+1?"], answer=["2"]) == [right]
 
 
 def test_a_tool_answers_once_and_what_is_said_then_is_judged(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_each_figure_has_its_task_version_count_and_interval(work: Path, capsys:
     strict = found["questions.jsonl", "strict"]
     assert strict["ci95"] == pytest.approx(list(mean_score([0.0] * 6))[1:]), "Wilson's: it has a width though all are 0"
     printed = capsys.readouterr().out
-    assert "questions.jsonl v3-" in printed
+    assert "questions.jsonl v4-" in printed
     assert "bits_per_byte" in printed
     assert sorted((work / "one").iterdir()) == before, "nothing is written beside the weights"
 
