@@ -269,7 +269,7 @@ def test_rewards_of_every_kind_train(name: str, stage: Stage) -> None:
     ("name", "why"),
     [
         ("raises", "the judge at 10.0.0.1 did not answer"),
-        ("one_too_few", "the reward one_too_few returned 7 rewards"),
+        ("one_too_few", "rewards: it must return a list with a number, or None, for each"),
         ("positional", "reward_func positional takes no `**_`"),
         ("one_number", "the reward one_number returned 0.5"),
         ("as_text", "the reward as_text returned '"),
