@@ -18,7 +18,7 @@ class RewardModelling(TrlKind):
     leaves_out_long = True
     keeps_adapters = False
     bar = {"loss": "loss", "accuracy": "accuracy"}
-    tasks = ("verified_answers", "pairs")
+    tasks = ("verified_answers", "pairs", "worse_answers")
     figures = {
         "pairs accuracy": "pairs ranked right",
         "pairs margin": "margin",

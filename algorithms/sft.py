@@ -22,7 +22,7 @@ class SupervisedFineTuning(TrlKind):
     layout = "conversations"
     gives_template = True
     bar = {"loss": "loss", "mean_token_accuracy": "accuracy"}
-    tasks = ("skills", "documents", "sampled_skills", "demonstrations", "answers")
+    tasks = ("skills", "documents", "sampled_skills", "demonstrations", "other_questions", "answers")
     figures = {
         **EXACT,
         "skills stop_rate": "stop rate",

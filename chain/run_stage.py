@@ -188,11 +188,14 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
         gated={gate["metric"] for gate in stage.config.gates},
         random_weights=None if stage.model else lambda: stage.kind.untrained(stage_dir, stage.config.seed),
     )
-    for_gates = ("scores", "noise")
+    for_gates_and_alarms = ("scores", "noise", "alarm")
     log.info(
-        evaluation=[{key: value for key, value in one.items() if key not in for_gates} for one in results],
+        evaluation=[{key: value for key, value in one.items() if key not in for_gates_and_alarms} for one in results],
         evaluation_s=round(time.monotonic() - started, 3),
     )
+    for result in results:
+        if "alarm" in result:
+            log.alarm(log.done()["steps"], *result["alarm"])
     tell_hacking(log, results, run.tasks[stage.label])
     gates.settle(stage, results, log)
 

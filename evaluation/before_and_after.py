@@ -35,8 +35,9 @@ JUDGED_ANSWERS = 300
 Result = dict[str, Any]
 """`{task, metric, n, before, after, ci95}`; also `reason` where there is one for a null.
 
-Of a metric that a gate asks for, `scores` are those of each example, `(before, after)`, and `noise`, where answers are
-sampled, the standard error of what sampling them anew from the same weights changes."""
+The first of a task's may have an `alarm`, its name and message. Of a metric that a gate asks for, `scores` are those of
+each example, `(before, after)`, and `noise`, where answers are sampled, the standard error of what sampling them anew
+from the same weights changes."""
 
 
 def evaluate_stage(
@@ -75,7 +76,10 @@ def evaluate_stage(
         write_samples(output_dir, tasks, dict(named))
         results = []
         for index, task in enumerate(tasks):
-            results += compare(task, None if before is None else scores[1][index], scores[0][index])
+            compared = compare(task, None if before is None else scores[1][index], found := scores[0][index])
+            if isinstance(found, dict) and (alarm := task.alarm(found)):
+                compared[0]["alarm"] = alarm
+            results += compared
         judged = None if input_dir is None else answered_by(tasks)
         if reward_model is not None and before is not None and judged is not None:
             results += judged_by_reward_model(judged, before, after, Path(reward_model), cache)

@@ -8,6 +8,7 @@ from typing import Any
 from data import made
 from data.examples import Row, prompt_of
 from evaluation.answers import Answers, Rewards, SampledRewards
+from evaluation.confounds import OtherQuestions, WorseAnswers
 from evaluation.judged import VerifiedAnswers
 from evaluation.skills import SampledSkills, Skills, VerifiedTask
 from evaluation.task import HeldOut, Task
@@ -25,6 +26,8 @@ POLICY_PAIRS = 128
 """Held-out pairs that a policy is scored on; a reward model is scored on all."""
 SAMPLED_PROBLEMS = 48
 """Of a verifier's problems, those that are answered by sampling too, several times each, also for a reward model."""
+CHANGED_ROWS = 64
+"""Held-out rows that are changed to see what a stage cannot have learnt."""
 ANSWER_TOKENS = 128
 
 RewardFunctions = Mapping[str, Callable[..., Any]]
@@ -124,6 +127,10 @@ def _answers(stage: Stage, chain: Chain) -> list[Task]:
     return [Answers(HeldOut(partial(_prompts, chain.held_out[stage.label], ANSWERED_PROMPTS)), ANSWER_TOKENS)]
 
 
+def _other_questions(stage: Stage, chain: Chain) -> list[Task]:
+    return [OtherQuestions(HeldOut(partial(_prompts, chain.held_out[stage.label], CHANGED_ROWS)))]
+
+
 def _rewards(stage: Stage, chain: Chain) -> list[Task]:
     functions = chain.reward_functions.get(stage.label, {})
     said_by_verifier = (chain.verifier.verified, *chain.verifier.rewards) if chain.verifier else ()
@@ -149,6 +156,8 @@ BUILDERS: dict[str, Builder] = {
     "preferences": lambda stage, chain: [Preferences(chain.held_out[stage.label].first(POLICY_PAIRS))],
     "thumbs": lambda stage, chain: [Thumbs(chain.held_out[stage.label].first(2 * POLICY_PAIRS))],
     "pairs": lambda stage, chain: [RewardPairs(chain.held_out[stage.label])],
+    "other_questions": _other_questions,
+    "worse_answers": lambda stage, chain: [WorseAnswers(chain.held_out[stage.label].first(CHANGED_ROWS))],
     "answers": _answers,
     "rewards": _rewards,
 }

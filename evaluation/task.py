@@ -85,6 +85,10 @@ class Task(ABC):
             Impossible: the checkpoint cannot be given the task.
         """
 
+    def alarm(self, scores: Scores) -> tuple[str, str] | None:
+        """Return name and message of the alarm that a stage's output gives cause for by its scores; None for none."""
+        return None
+
     def scores(self, checkpoint: ScoredModel) -> Scores:
         """Return `score(checkpoint)`, computed once for the same weights, rows, options and version."""
         if not self.held_out.rows:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.examples import Example, Row, completion, demonstration, document
 from evaluation.calibration import brier, calibration_gaps, length_preference
+from evaluation.paired import mean_score
 from evaluation.ranking import auc_scores
 from evaluation.scored_model import ScoredModel
 from evaluation.task import Scores, Task, by_group, scattered, weighted
@@ -65,6 +66,18 @@ class Preferences(Task):
         logps = [-likelihood.nll if likelihood.tokens else None for likelihood in found]
         return _pair_scores(logps[: len(rows)], logps[len(rows) :], rows, "logp")
 
+    def alarm(self, scores: Scores) -> tuple[str, str] | None:
+        """Say that the policy holds nearly all rejected answers for likelier, though it was trained on such pairs."""
+        found = [one for one in scores["accuracy"] if one is not None]
+        if not found or not mean_score(found).high < AGAINST:
+            return None
+        return (
+            "pairs_against_policy",
+            f"in {sum(found) / len(found):.0%} of the {len(found)} held-out pairs the policy, trained on such pairs,"
+            " finds the chosen answer likelier than the rejected one: are `chosen` and `rejected` exchanged? Or the"
+            " chosen answers are of another form than it writes; then SFT on them comes first",
+        )
+
 
 @dataclass(frozen=True)
 class Thumbs(Task):
@@ -96,6 +109,12 @@ class Thumbs(Task):
         numbers = auc_scores(list(known.values()), wanted) if len(set(wanted)) == 2 else []
         scores["auc"] = scattered(dict(zip(known, numbers, strict=False)), len(rows))  # of one label alone: none
         return scores
+
+
+AGAINST = 0.1
+"""Share of pairs in which a policy after its stage finds the chosen answer likelier, below which it disputes them."""
+LENGTH_ALONE = 0.8
+"""Share of pairs in which the longer, or the shorter, answer scores higher, beyond which length is all that counts."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +152,24 @@ class RewardPairs(Task):
             "length_bias": {i: wins - is_right for i, (wins, is_right) in by_length.items()},
         }
         return scores | {metric: scattered(values, len(rows)) for metric, values in more.items()}
+
+    def alarm(self, scores: Scores) -> tuple[str, str] | None:
+        """Say that length alone tells which answer the model likes."""
+        wins = [one for one in scores["longer_wins"] if one is not None]
+        if not wins:
+            return None
+        share = sum(wins) / len(wins)
+        way, agree = ("longer", wins) if share > 0.5 else ("shorter", [1 - one for one in wins])
+        if not mean_score(agree).low > LENGTH_ALONE:
+            return None
+        right = [one for one in scores["longer_is_right"] if one is not None]
+        return (
+            "length_alone",
+            f"the {way} answer scores higher in {max(share, 1 - share):.0%} of the {len(wins)} held-out pairs whose"
+            f" answers differ in length, and the longer one is the chosen one in {sum(right) / len(right):.0%}: it may"
+            " have learnt length, and nothing else. Add pairs whose better answer is the shorter one and others whose"
+            " is the longer one",
+        )
 
 
 def pair_examples(checkpoint: ScoredModel, rows: Sequence[Row]) -> list[Example]:

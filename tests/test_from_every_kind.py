@@ -81,5 +81,5 @@ def test_a_stage_runs_again_from_a_run_that_has_all_kinds(kind: str, whole: Path
     if kind in ("grpo", "rloo"):
         assert list(second["reward_models"].values()) == [weights_sha256(whole / "my-reward")]
     tasks = {one["task"] for one in second["evaluation"]}
-    assert tasks == {"pairs", "verified_answers"} if kind == "reward" else tasks.isdisjoint({"pairs"})
+    assert tasks == {"pairs", "verified_answers", "worse_answers"} if kind == "reward" else tasks.isdisjoint({"pairs"})
     assert ("reward_model" in tasks) == (kind not in ("pretrain", "reward"))  # it judges answers of policies that chat

@@ -56,8 +56,8 @@ def test_every_policy_stage_of_the_made_chain_is_measured_on_the_same_problems()
     tasks = tasks_of(made_chain(), GRPOExtraConfig(max_completion_length=80))
     assert {kind: names(some) for kind, some in tasks.items()} == {
         "pretrain": ["skills", "documents"],
-        "sft": ["skills", "documents", "sampled_skills", "demonstrations"],
-        "reward": ["verified_answers", "pairs"],
+        "sft": ["skills", "documents", "sampled_skills", "demonstrations", "other_questions"],
+        "reward": ["verified_answers", "pairs", "worse_answers"],
         "dpo": ["skills", "documents", "sampled_skills", "demonstrations", "preferences"],
         "grpo": ["skills", "documents", "sampled_skills", "demonstrations"],
     }
@@ -113,8 +113,8 @@ def test_made_rows_are_those_that_the_stage_records(kind: str, task: str) -> Non
 def test_own_sft_data_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:
     rows = [{"instruction": f"Say {n}", "input": "", "output": str(n)} for n in range(300)]
     configs = own_data("sft", rows)
-    demonstrations, answers = tasks_of(configs)["sft"]
-    assert names([demonstrations, answers]) == ["demonstrations", "answers"]
+    demonstrations, others, answers = tasks_of(configs)["sft"]
+    assert names([demonstrations, others, answers]) == ["demonstrations", "other_questions", "answers"]
     held_out = [row["prompt"] for row in demonstrations.held_out.rows]
     assert 64 < len(held_out) < 300
     assert [row["prompt"] for row in answers.held_out.rows] == held_out[:ANSWERED_PROMPTS]
@@ -123,7 +123,7 @@ def test_own_sft_data_are_measured_on_their_held_out_rows(own_data: Callable[...
 def test_own_pairs_are_measured_on_their_held_out_rows(own_data: Callable[..., Configs]) -> None:
     rows = [{"prompt": f"Say {n}", "chosen": f" {n}", "rejected": " no"} for n in range(40)]
     assert names(tasks_of(own_data("dpo", rows))["dpo"]) == ["preferences", "answers"]
-    (pairs,) = tasks_of(own_data("reward", rows))["reward"]
+    (pairs, _) = tasks_of(own_data("reward", rows))["reward"]
     assert pairs.name == "pairs"
     assert set(pairs.held_out.rows[0]) >= {"prompt", "chosen", "rejected"}
 
@@ -173,7 +173,7 @@ def test_made_problems_are_judged_by_own_functions_too() -> None:
 
 def test_no_data_are_read_before_they_are_needed() -> None:
     missing = TrainingConfig(model_name="m", output_dir="sft", dataset_name="there/is/no/such.jsonl")
-    (demonstrations, _) = tasks_of({"sft": missing})["sft"]
+    (demonstrations, *_) = tasks_of({"sft": missing})["sft"]
     with pytest.raises(ValueError, match="no data set"):
         _ = demonstrations.held_out.rows
 
@@ -185,8 +185,10 @@ def test_made_rows_of_another_layout_are_measured_as_they_are_trained_on(monkeyp
     monkeypatch.setattr(made, "REGISTERED", dict(made.REGISTERED))
     made.register_rows("told", told)
     config = TrainingConfig(model_name="m", output_dir="o", dataset_name="made:told", eval_samples=4)
-    demonstrations, answers = tasks_of({"sft": config})["sft"]
-    assert names([demonstrations, answers]) == ["demonstrations", "answers"], "no verifier asks instead"
+    demonstrations, others, answers = tasks_of({"sft": config})["sft"]
+    assert names([demonstrations, others, answers]) == ["demonstrations", "other_questions", "answers"], (
+        "no verifier asks instead"
+    )
     first, *_ = demonstrations.held_out.rows
     assert first["prompt"] == [{"role": "user", "content": "Say eval 0"}]
     assert first["size"] == "small"

@@ -199,9 +199,9 @@ def test_every_stage_is_measured_by_the_recipes_verifier_under_its_label() -> No
     functions: dict[str, Callable[..., Any]] = {"verified": verifier.verified, "brief": len}
     tasks = tasks_for(stages(), verifier, {"rl": functions})
     assert {label: [task.name for task in some] for label, some in tasks.items()} == {
-        "code": ["skills", "sampled_skills", "demonstrations", "answers"],
-        "talk": ["skills", "sampled_skills", "demonstrations", "answers"],
-        "r": ["verified_answers", "pairs"],
+        "code": ["skills", "sampled_skills", "demonstrations", "other_questions", "answers"],
+        "talk": ["skills", "sampled_skills", "demonstrations", "other_questions", "answers"],
+        "r": ["verified_answers", "pairs", "worse_answers"],
         "rl": ["skills", "sampled_skills", "demonstrations", "rewards", "sampled_rewards"],
     }
     verified = [task for some in tasks.values() for task in some if isinstance(task, Skills)]
