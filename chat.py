@@ -1,6 +1,7 @@
 """Talk to any checkpoint, or to any stage of a run; two of them answer side by side."""
 
 import argparse
+import json
 import math
 import secrets
 import signal
@@ -20,10 +21,11 @@ from records.catalogue import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
 from utils.errors import Refused, plain_endings, report
-from utils.files import tensor_shapes, weight_files
+from utils.files import tensor_shapes, user_path, weight_files
 from utils.text import plain
 
 STOPPED = "stopped"
+COMMANDS = ("/help", "/clear", "/system", "/save", "/thumb")
 
 
 def parser() -> Parser:
@@ -33,7 +35,9 @@ def parser() -> Parser:
     named = "RUN_ID, RUN_ID/STAGE, `latest`, a model's directory or a Hub id; two answer side by side"
     add("checkpoints", nargs="*", metavar="CHECKPOINT", help=named)
     add("--prompt", metavar="TEXT", help="answer this and stop; without it prompts are read from stdin, one a line")
-    add("--system", metavar="TEXT", help="the system turn of the chat")
+    add("--system", metavar="TEXT", help='the system turn; "" is none, by default that of most rows it was trained on')
+    keeps = "keep what was said, where a model of single questions, and lines from a pipe, begin anew"
+    add("--conversation", action="store_true", help=keeps)
     modes = "chat through the template, or continue text; by default chat, but for bases and where there is no template"
     add("--mode", choices=("chat", "text"), help=modes)
     add("--max-tokens", type=int, default=200, metavar="N", help="longest answer (200)")
@@ -104,8 +108,76 @@ def serve(args: argparse.Namespace) -> int:
     from utils.quiet import quiet_libraries
 
     with quiet_libraries(None):
-        converse([load(checkpoint, args.mode, args.system) for checkpoint in found], args)
+        speakers = [load(checkpoint, args.mode, args.system) for checkpoint in found]
+        for speaker in speakers:
+            speaker.forgets = not args.conversation and (speaker.asked.get("turns") == 1 or not sys.stdin.isatty())
+        if sys.stdin.isatty() and args.prompt is None:
+            introduce(speakers)
+        converse(speakers, args)
     return 0
+
+
+HELP = """\
+/help             this
+/clear            forget the conversation
+/system           list the system turns that it was trained on; with a number, or a text, ask under that one
+/save FILE        append the conversations to a .jsonl file, to train on
+/thumb up|down    append the last answer, with that label, to thumbs.jsonl, for a kto stage
+/exit             end; so does Ctrl-D. Ctrl-C stops an answer"""
+
+
+def introduce(speakers: "Sequence[Speaker]") -> None:
+    """Say how each model was asked while it was trained, and what."""
+    note("/help lists the commands.")
+    for speaker in speakers:
+        ways = speaker.asked.get("ways", [])
+        if questions := [(n, way["questions"][0]) for n, way in enumerate(ways, 1) if way["questions"]]:
+            note(f"{speaker.name} knows questions such as:")
+        for number, question in questions:
+            after = f"   (after /system {number})" if ways[number - 1]["system"] and number > 1 else ""
+            note(f"  {' '.join(question.split())}{after}")
+        if speaker.forgets:
+            note("It was trained on single questions, so each is asked by itself; --conversation keeps them.")
+
+
+def command(word: str, rest: str, speakers: "Sequence[Speaker]") -> None:
+    """Do what a command says.
+
+    Raises:
+        Refused: it cannot be done.
+    """
+    if word == "/help":
+        note(HELP)
+    elif word == "/clear":
+        for speaker in speakers:
+            speaker.turns = []
+    elif word == "/system":
+        for speaker in speakers:
+            speaker.ask_under(rest)
+    elif word == "/save":
+        if not rest:
+            raise Refused("/save needs the name of a file, such as /save chats.jsonl")
+        rows = [row for speaker in speakers for row in speaker.said]
+        _append(rest, rows)
+    elif rest not in ("up", "down"):
+        raise Refused("/thumb up, or /thumb down")
+    else:
+        rows = [speaker.judged(rest == "up") for speaker in speakers if speaker.said]
+        _append("thumbs.jsonl", rows)
+
+
+def _append(name: str, rows: "Sequence[dict[str, Any]]") -> None:
+    if not rows:
+        raise Refused("nothing was said yet")
+    path = user_path(name)
+    if path.suffix != ".jsonl":
+        raise Refused(f"{name} is no .jsonl file, which is what can be trained on")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}") from None
+    note(f"{len(rows)} rows appended to {path}")
 
 
 def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
@@ -118,11 +190,14 @@ def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     one = args.prompt is not None
     for number, prompt in enumerate([args.prompt] if one else asked()):
-        if prompt.strip() == "quit" and not one:
+        word, _, rest = prompt.strip().partition(" ")
+        if word == "/exit" and not one:
             return
-        if prompt.strip() == "clear" and not one:
-            for speaker in speakers:
-                speaker.turns = []
+        if word in COMMANDS and not one:
+            try:
+                command(word, rest.strip(), speakers)
+            except Refused as error:
+                note(str(error))
             continue
         for speaker in speakers if prompt.strip() else ():
             try:
@@ -150,7 +225,6 @@ def asked() -> Iterator[str]:
         return
     import readline  # lets a line be edited, and called back
 
-    note("`clear` forgets the conversation, Ctrl-C stops an answer, `quit` or Ctrl-D ends.")
     while True:
         try:
             yield input("> ")
@@ -163,21 +237,62 @@ def asked() -> Iterator[str]:
 class Speaker:
     """A loaded checkpoint, and the conversation with it."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, chat: bool, system: str | None = None) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, *, chat: bool, asked: dict[str, Any], system: str | None = None
+    ) -> None:
         from evaluation.stream import stop_ids
+
+        self.asked = asked if chat else {}
+        """How it was asked while it was trained, as `data.asked` has it; empty where that is not known."""
+        self.forgets = False
+        self.said: list[dict[str, Any]] = []
+        """Every conversation as a row to train on, `{messages, tools}`, as far as it came."""
 
         self.name, self.model, self.tokenizer, self.chat = name, model, tokenizer, chat
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.limit: int = limit or sys.maxsize  # tokens
         self.stops = stop_ids(model, tokenizer, chat=chat)
-        self.opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        first: dict[str, Any] = next(iter(self.asked.get("ways", [])), {})
+        self.opening = _opening(first.get("system") if system is None else system)
+        self.tools = first.get("tools") if system is None else None
         self.turns: list[Message] = []
 
     def ids(self, turns: "list[Message]") -> list[int]:
         """Return what the model is shown: the conversation, or its newest text alone if it continues text."""
-        ids = encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"])
+        ids = encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"], self.tools)
         refuse_unknown(self.tokenizer, self.model.get_input_embeddings().num_embeddings, [ids])
         return ids
+
+    def ask_under(self, system: str) -> None:
+        """Ask from now on under a system turn: one of those it was trained on, by its number, or a text; "" lists."""
+        ways = self.asked.get("ways", [])
+        if not system:
+            for number, way in enumerate(ways, 1):
+                note(f"{number}: {way['share']:.0%} of its rows: {way['system'] or 'no system turn'}")
+            return
+        if system.isdigit() and 0 < int(system) <= len(ways):
+            self.opening, self.tools = _opening(ways[int(system) - 1]["system"]), ways[int(system) - 1]["tools"]
+        else:
+            refuse_unfit(self.name, self.tokenizer, self.chat, system)
+            self.opening, self.tools = _opening(system), None
+        self.turns = []
+
+    def answered(self, turns: "list[Message]") -> None:
+        """Keep a conversation to which the model has answered."""
+        if self.turns:  # of which the oldest may have been dropped
+            self.said[-1]["messages"] += turns[-2:]
+        else:
+            self.said.append({"messages": [*self.opening, *turns]} | ({"tools": self.tools} if self.tools else {}))
+        self.turns = [] if self.forgets else turns
+
+    def judged(self, good: bool) -> dict[str, Any]:
+        """Return the last answer with a thumb."""
+        *asked, answer = self.said[-1]["messages"]
+        return {"prompt": asked, "completion": [answer], "label": good}
+
+
+def _opening(system: str | None) -> list[Message]:
+    return [{"role": "system", "content": system}] if system else []
 
 
 @contextmanager
@@ -220,7 +335,8 @@ def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speake
         raise Refused(f"{checkpoint.path} lacks {min(loaded['missing_keys'])} and would make it up: is it whole?")
     chat = checkpoint.chats if mode is None else mode == "chat"
     refuse_unfit(checkpoint.name, tokenizer, chat, system)
-    speaker = Speaker(checkpoint.name, model.to(device()).eval(), tokenizer, chat=chat, system=system)
+    asked: dict[str, Any] = checkpoint.stage.get("chat") or {}
+    speaker = Speaker(checkpoint.name, model.to(device()).eval(), tokenizer, chat=chat, asked=asked, system=system)
     took = time.monotonic() - started
     how = "chat" if chat else "continues each text by itself"
     note(f"{speaker.name}: {model.num_parameters():,} parameters, {str(dtype)[6:]} on {device()}, {took:.1f} s; {how}")
@@ -288,7 +404,7 @@ def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int
     if cut_off or not answer.text:
         note(f"({cut_off or 'it ended without a word'})")
     if speaker.chat and (answer.text or cut_off != STOPPED):  # else the question is taken back
-        speaker.turns = [*kept, {"role": "assistant", "content": answer.text}]
+        speaker.answered([*kept, {"role": "assistant", "content": answer.text}])
     return cut_off
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BINS, BAR = 8, 30
 """Bars of the histogram of mean rewards, and the characters of the longest."""
 
+NEARLY_ALL = 0.99
+"""Share of completions that are cut off beyond which no reward is of an answer."""
+
 NO_REWARD = (
     "no completion got a reward: every reward function returned None. `accuracy` does where the column"
     " `solution` holds no maths: choose a reward that fits the data, such as exact_match"
@@ -135,8 +138,12 @@ def told(found: dict[str, Any]) -> list[str]:
     lines.append(f"  {share:.0%} ± {half:.0%} of the groups of {planned} are expected to be informative")
     sizes = ", ".join(f"{n}: {found['informative'][str(n)]:.0%}" for n in sorted({2, 4, size} & set(range(size + 1))))
     proposed = found["proposed_num_generations"]
-    enough = f"the smallest with {groups.TARGET:.0%} is {proposed}" if proposed else f"none has {groups.TARGET:.0%}"
-    lines.append(f"  of groups of {sizes}; {enough}")
+    lines.append(f"  by the size of the group: {sizes}")
+    enough = f"{groups.TARGET:.0%} of the groups teach something"
+    smallest = f"num_generations={proposed} is the smallest with which {enough}"
+    lines.append(f"  {smallest}" if proposed else f"  no size is large enough that {enough}")
+    if found["cut_off"]:
+        lines.append(f"  {found['cut_off']:.0%} of the completions were cut off at max_completion_length")
     if "difficulty_band" in found:
         low, high = found["difficulty_band"]
         lines.append(
@@ -170,6 +177,14 @@ def judge(found: dict[str, Any], log: StageLog) -> None:
     Raises:
         StageFailed: no group had any spread.
     """
+    if found["cut_off"] > NEARLY_ALL:
+        log.alarm(
+            0,
+            "clipped_completions",
+            f"{found['cut_off']:.0%} of the preflight's completions were cut off at max_completion_length, so none is a"
+            " whole answer: rewards that differ may say how cut text looks, and nothing more. Raise it, or train more"
+            " SFT on answers that end",
+        )
     if found["with_spread"]:
         return
     prompts, size = found["prompts"], found["completions_a_prompt"]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -427,12 +428,20 @@ def _labels(dataset: Rows) -> Iterator[list[int]]:
 
 def _show(tokenizer: Any, row: dict[str, Any], stage_dir: Path) -> None:
     """Write an example to training.log as the model sees it; what it learns stands between ⟦ and ⟧."""
-    parts, learnt = [], False
-    for token, label in zip(row["input_ids"], row["labels"], strict=True):
-        if (label != -100) != learnt:
-            parts.append("⟧" if learnt else "⟦")
-            learnt = not learnt
-        parts.append(tokenizer.decode([token]))
-    text = "".join(parts) + ("⟧" if learnt else "")
+    text = marked(tokenizer, row["input_ids"], row["labels"])
     with (stage_dir / "training.log").open("a", encoding="utf-8") as file:
         file.write(entry(f"A training example, what is learnt between ⟦ and ⟧:\n{text}"))
+
+
+def marked(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
+    """Return the text of tokens, what is learnt of it between ⟦ and ⟧.
+
+    Token by token, many tokenizers would lose the spaces: a part is what its tokens add to the text before it.
+    """
+    parts, end, before = [], 0, ""
+    for learnt, some in groupby(labels, lambda label: label != -100):
+        end += len(list(some))
+        whole = str(tokenizer.decode(ids[:end]))
+        part, before = whole[len(before) :], whole
+        parts.append(f"⟦{part}⟧" if learnt else part)
+    return "".join(parts)

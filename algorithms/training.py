@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from algorithms import adapters, arguments, merging, overrides
 from algorithms.config import GRPOExtraConfig, TrainingConfig
 from algorithms.watch import Watch
+from data.asked import how_asked
 from data.sources import StageData
 from records.sealed import newest_sound, partial, publish, writing
 from records.stage_log import StageLog
@@ -73,6 +74,7 @@ def fit(
     trainable, total = adapters.parameter_counts(trainer.model)
     log.info(
         data=data.info,
+        chat=how_asked(data.train),
         config=(log.read_info().get("config") or {}) | {"trainer": trainer.args.to_dict()},
         parameters={"trainable": trainable, "total": total},
     )

@@ -209,7 +209,7 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
     for need in needs:
         yield from need.notes
     if sampling := [need.stage.label for need in stages if need.stage.kind.samples]:
-        yield f"{', '.join(sampling)}: TRL sets the length of a prompt no limit; it is taken for {PROMPT_TOKENS} tokens"
+        yield f"{', '.join(sampling)}: TRL does not limit prompt length; the forecast assumes {PROMPT_TOKENS} tokens"
     for source in dict.fromkeys(source for need in needs for _, source in need.stated):
         names = dict.fromkeys(name for need in needs for name, its in need.stated if its == source)
         yield f"Not on this machine, so as {source}: {', '.join(names)}"

@@ -148,7 +148,7 @@ def _decided(gate: Gate, result: Mapping[str, Any] | None) -> dict[str, Any]:
 def shown_decision(record: Mapping[str, Any]) -> str:
     """Return a decision in the words of its rule: what is better than the limit need not be better than the input."""
     words = {
-        "not_below_input": ("not below", "below"),
+        "not_below_input": ("kept", "lost"),
         "at_least": ("reached", "missed"),
         "at_most": ("kept", "exceeded"),
     }

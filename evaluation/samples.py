@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.examples import prompt_of
+from data.examples import Row, prompt_of
 from evaluation.scored_model import ScoredModel
 from evaluation.task import MOST_SAMPLES, PromptTask, Scores, Task
 from utils.files import write_json
+from utils.matching import right_answers
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -34,10 +35,20 @@ def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Si
             asked = prompt_of(row)
             answers = {name: said[name][place] if name in said else None for name in ("before", "after")}
             line = {"task": task.name, "prompt": asked and asked[0], "group": task.group_of(row)}
-            line["expected"] = row.get("answer")
+            line["expected"] = expected_of(row)
             lines.append(line | answers)
     if lines:
         write_json(directory / SAMPLES_FILE, *lines, indent=None)
+
+
+def expected_of(row: Row) -> str | None:
+    """Return what a row's answer should be: its answers, of a worked one what it comes to, or else its completion."""
+    if answers := right_answers(row.get("answer", row.get("solution"))):
+        return " or ".join(answers)
+    answered = row.get("completion") or row.get("messages") or row.get("chosen")
+    turns = answered if isinstance(answered, list) else []
+    last = turns[-1] if turns and turns[-1]["role"] == "assistant" else {}
+    return answered if isinstance(answered, str) else last.get("content")
 
 
 def _answers(task: PromptTask, checkpoint: ScoredModel, scores: Scores | str | None) -> list[dict[str, Any]]:

@@ -42,6 +42,9 @@ DATA: Shape = {
     "name?": str, "fingerprint?": str, "train_rows?": int, "eval_rows?": int, "dropped?": int, "faults?": {str: int},
     "parts?": [{}],
 }  # fmt: skip
+CHAT: Shape = {
+    "turns": int, "ways": [{"system": (str, None), "tools": ([{}], None), "share": float, "questions": [str]}],
+}  # fmt: skip
 INTERVAL: Shape = ([float, float], None)
 RESULT: Shape = {
     "task": str, "metric": str, "n": int, "before": (float, None), "after": (float, None), "ci95": INTERVAL,
@@ -56,6 +59,7 @@ STAGE: Shape = {
     "reward_models?": {str: str}, "data?": (DATA, None), "steps?": int, "tokens?": int, "duration_s?": (float, None),
     "evaluation_s?": float, "energy_j?": (float, None), "energy_from?": [str], "peak_memory_bytes?": (int, None),
     "evaluation?": [RESULT], "alarms?": [{"step": int, "name": str, "message": str}], "gates?": [GATE],
+    "chat?": (CHAT, None),
     "gate_failed?": (str, None), "out_of_memory?": [{"step": int, "per_device_train_batch_size?": [int, int]}],
     "forecast?": ({"per_device_train_batch_size": int, "reserved_bytes": int}, None), "error?": (str, None),
 }  # fmt: skip

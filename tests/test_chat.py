@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import os
 import pty
 import re
@@ -22,6 +23,8 @@ import pytest
 import chat
 from chat import fitting, main
 from data.chat import CHAT_TEMPLATE, encode
+from data.layouts import to_layout
+from data.local_files import from_rows
 from records.catalogue import find_checkpoint
 from records.run_directory import RunInfo
 from utils.files import write_json
@@ -199,7 +202,8 @@ def test_flags_reach_the_sampling(said: Callable[..., str], shown: list[dict[str
 def test_the_conversation_reaches_the_model_through_its_template_until_it_is_cleared(
     said: Callable[..., str], shown: list[dict[str, Any]], world_tokenizer: Any
 ) -> None:
-    printed = said("random", "--system", "Be kind.", lines=f"{QUESTION}\r\n\n  And pears? \nclear\nquit it\nquit\nno\n")
+    lines = f"{QUESTION}\r\n\n  And pears? \n/clear\nquit it\n/exit\nno\n"
+    printed = said("random", "--conversation", "--system", "Be kind.", lines=lines)
     assert printed == "yes 1\nyes 2\nyes 3\n"
     system, first = {"role": "system", "content": "Be kind."}, {"role": "user", "content": QUESTION}
     answer, second = {"role": "assistant", "content": "yes 1"}, {"role": "user", "content": "And pears?"}
@@ -212,8 +216,87 @@ def test_the_conversation_reaches_the_model_through_its_template_until_it_is_cle
 
 
 def test_a_prompt_that_is_a_command_is_answered(said: Callable[..., str], shown: list[dict[str, Any]]) -> None:
-    assert said("random", "--prompt", "clear") == "yes 1\n"
-    assert said("random", "--prompt", "quit") == "yes 2\n"
+    assert said("random", "--prompt", "/clear") == "yes 1\n"
+    assert said("random", lines="help\nclear\n/etc/hosts is what?\n/exit\n") == "yes 2\nyes 3\nyes 4\n"
+
+
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+ASKED = {
+    "turns": 1,
+    "ways": [
+        {"system": "Be brief.", "tools": None, "share": 0.7, "questions": ["How many?"]},
+        {"system": None, "tools": [ADD], "share": 0.3, "questions": ["Add 3 and 4."]},
+    ],
+}
+
+
+@pytest.fixture
+def trained(models: Path, tmp_path: Path) -> str:
+    """A model whose stage records how it was asked."""
+    shutil.copytree(models / "parrot", tmp_path / "trained")
+    write_json(tmp_path / "trained/stage_info.json", {"name": "sft", "status": "passed", "chat": ASKED})
+    return str(tmp_path / "trained")
+
+
+def test_a_model_is_asked_as_it_was_while_it_was_trained(
+    trained: str, said: Callable[..., str], shown: list[dict[str, Any]]
+) -> None:
+    said(trained, lines="One?\nTwo?\n/system 2\nThree?\n/system Be kind.\nFour?\n")
+    said(trained, "--system", "", "--conversation", lines="One?\nTwo?\n")
+    texts = [one["text"] for one in shown]
+    assert ["Be brief." in text for text in texts] == [True, True, False, False, False, False]
+    assert ['"name": "add"' in text for text in texts] == [False, False, True, False, False, False]
+    assert ["Be kind." in text for text in texts] == [False, False, False, True, False, False]
+    assert ["One?" in text for text in texts] == [True, False, False, False, True, True]
+
+
+def test_at_a_terminal_a_model_is_introduced(
+    trained: str, said: Callable[..., str], shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    speaker = chat.load(find_checkpoint(trained, Path("runs")), None, None)
+    speaker.forgets = True
+    chat.introduce([speaker])
+    printed = capsys.readouterr().out
+    assert "  How many?\n  Add 3 and 4.   (after /system 2)\n" not in printed, "the second has no system turn"
+    assert "  How many?\n  Add 3 and 4.\n" in printed
+    assert "trained on single questions" in printed
+
+
+def test_what_was_said_is_kept_as_data(
+    trained: str, said: Callable[..., str], shown: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said(trained, "--conversation", lines="One?\nTwo?\n/thumb up\n/clear\nThree?\n/thumb down\n/save said.jsonl\n")
+    rows = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [[turn["content"] for turn in row["messages"]] for row in rows] == [
+        ["Be brief.", "One?", "yes 1", "Two?", "yes 2"], ["Be brief.", "Three?", "yes 3"],
+    ]  # fmt: skip
+    thumbs = [json.loads(line) for line in (tmp_path / "thumbs.jsonl").read_text().splitlines()]
+    assert [(row["label"], row["completion"][0]["content"]) for row in thumbs] == [(True, "yes 2"), (False, "yes 3")]
+    assert to_layout(from_rows(thumbs, "thumbs"), "kto").num_rows == 2
+    said(trained, lines="Four?\n/save said.jsonl\n")
+    assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 3, "a file that is there grows"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("/save", "needs the name of a file"),
+        ("/save a.txt", "is no .jsonl file"),
+        ("/save none/a.jsonl", "cannot be written: No such file or directory"),
+        ("/thumb sideways", "/thumb up, or /thumb down"),
+    ],
+)
+def test_a_command_that_cannot_be_done_is_told(
+    line: str, told: str, said: Callable[..., str], shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"One?\n{line}\nTwo?\n"))
+    assert main(["random"]) == 0
+    printed = capsys.readouterr()
+    assert told in " ".join(printed.err.split())
+    assert printed.out == "yes 1\nyes 2\n"
 
 
 def test_a_base_continues_each_text_for_itself_unless_a_chat_is_asked_for(
@@ -240,7 +323,7 @@ def test_two_checkpoints_answer_one_prompt_under_their_names(said: Callable[...,
 def test_two_checkpoints_answer_with_one_seed_and_each_from_its_own_history(
     said: Callable[..., str], shown: list[dict[str, Any]]
 ) -> None:
-    said("random", "parrot", lines="hello\nand?\n")
+    said("random", "parrot", "--conversation", lines="hello\nand?\n")
     seeds = [one["seed"] for one in shown]
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
     assert shown[0]["model"] is shown[2]["model"] is not shown[1]["model"]
@@ -337,7 +420,7 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(
     length = len(encode(world_tokenizer, [{"role": "user", "content": QUESTION}]))
     save(tmp_path / "short", world_tokenizer, max_position_embeddings=2 * length)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n" * 3))
-    assert main([str(tmp_path / "short"), "--max-tokens", "4"]) == 0
+    assert main([str(tmp_path / "short"), "--conversation", "--max-tokens", "4"]) == 0
     assert [one["text"].count(QUESTION) for one in shown] == [1, 1, 1]
     dropped = f"(the context of {2 * length} tokens is full: the oldest 2 turns are dropped)"
     assert capsys.readouterr().err.count(dropped) == 2
@@ -641,7 +724,7 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_drops_a_line_and_ends_at_an_empty_
     talk.type("begun")
     talk.until("begun")
     talk.interrupt_until(partial(talk.until, "> "))
-    talk.type("clear\n")
+    talk.type("/clear\n")
     talk.until("> ")
     talk.interrupt_until(talk.process.wait)
     assert talk.process.returncode == 0
@@ -655,7 +738,7 @@ def test_in_a_pipe_ctrl_c_stops_an_answer_and_the_next_line_is_answered(session:
         talk.until("01234567890123")
         talk.interrupt()
         talk.until("\n")
-    talk.type("quit\n")
+    talk.type("/exit\n")
     assert talk.process.wait(20) == 0
 
 

@@ -54,7 +54,8 @@ def way_out(error: BaseException | None) -> str | None:
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" with the allowed name nearest to `given`, or "" if none is near."""
     by_lower = {name.lower(): name for name in allowed}
-    near = get_close_matches(given.lower(), by_lower, n=1, cutoff=0.6)
+    near = get_close_matches(given.lower(), by_lower, cutoff=0.6)
+    near.sort(key=lambda name: sorted(name) != sorted(given.lower()))  # letters that changed places come first
     return f", did you mean {by_lower[near[0]]!r}?" if near else ""
 
 

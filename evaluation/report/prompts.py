@@ -12,9 +12,9 @@ MOST = 5
 INPUT = "input"
 """The column of a model that is no stage of this run."""
 ROSE, FELL, STAYED = RULES = (
-    "the last stage scores higher than the first",
-    "a stage scores lower than the one before it",
-    "the last stage scores no higher than the first",
+    "improved",
+    "got worse at some stage",
+    "did not improve",
 )
 SHOWN = {ROSE: 2, FELL: 2, STAYED: 1}
 """How many prompts of each kind are shown."""
@@ -62,8 +62,8 @@ def chosen(run: RunFacts) -> tuple[list[Prompt], str]:
     of = {rule: [place for place, prompt in enumerate(scored) if prompt.change == rule] for rule in RULES}
     picked = [place for rule, count in SHOWN.items() for place in of[rule][:count]]
     picked += [place for place in range(len(scored)) if place not in picked][: MOST - len(picked)]
-    counts = ", ".join(f"at {len(places)} {rule}" for rule, places in of.items())
-    rule = f"Of {len(scored)} held-out prompts, {counts}. Shown are the first of each kind: two, two and one"
+    counts = ", ".join(f"{len(places)} {rule}" for rule, places in of.items())
+    rule = f"{len(scored)} held-out prompts: {counts}. Shown are the first of each kind: two, two and one"
     return [scored[place] for place in sorted(picked)], f"{rule}, and of others where a kind has too few."
 
 

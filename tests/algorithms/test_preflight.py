@@ -43,6 +43,14 @@ def test_its_record_and_what_is_told_are_of_the_completions_that_were_sampled(
     assert f"{found['predicted']:.0%} ± " in said
 
 
+@pytest.mark.parametrize(("cut_off", "names"), [(1.0, ["clipped_completions"]), (0.9, [])])
+def test_completions_that_are_all_cut_off_raise_an_alarm(cut_off: float, names: list[str], stage_dir: Path) -> None:
+    log = StageLog(stage_dir)
+    log.open(name="grpo", status="running")
+    preflight.judge({"cut_off": cut_off, "with_spread": 3}, log)
+    assert [one["name"] for one in log.read_info()["alarms"]] == names
+
+
 def test_training_is_bit_for_bit_what_it_is_without(configure: Configure, tmp_path: Path) -> None:
     from utils.files import weights_sha256
 

@@ -321,6 +321,16 @@ def test_the_log_shows_an_example_with_what_is_learnt_marked(configure: Configur
     assert "<|im_start|>assistant\n    ⟦red red<|im_end|>⟧" in (stage_dir / "training.log").read_text(encoding="utf-8")
 
 
+def test_the_log_keeps_the_spaces_that_single_tokens_do_not_hold(tmp_path: Path) -> None:
+    from algorithms.supervision import marked
+    from pretrain.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(["Edit the following sentence, and say so."] * 50, 300, tmp_path)
+    asked, said = (tokenizer(text)["input_ids"] for text in ("Edit the following", " sentence, and say so."))
+    text = marked(tokenizer, asked + said, [-100] * len(asked) + said)
+    assert text == "Edit the following⟦ sentence, and say so.⟧"
+
+
 @pytest.mark.parametrize("kind", ["reward", "dpo"])
 def test_pairs_beyond_max_length_raise_an_alarm_and_most_of_them_fail_the_stage(
     kind: str, configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch

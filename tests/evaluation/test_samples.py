@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from data.made import rows
 from evaluation import evaluate_stage
 from evaluation.answers import Rewards
-from evaluation.samples import SAMPLES_FILE
+from evaluation.samples import SAMPLES_FILE, expected_of
 from evaluation.scored_model import CACHE_FILE
 from evaluation.skills import SampledSkills, Skills
 from evaluation.task import HeldOut
@@ -37,6 +39,22 @@ def test_samples_are_the_completions_and_scores_of_both_sides(make_model: Callab
         assert [one[side]["text"].partition("\n→ ")[0] for one in said] == [text for text, _, _ in completions]
     scores = [value["strict"] for key, value in kept.items() if key.startswith("skills-")]
     assert [one["after"]["scores"]["strict"] for one in said] == scores[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "?", "answer": "40 + 32 = 72\n#### 72"}, "72"),
+        ({"prompt": "?", "solution": "7"}, "7"),
+        ({"prompt": "?", "answer": ["7", "seven"]}, "7 or seven"),
+        ({"prompt": [], "completion": [{"role": "assistant", "content": "four"}]}, "four"),
+        ({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "four"}]}, "four"),
+        ({"prompt": "2 + 2 =", "completion": " 4"}, " 4"),
+        ({"prompt": "?"}, None),
+    ],
+)
+def test_what_is_expected_is_the_answer_a_row_has(row: dict[str, Any], expected: str | None) -> None:
+    assert expected_of(row) == expected
 
 
 def test_samples_are_written_again_without_a_model(

@@ -39,6 +39,10 @@ def test_an_error_of_the_system_is_told_without_its_number() -> None:
     assert without_number(TimeoutError()) == "TimeoutError"
 
 
+def test_of_names_as_near_the_one_of_the_same_letters_is_meant() -> None:
+    assert did_you_mean("--tset", ["--set", "--test", "--stages"]) == ", did you mean '--test'?"
+
+
 @pytest.mark.parametrize(("given", "near"), [("sfd", "sft"), ("SFT", "sft"), ("rewrad", "reward"), ("zzz", None)])
 def test_did_you_mean_gives_the_nearest_name_if_one_is_near(given: str, near: str | None) -> None:
     hint = did_you_mean(given, ["sft", "reward", "dpo"])

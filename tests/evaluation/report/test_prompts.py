@@ -13,7 +13,7 @@ def test_improvements_and_regressions_are_both_shown(make_run: Callable[..., Pat
     """Of SCORES: 0, 3, 4, 6 improve, 1 falls back, 2 and 5 stay; one place is free, and goes to the first other."""
     asked, rule = chosen(read_run(make_run(**STAGES)))
     assert [one.text for one in asked] == [f"question {number}" for number in (0, 1, 2, 3, 4)]
-    assert "Of 7 held-out prompts, at 4 the last stage scores higher than the first, at 1 a stage scores lower" in rule
+    assert "7 held-out prompts: 4 improved, 1 got worse at some stage, 2 did not improve" in rule
 
 
 def test_each_answer_stands_under_the_stage_that_gave_it(make_run: Callable[..., Path]) -> None:
