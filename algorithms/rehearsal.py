@@ -56,7 +56,8 @@ def rehearse(
     """Build a stage's trainer and let it make one step; nothing of it is left, random numbers neither.
 
     `stand_in`: another tokenizer stands for one that the run makes, whose lengths tell nothing. An architecture that
-    cannot be made tiny is not tried, nor is a stage of several processes, which would have to agree in each step of it.
+    cannot be made tiny is not tried, which is said, nor is a stage of several processes, which would have to agree in
+    each step of it.
 
     Raises:
         Refused: it cannot be built, or the step fails.
@@ -64,19 +65,25 @@ def rehearse(
     if processes.count() > 1:
         return
     few = _few(data)
-    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder, _apart(), console().capture():
-        models = Path(folder) / "policy", Path(folder) / "scorer"
-        if not all(_made(one, model_config, tokenizer, scores=one.name == "scorer") for one in models):
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder, _apart():
+        policy, scorer = Path(folder) / "policy", Path(folder) / "scorer"
+        made = [_made(policy, model_config, tokenizer, scores=False)]
+        made += [_made(scorer, model_config, tokenizer, scores=True)] if stage.reward_models else []
+        if not all(made):
+            why = f"since a {model_config.model_type} cannot be made small"
+            said = f"{stage.label}: its first step is not tried ahead, {why}"
+            console().print(said, markup=False, soft_wrap=True)
             return
 
         def error_of(config: TrainingConfig) -> Exception | None:
             tried = replace(
                 stage,
-                config=_small(config, stage.extra, models[0], stand_in=stand_in),
-                extra=_small_extra(stage.extra, models[1]),
+                config=_small(config, stage.extra, policy, stand_in=stand_in),
+                extra=_small_extra(stage.extra, scorer),
             )
             try:
-                _step(kind, tried, Path(tempfile.mkdtemp(dir=folder)), few)
+                with console().capture():  # the stage says it again
+                    _step(kind, tried, Path(tempfile.mkdtemp(dir=folder)), few)
             except Exception as error:  # noqa: BLE001  whatever a library, or a reward of the recipe's own, raises
                 return error
             return None

@@ -83,3 +83,15 @@ def test_a_reward_is_asked_before_the_run() -> None:
     extra = replace(DEMO.grpo_extra, reward_func=broken, reward_weights=None)
     with pytest.raises(Refused, match=r"fails: TypeError: .*\(test_rehearsal.py, line \d+\)"):
         fetch(stages_of(DEMO.configs, extra, verifier=DEMO.verifier), {})
+
+
+def test_an_architecture_that_cannot_be_made_small_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pretrain.stage import PRETRAIN
+
+    tokenizer, config = PRETRAIN.stand_in(DEMO.configs["pretrain"])
+    config.rope_parameters = {"rope_type": "none of those that there are"}
+    monkeypatch.setattr(type(PRETRAIN), "stand_in", lambda *_: (tokenizer, config))
+    start()
+    assert "sft: its first step is not tried ahead, since a qwen3 cannot be made small" in capsys.readouterr().out

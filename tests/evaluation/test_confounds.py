@@ -89,7 +89,8 @@ def test_length_alone_raises_an_alarm(wins: list[Any], way: str) -> None:
 
 @pytest.mark.parametrize(("right", "alarmed"), [(0, True), (2, True), (30, False), (60, False)])
 def test_pairs_that_a_policy_disputes_raise_an_alarm(right: int, alarmed: bool) -> None:
-    found = Preferences(PAIRS).alarm({"accuracy": [1.0] * right + [0.0] * (60 - right)})
+    scores: list[float | None] = [float(n < right) for n in range(60)]
+    found = Preferences(PAIRS).alarm({"accuracy": scores})
     assert (found is not None) == alarmed
     if found:
         assert found[0] == "pairs_against_policy"
