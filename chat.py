@@ -121,7 +121,7 @@ HELP = """\
 /help             this
 /clear            forget the conversation
 /system           list the system turns that it was trained on; with a number, or a text, ask under that one
-/save FILE        append the conversations to a .jsonl file, to train on
+/save FILE        append the conversations to a .jsonl file, to train on, and begin anew
 /thumb up|down    append the last answer, with that label, to thumbs.jsonl, for a kto stage
 /exit             end; so does Ctrl-D. Ctrl-C stops an answer"""
 
@@ -130,6 +130,8 @@ def introduce(speakers: "Sequence[Speaker]") -> None:
     """Say how each model was asked while it was trained, and what."""
     note("/help lists the commands.")
     for speaker in speakers:
+        if speaker.opening:
+            note(f"{speaker.name} is asked after the system turn {speaker.opening[0]['content']!r:.200}")
         ways = speaker.asked.get("ways", [])
         if questions := [(n, way["questions"][0]) for n, way in enumerate(ways, 1) if way["questions"]]:
             note(f"{speaker.name} knows questions such as:")
@@ -150,15 +152,17 @@ def command(word: str, rest: str, speakers: "Sequence[Speaker]") -> None:
         note(HELP)
     elif word == "/clear":
         for speaker in speakers:
-            speaker.turns = []
+            speaker.begin_anew()
     elif word == "/system":
         for speaker in speakers:
             speaker.ask_under(rest)
     elif word == "/save":
         if not rest:
             raise Refused("/save needs the name of a file, such as /save chats.jsonl")
-        rows = [row for speaker in speakers for row in speaker.said]
-        _append(rest, rows)
+        _append(rest, [row for speaker in speakers for row in speaker.said])
+        for speaker in speakers:
+            speaker.said = []
+            speaker.begin_anew()
     elif rest not in ("up", "down"):
         raise Refused("/thumb up, or /thumb down")
     else:
@@ -246,13 +250,15 @@ class Speaker:
         """How it was asked while it was trained, as `data.asked` has it; empty where that is not known."""
         self.forgets = False
         self.said: list[dict[str, Any]] = []
-        """Every conversation as a row to train on, `{messages, tools}`, as far as it came."""
+        """Every conversation that is not saved yet as a row to train on, `{messages, tools}`."""
+        self.row: dict[str, Any] | None = None
+        """That of the conversation that goes on."""
 
         self.name, self.model, self.tokenizer, self.chat = name, model, tokenizer, chat
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.limit: int = limit or sys.maxsize  # tokens
         self.stops = stop_ids(model, tokenizer, chat=chat)
-        first: dict[str, Any] = next(iter(self.asked.get("ways", [])), {})
+        first: dict[str, Any] = next((way for way in self.asked.get("ways", []) if way["share"] > 0.5), {})
         self.opening = _opening(first.get("system") if system is None else system)
         self.tools = first.get("tools") if system is None else None
         self.turns: list[Message] = []
@@ -275,15 +281,22 @@ class Speaker:
         else:
             refuse_unfit(self.name, self.tokenizer, self.chat, system)
             self.opening, self.tools = _opening(system), None
-        self.turns = []
+        self.begin_anew()
 
-    def answered(self, turns: "list[Message]") -> None:
-        """Keep a conversation to which the model has answered."""
-        if self.turns:  # of which the oldest may have been dropped
-            self.said[-1]["messages"] += turns[-2:]
-        else:
-            self.said.append({"messages": [*self.opening, *turns]} | ({"tools": self.tools} if self.tools else {}))
-        self.turns = [] if self.forgets else turns
+    def answered(self, turns: "list[Message]", *, whole: bool) -> None:
+        """Keep a conversation to which the model has answered; the round as data only if the answer is `whole`."""
+        if whole:
+            if self.row is None:
+                self.row = {"messages": list(self.opening)} | ({"tools": self.tools} if self.tools else {})
+                self.said.append(self.row)
+            self.row["messages"] += turns[-2:]
+        self.turns = turns
+        if self.forgets:
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the conversation; what was said stays to be saved."""
+        self.turns, self.row = [], None
 
     def judged(self, good: bool) -> dict[str, Any]:
         """Return the last answer with a thumb."""
@@ -404,7 +417,9 @@ def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int
     if cut_off or not answer.text:
         note(f"({cut_off or 'it ended without a word'})")
     if speaker.chat and (answer.text or cut_off != STOPPED):  # else the question is taken back
-        speaker.answered([*kept, {"role": "assistant", "content": answer.text}])
+        speaker.answered(
+            [*kept, {"role": "assistant", "content": answer.text}], whole=bool(answer.text and not cut_off)
+        )
     return cut_off
 
 

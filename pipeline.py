@@ -149,7 +149,9 @@ def _check(
         labels, from_run = [entry["name"] for entry in earlier.read()["stages"]], earlier.read()["from_run"]
     source = None if from_run is None else find_source(runs_dir, from_run)
     chosen, outputs = chosen_stages(configs, grpo_extra, labels, source, verifier)
-    fetched = first_then_all(lambda: fetch(chosen, outputs))
+    stages = earlier.read()["stages"] if earlier else []
+    passed = [entry["name"] for entry in stages if entry["status"] == "passed"]
+    fetched = first_then_all(lambda: fetch(chosen, outputs, passed=passed))
     if verifier := verifier_for(chosen, verifier):
         first_then_all(partial(verifier.check, [stage.config for stage in chosen]))
     tasks = tasks_of(chosen, verifier)

@@ -231,10 +231,17 @@ def missing_columns(functions: Iterable[Any], rows: Any) -> list[str]:
             found.append(
                 f"the reward {name_of(function)} needs {', '.join(lacking)}; the data has {', '.join(columns)}"
             )
-        empty = [name for name in _columns_of(function) if name in columns and not any(map(right_answers, rows[name]))]
+        empty = [name for name in _columns_of(function) if name in columns and all(map(_is_nothing, rows[name]))]
         if empty:
             found.append(f"the reward {name_of(function)} needs {', '.join(empty)}, of which no row has a value")
     return found
+
+
+def _is_nothing(value: Any) -> bool:
+    """Tell whether a value is null, not a number, or a text, list or object with nothing in it."""
+    return (
+        value is None or value != value or (isinstance(value, str | list | dict) and not (value and str(value).strip()))
+    )
 
 
 def _columns_of(function: Callable[..., Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """What is settled before a run starts: can its models and data be had, and do they fit together."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -81,10 +81,17 @@ class Fetched:
         return outputs[model.name] if isinstance(model, StageOutput) else self.models[model, revision]
 
 
-def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: bool = False) -> Fetched:
+def fetch(
+    stages: Sequence[Stage],
+    outputs: Mapping[str, Path],
+    *,
+    check_data: bool = False,
+    passed: Collection[str] = (),
+) -> Fetched:
     """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
 
-    `outputs` are directories of an earlier run's stages. With `check_data` every row is measured instead of the first,
+    `outputs` are directories of an earlier run's stages, `passed` the stages of a resumed run that have. With
+    `check_data` every row is measured instead of the first,
     and of a model that is not here all comes but its weights.
 
     Raises:
@@ -110,7 +117,7 @@ def fetch(stages: Sequence[Stage], outputs: Mapping[str, Path], *, check_data: b
                 supervision.refuse_long(
                     stage, rows.train, reader.tokenizer, reader.max_tokens, reader.n_embeddings, every=check_data
                 )
-            if rows:
+            if rows and stage.label not in passed:
                 _rehearse(stage, rows, reader, stages)
         except Refused as error:
             problems.append(f"{stage.label}: {error}")

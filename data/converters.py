@@ -74,9 +74,6 @@ def _prompt_completion(row: Mapping[str, Any]) -> Row:
     prompt, completion = ("" if row[column] is None else row[column] for column in ("prompt", "completion"))
     if isinstance(prompt, str) and isinstance(completion, str):
         _refuse_beside(row, "plain text", *BESIDE)
-        if len(prompt.split()) > 2 and completion.startswith(prompt):
-            reason = "a completion that begins with its prompt"
-            raise Malformed(f"the model would say the prompt again: {prompt!r:.60}", reason, readable=True)
         return {"prompt": prompt, "completion": completion}
     asked = question(row, "prompt")
     return {"prompt": asked, "completion": _thought(row, _answered(completion)), **tools_of(row, asked)}

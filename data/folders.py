@@ -19,7 +19,8 @@ SPLIT_IN_NAME = re.compile(
     r"(?:^|[._-])(train|training|test|testing|validation|valid|val|dev|eval)(?:[._-]|$)", re.IGNORECASE
 )
 SPLIT_OF_STAGE = re.compile(
-    r"((?:train|test|validation)_(?:\w+(?=-\d{5}-of-)|sft|gen|prefs?|dpo|kto|rm|rl|grpo|ppo))(?:-\d{5}-of-\d{5})?",
+    r"((?:train|test|validation)_(?:\w+(?=-\d{5}-of-\d{5})|sft|gen|prefs?|dpo|kto|rm|rl|grpo|ppo))"
+    r"(?:-\d{5}-of-\d{5}(?:-[0-9a-f]{16})?)?",
     re.IGNORECASE,
 )
 """How the Hub names the files of a split such as `train_sft`."""

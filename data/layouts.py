@@ -24,9 +24,10 @@ a bad answer. Other columns are not read, which is said; so are keys of turns, w
 text there.
 """
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -62,8 +63,10 @@ FAULT = "what is wrong with the row"
 """A column of the cached conversion that is not part of the layout; null in a row that can be used."""
 UNREAD = "keys of turns that are not read"
 """Another; null where all are."""
-ALIKE = "answers that look the same"
-"""A third: true for such a pair."""
+DOUBTS = "what is odd about a row that can be used"
+"""A third; null where nothing is."""
+LOOK_ALIKE = "have answers that differ in nothing but space or what cannot be seen"
+SAID_AGAIN = "have a completion that begins with the prompt, which the model learns to say again"
 
 
 def group_of(kind: str) -> Group:
@@ -116,18 +119,17 @@ def to_layout(
             row = {column: plain(column, value) for column, value in row.items()}
             unread = {key for column in columns for key in unread_keys(row[column])}
             result = converted(row)
-            alike = "chosen" in result and _seen(result["chosen"]) == _seen(result["rejected"])
-            return {**result, UNREAD: sorted(unread) or None, ALIKE: alike}
+            return {**result, UNREAD: sorted(unread) or None, DOUBTS: _doubts(result)}
         except Malformed as error:
             return {FAULT: {"reason": error.reason, "example": str(error), "readable": error.readable}}
 
     first = next((result for result in map(result_or_fault, rows) if FAULT not in result), {})
-    first = {column: value for column, value in first.items() if column not in (UNREAD, ALIKE)}
+    first = {column: value for column, value in first.items() if column not in (UNREAD, DOUBTS)}
     forms |= {column: type(value) for column, value in first.items() if type(value) in FORMS and column != "tools"}
     kept = set(rows.column_names) - UNSEEN - set(first) if group_of(kind).keeps_columns else set()
     features = {column: _feature(column, value) for column, value in first.items()}
     features |= {column: feature for column, feature in rows.features.items() if column in kept}
-    features |= {FAULT: Json(), UNREAD: Json(), ALIKE: Value("bool")}
+    features |= {FAULT: Json(), UNREAD: Json(), DOUBTS: Value("string")}
 
     def batch(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
         given = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
@@ -150,9 +152,9 @@ def to_layout(
         if fault is not None:
             faults.add(where=f"row {number}", number=number, **fault)
     tell_unread(Counter(key for unread in results[UNREAD][:] for key in unread or ()), len(rows), name)
-    if alike := sum(filter(None, results[ALIKE][:])):
-        warn(f"{name}: the answers of {alike} of {len(rows)} pairs differ in nothing but space or what cannot be seen")
-    useful = results.remove_columns([FAULT, UNREAD, ALIKE])
+    for doubt, count in Counter(filter(None, results[DOUBTS][:])).items():
+        warn(f"{name}: {count} of {len(rows)} rows {doubt}")
+    useful = results.remove_columns([FAULT, UNREAD, DOUBTS])
     if any(found):
         useful = useful.select([index for index, fault in enumerate(found) if fault is None])
     message = faults.judge(faults.broken + len(rows)) if judged_here or not first else ""
@@ -185,20 +187,22 @@ def unpaired(rows: Dataset) -> Dataset:
     return rows.map(both, batched=True, remove_columns=rows.column_names, features=Features(features))
 
 
-def may_say(rows: Dataset, text: str, *columns: str) -> bool:
-    """Tell whether a text may stand in the conversations of some columns, of all rows there are at a glance.
+def may_say(rows: Dataset, text: str | Iterable[str], *columns: str) -> bool:
+    """Tell whether a text, or one of some, may stand in the conversations of some columns, of all rows at a glance.
 
     It looks through the JSON that they are stored as, a thousand times as fast as through the turns.
     """
     import pyarrow.compute as pc
 
-    text = text.replace("/", r"\/")  # as that JSON has it
+    texts = [text] if isinstance(text, str) else list(text)
+    stored = (one if '"' in one else json.dumps(one)[1:-1] for one in texts)  # with quotes it is of the JSON itself
+    pattern = "|".join(re.escape(one.replace("/", r"\/")) for one in stored)
     for column in columns:
         feature = rows.features.get(column)
         if isinstance(feature, List | Json):
             for chunk in rows.data.column(column).chunks:
                 turns = pc.list_flatten(chunk) if isinstance(feature, List) else chunk
-                if pc.any(pc.match_substring(getattr(turns, "storage", turns), text)).as_py():
+                if pattern and pc.any(pc.match_substring_regex(getattr(turns, "storage", turns), pattern)).as_py():
                     return True
     return False
 
@@ -289,6 +293,16 @@ def flaw(row: Mapping[str, Any]) -> str | None:
     if rendered_turn(row):
         return RENDERED
     return OUT_OF_ORDER if _disorder(row) else None
+
+
+def _doubts(row: Mapping[str, Any]) -> str | None:
+    """Return what is odd about a converted row."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return SAID_AGAIN if len(prompt.split()) > 2 and completion.startswith(prompt) else None
+    if "chosen" in row and _seen(row["chosen"]) == _seen(row["rejected"]):
+        return LOOK_ALIKE
+    return None
 
 
 def _seen(side: Any) -> Any:

@@ -54,8 +54,10 @@ DETAILS = ("reasoning_details", "thinking_blocks")
 CALLS = ("tool_calls", "function_call", "tool_call")
 LEARNT = ("weight", "train", "loss", "loss_mask", "loss_weight", "trainable")
 """Keys of a turn that say whether it is learnt: 0 or false is not."""
-MASKS = re.compile(r"mask|loss|train|weight|learn", re.IGNORECASE)
-GONE = re.compile(r"ignore|skip|delete", re.IGNORECASE)
+MASKS = re.compile(
+    r"(?:^|_)(?:loss|train(?:ing|able|ed)?|weights?|learn(?:t|ed|able)?|mask)(?:_|$)|mask$", re.IGNORECASE
+)
+GONE = re.compile(r"(?:^|_)(?:ignored?|skip(?:ped)?|deleted?)(?:_|$)", re.IGNORECASE)
 """Names of keys that may say so, too, the latter where they are true."""
 READ = {
     "role", "from", "content", "value", "tool_call_id", "tool_use_id", "name", *CALLS, *LEARNT, *DETAILS, *THOUGHTS,
@@ -70,6 +72,7 @@ ABOUT = {
 TOLD_IN_A_WORD = re.compile(r"thought|think|reason|recipient|channel", re.IGNORECASE)
 """Unknown keys of which a single word counts."""
 TURNS_IN_CELL = re.compile(r"""\s*\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
+SAYS_A_ROLE = re.compile(r"""["'](role|from)["']\s*:""")
 PARTS_IN_CELL = re.compile(r"""\s*\[\s*\{\s*"(type|text)"\s*:""")
 
 
@@ -116,7 +119,9 @@ def turns_in(value: object) -> Any:
     Raises:
         Malformed: it looks like one, and is no JSON, as what Python prints is none.
     """
-    if not isinstance(value, str) or not TURNS_IN_CELL.match(value):
+    if not isinstance(value, str) or not TURNS_IN_CELL.match(value) or value.rstrip()[-1] not in "]}":
+        return value
+    if not SAYS_A_ROLE.search(value):
         return value
     found = parsed(value, "a conversation", NO_MESSAGES)
     turns = found if isinstance(found, list) else [found]
@@ -333,7 +338,7 @@ def _is_object(content: object) -> bool:
 def _text(value: object, what: str) -> str:
     """Return a text, or the texts of a list of typed parts, one below the other where no space parts them."""
     if isinstance(value, str):
-        parts = parsed(value, what, NO_TEXT) if PARTS_IN_CELL.match(value) and value.rstrip().endswith("]") else None
+        parts = _json_in(value) if PARTS_IN_CELL.match(value) else None
         if not isinstance(parts, list) or not all(
             isinstance(one, Mapping) and {*one} == {"type", "text"} for one in parts
         ):
@@ -356,6 +361,14 @@ def _text(value: object, what: str) -> str:
         glued = text and found and not text[-1].isspace() and not found[0].isspace()
         text += "\n" * bool(glued) + found
     return text
+
+
+def _json_in(text: str) -> Any:
+    """Return what a text says as JSON; None if it is none."""
+    try:
+        return strict_json.read(text)
+    except ValueError:
+        return None
 
 
 def _thoughts_among(content: object) -> Iterator[str]:

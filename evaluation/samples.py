@@ -1,5 +1,6 @@
 """A stage's samples: what it and its input answer to the same held-out prompts, with the scores, to be read."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from data.examples import Row, prompt_of
 from evaluation.scored_model import ScoredModel
 from evaluation.task import MOST_SAMPLES, PromptTask, Scores, Task
-from utils.files import write_json
+from utils.errors import Refused
+from utils.files import jsonable, write_json
 from utils.matching import right_answers
 
 SAMPLES_FILE = "samples.jsonl"
@@ -43,7 +45,12 @@ def write_samples(directory: Path, tasks: Sequence[Task], sides: Mapping[str, Si
 
 def expected_of(row: Row) -> str | None:
     """Return what a row's answer should be: its answers, of a worked one what it comes to, or else its completion."""
-    if answers := right_answers(row.get("answer", row.get("solution"))):
+    value = row["solution"] if row.get("answer") is None and "solution" in row else row.get("answer")
+    try:
+        answers = right_answers(value)
+    except Refused:  # an object that a reward of the recipe's own reads
+        return json.dumps(jsonable(value), ensure_ascii=False)
+    if answers:
         return " or ".join(answers)
     answered = row.get("completion") or row.get("messages") or row.get("chosen")
     turns = answered if isinstance(answered, list) else []

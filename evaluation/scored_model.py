@@ -12,6 +12,7 @@ from evaluation.placement import Placement, device_for, loading_options, placed_
 from utils.errors import Refused
 from utils.files import jsonable, read_json, weights_sha256, write_json
 from utils.runtime import free_memory
+from utils.secrets import hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ class ScoreCache:
     def get(self, key: str, compute: Callable[[], Any], *, anew: bool = False) -> Any:
         """Return the result under `key`, computed and written if it is not there yet, or to be computed `anew`."""
         if anew or key not in self._known:
-            result = jsonable(compute())
+            result = hidden(jsonable(compute()))  # as the file has it: what is kept must be what was judged
             if self._known.get(key, self) != result:
                 self._known[key] = self._new[key] = result
                 write_json(self.file, self._new, indent=None)

@@ -20,8 +20,10 @@ def says(text: str) -> str:
     >>> says(" 4\u200b </s>"), says("\u200b\n<|im_end|>")
     ('4', '')
     """
-    seen = ENDS.sub("", text)
-    return "".join(one for one in seen if one.isspace() or unicodedata.category(one)[0] != "C").strip()
+    seen = ENDS.sub("", text) if "<" in text else text
+    if not seen.replace("\n", "").isprintable():  # which is said a hundred times as fast
+        seen = "".join(one for one in seen if one.isspace() or unicodedata.category(one)[0] != "C")
+    return seen.strip()
 
 
 def plain(text: str) -> str:

@@ -1,5 +1,6 @@
 """The one chat rendering: what SFT, reward, DPO, GRPO, evaluation and chat show the model."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -269,13 +270,13 @@ def tell_control_tokens(tokenizer: "PreTrainedTokenizerBase", rows: "Dataset") -
 
     columns = [name for name in ("messages", "prompt", "completion", "chosen", "rejected") if name in rows.column_names]
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    found = sorted(token for token in special if may_say(rows, token, *columns))
-    numbers = [
-        number
-        for number, row in (enumerate(rows, 1) if found else ())
-        if any(token in turn["content"] for name in columns for turn in row[name] for token in found)
-    ]
-    if numbers:
+    if not may_say(rows, special, *columns):
+        return
+    tokens = re.compile("|".join(map(re.escape, special)))
+    within = ((n, turn["content"]) for n, row in enumerate(rows, 1) for name in columns for turn in row[name])
+    of_rows = [(number, token) for number, text in within for token in tokens.findall(text)]
+    if of_rows:
+        numbers, found = sorted({number for number, _ in of_rows}), sorted({token for _, token in of_rows})
         warn(
             f"{len(numbers)} of {len(rows)} rows, the first of them row {numbers[0]}, hold {', '.join(found)} inside "
             "their turns: control tokens of the tokenizer, and read as such. If they are text, write them otherwise"

@@ -10,7 +10,7 @@ from typing import Any
 from data import made
 from data.columns import Names, by_name, of_turns, with_keys
 from data.corpus.cache import key_of
-from data.corpus.rendering import to_text
+from data.corpus.rendering import CONVERT, to_text
 from data.faults import tell_unread
 from data.folders import ALIASES, by_split, everything_in, is_saved_to_disk, readable, suffix_of, tell_unread_files
 from data.hub_rows import HubRows
@@ -156,7 +156,13 @@ def texts_of(rows: Iterable[Mapping[str, Any]], name: str, names: Names) -> Iter
     unread: Counter[str] = Counter()
     number, seen = 0, set[str]()
     for number, row in enumerate(rows, 1):
-        form = forms.get(there := tuple(row)) or forms.setdefault(there, _Form(there, name, names))
+        there = tuple(row)
+        if there not in forms:
+            if forms and not _has_text(by_name(there, names)):  # as writers leave out what is null
+                yield ""
+                continue
+            forms[there] = _Form(there, name, names)
+        form = forms[there]
         given = {one: row.get(form.columns[one]) for one in form.used}
         try:
             turns = turns_in(given[form.used[0]]) if form.used[0] != "text" else given["text"]
@@ -177,6 +183,10 @@ def texts_of(rows: Iterable[Mapping[str, Any]], name: str, names: Names) -> Iter
     read = {form.columns[one] for form in forms.values() for one in form.used}
     if others := sorted({column for there in forms for column in there} - read):
         console().print(f"pretrain does not read {', '.join(others)} of {name}", markup=False, soft_wrap=True)
+
+
+def _has_text(columns: Iterable[str]) -> bool:
+    return not CONVERT.keys().isdisjoint(columns)
 
 
 class _Form:

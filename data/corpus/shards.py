@@ -78,7 +78,7 @@ def tokenised(
                 tokens.append(ids)
                 n_bytes += found
                 n_marked += marked
-                is_tag = np.isin(ids[:-1], special)
+                is_tag = is_special[ids[:-1]]
                 n_tagged += bool(is_tag.any() and not is_tag[0])  # a conversation begins with one
         if token_bytes:
             np.concatenate(n_bytes).tofile(partial / "token_bytes.bin")
@@ -88,7 +88,8 @@ def tokenised(
             "tagged": n_tagged,
         }  # fmt: skip
 
-    special = [id for id, token in tokenizer.added_tokens_decoder.items() if token.special]
+    is_special = np.zeros(len(tokenizer), bool)
+    is_special[[id for id, token in tokenizer.added_tokens_decoder.items() if token.special]] = True
     made = made_once(directory, f"the tokens of {store.name}, {split}", write)
     if made["tagged"]:
         warn(

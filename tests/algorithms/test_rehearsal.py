@@ -1,6 +1,8 @@
 """What stages refuse only when they begin is refused before a run starts, and what they take is not."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +97,42 @@ def test_an_architecture_that_cannot_be_made_small_is_said(
     monkeypatch.setattr(type(PRETRAIN), "stand_in", lambda *_: (tokenizer, config))
     start()
     assert "sft: its first step is not tried ahead, since a qwen3 cannot be made small" in capsys.readouterr().out
+
+
+def test_rows_sorted_by_their_label_are_tried_with_both() -> None:
+    from datasets import Dataset
+
+    from algorithms.rehearsal import _few
+    from data.sources import StageData
+
+    rows = Dataset.from_dict({"prompt": [str(n) for n in range(1000)], "label": [n < 700 for n in range(1000)]})
+    assert set(_few(StageData(rows, rows, {}), labelled=True).train["label"]) == {True, False}
+    classes = Dataset.from_dict({"prompt": ["a", "b"], "label": ["red", "blue"]})
+    assert len(_few(StageData(classes, classes, {}), labelled=False).train) == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"peft": "lora", "peft_args": {"target_modules": ["q_proj"], "layers_to_transform": [2, 3]}},
+        {"peft": "lora", "peft_args": {"target_modules": r"model\.layers\.[23]\.self_attn\.q_proj"}},
+    ],
+)
+def test_numbers_of_layers_are_no_fault(changed: dict[str, Any]) -> None:
+    start("sft", changed)
+
+
+def test_a_reward_may_read_objects(tmp_path: Path) -> None:
+    def tested(completions: list[Any], tests: list[Any], **_: Any) -> list[float]:
+        return [float(len(one)) + n for n, one in enumerate(tests)]
+
+    rows = [{"prompt": f"Say {n}", "tests": [{"input": "1", "output": "2"}], "label": "easy"} for n in range(200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    configs = dict(DEMO.configs) | {"grpo": replace(DEMO.configs["grpo"], dataset_name=str(tmp_path / "rows.jsonl"))}
+    extra = replace(DEMO.grpo_extra, reward_func=tested, reward_weights=None)
+    fetch(stages_of(configs, extra, verifier=DEMO.verifier), {})
+
+
+@pytest.mark.parametrize("label", ["sft", "reward", "dpo", "grpo"])
+def test_adapters_are_tried_as_they_are_trained(label: str) -> None:
+    start(label, {"peft": "lora"})

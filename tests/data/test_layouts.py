@@ -488,7 +488,6 @@ def test_cells_and_columns_say_what_they_evidently_mean(
     [
         ("sft", {"prompt": "[{'role': 'user', 'content': '?'}]", "completion": "4"}, "a conversation should be JSON"),
         ("grpo", {"prompt": USER + FOUR}, "the prompt ends with a turn of the assistant"),
-        ("sft", {"prompt": "What is 2 + 2?", "completion": "What is 2 + 2? 4"}, "begins with its prompt"),
         ("dpo", {"chosen": USER + FOUR, "rejected": USER}, "the rejected is empty"),
         ("sft", {"prompt": "2 + 2?", "completion": " \u200b\u2060"}, "the completion is empty"),
         ("sft", {"prompt": "2 + 2?", "completion": "</s>"}, "the completion is empty"),
@@ -521,7 +520,21 @@ def test_pairs_that_look_the_same_are_counted(capsys: pytest.CaptureFixture[str]
     pairs = [{"prompt": "2 + 2?", "chosen": "4", "rejected": text} for text in ("4 \u200b\n", "5")]
     assert len(to_layout(from_rows(pairs, "rows"), "dpo")) == 2
     said = " ".join(capsys.readouterr().out.split())
-    assert "the answers of 1 of 2 pairs differ in nothing but space or what cannot be seen" in said
+    assert "1 of 2 rows have answers that differ in nothing but space or what cannot be seen" in said
+
+
+def test_completions_that_say_the_prompt_again_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "What is 2 + 2?", "completion": text} for text in ("What is 2 + 2? 4", " 4")]
+    assert len(to_layout(from_rows(rows, "rows"), "sft")) == 2
+    assert "1 of 2 rows have a completion that begins with the prompt" in " ".join(capsys.readouterr().out.split())
+
+
+def test_texts_that_only_begin_as_json_stay_texts() -> None:
+    for text in ('{"content": "hello"}\nTurn this JSON into YAML.', '{"value": 3}', '[{"type": "text"}] is a list'):
+        row = {"prompt": text, "completion": text}
+        assert convert("sft", row) == [row]
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+        assert convert("sft", {"messages": turns}) == [{"messages": turns}]
 
 
 def test_columns_that_are_not_read_are_known() -> None:
