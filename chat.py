@@ -108,12 +108,7 @@ def serve(args: argparse.Namespace) -> int:
     from utils.quiet import quiet_libraries
 
     with quiet_libraries(None):
-        speakers = [load(checkpoint, args.mode, args.system) for checkpoint in found]
-        for speaker in speakers:
-            speaker.forgets = not args.conversation and (speaker.asked.get("turns") == 1 or not sys.stdin.isatty())
-        if sys.stdin.isatty() and args.prompt is None:
-            introduce(speakers)
-        converse(speakers, args)
+        converse([load(checkpoint, args.mode, args.system) for checkpoint in found], args)
     return 0
 
 
@@ -193,6 +188,10 @@ def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
     """
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     one = args.prompt is not None
+    for speaker in speakers:
+        speaker.forgets = not args.conversation and (speaker.asked.get("turns") == 1 or not sys.stdin.isatty())
+    if sys.stdin.isatty() and not one:
+        introduce(speakers)
     for number, prompt in enumerate([args.prompt] if one else asked()):
         word, _, rest = prompt.strip().partition(" ")
         if word == "/exit" and not one:

@@ -89,7 +89,7 @@ def read_path(path: Path, split: str, faults: Faults | None = None, config_name:
                 faults.judge(faults.count + len(rows))
             raise Refused(f"{file} has no rows. Check that it was written completely.")
         columns.append(dict.fromkeys(column for row in more for column in row))
-        if not set(columns[-1]) & set(columns[0]):
+        if columns[-1] and not columns[-1].keys() & columns[0].keys():
             raise Refused(
                 f"{file} has columns {', '.join(columns[-1])}, but {files[0].name} has {', '.join(columns[0])}: "
                 f"name one of the files instead of the folder {path}."

@@ -719,7 +719,7 @@ UNUSUAL: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "control characters": (
         "sft",
         "a.jsonl",
-        lambda: jsonl([chat(n, ("user", f"{n}\x1b[31m"), ("assistant", "\u0000\x07")) for n in range(COUNT)]),
+        lambda: jsonl([chat(n, ("user", f"{n}\x1b[31m"), ("assistant", "ok\u0000\x07")) for n in range(COUNT)]),
     ),
     "line separators in text": (
         "sft",

@@ -434,7 +434,10 @@ def test_the_table_of_alarms_names_all_that_the_code_can_raise() -> None:
     of_functions = {check.__name__ for check in alarms.CHECKS} | set(re.findall(r'yield "(\w+)", message', source))
     raised = set(re.findall(r'alarm\(\s*(?:\w+(?:\[-1\]\["step"\]|\.step)?|0),\s*"(\w+)"', source)) | {"skipped_step"}
     assert raised >= {"merge_differs", "slow_steps", "zero_gradient", "gradient", "reward_hacking", "cut_off_examples"}
-    assert named == raised | of_functions
+    tasks = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "evaluation").glob("*.py"))
+    measured = set(re.findall(r'return \(\s*"(\w+)",\s*f"', tasks))
+    assert measured >= {"answers_ignore_questions", "length_alone"}
+    assert named == raised | of_functions | measured
 
 
 def test_every_flag_is_documented_and_every_documented_flag_exists() -> None:

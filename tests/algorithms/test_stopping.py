@@ -102,7 +102,7 @@ def test_a_run_that_a_signal_stops_is_interrupted_and_goes_on(
     from pipeline import run_pipeline
 
     monkeypatch.chdir(tmp_path)
-    at_pass[1] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    at_pass[2] = lambda: os.kill(os.getpid(), signal.SIGTERM)  # the first is tried before the run
     configs = {"sft": configure("sft")}
     with pytest.raises(Interrupted, match=r"stopped after step 2 of 3, with a checkpoint. Continue with:\n.*--resume"):
         run_pipeline(configs)

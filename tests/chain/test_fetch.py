@@ -104,7 +104,10 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(kind: str, reads: int, 
     config = TrainingConfig(
         model_name="base", output_dir="s", dataset_name="rows.jsonl", eval_fraction=0.2, max_length=limit
     )
-    extra = GRPOExtraConfig(reward_func=lambda **_: [], max_completion_length=1900 if reads == 2048 else 30)
+    extra = GRPOExtraConfig(
+        reward_func=lambda completions, **_: [0.0 for _ in completions],
+        max_completion_length=1900 if reads == 2048 else 30,
+    )
 
     def fetch_with(long: int) -> None:
         rows = [LONG[kind] if n < long else {name: "short" + name for name in LONG[kind]} for n in range(60)]
@@ -200,4 +203,5 @@ def test_checking_says_what_takes_time_and_nothing_that_the_stage_says_again(
 ) -> None:
     _check()
     said = capsys.readouterr().out
-    assert said == "sft: preparing chat.jsonl\ngrpo: preparing prompts.jsonl\n"
+    told = "grpo shows the model no answer of prompts.jsonl: reward functions are given them\n"
+    assert said == f"sft: preparing chat.jsonl\ngrpo: preparing prompts.jsonl\n{told}"

@@ -153,7 +153,7 @@ def test_too_few_examples_show_nothing() -> None:
 def test_a_line_tells_scores_bounds_and_decision() -> None:
     (record,) = decide([strict(not_below_input=0.0)], [result("skills strict", *outcomes(400, 60, 30, 110))])
     assert line(record) == (
-        "skills strict, not_below_input 0: below, FAILED (0.767 → 0.717 of 600; difference -0.076 to -0.024)"
+        "skills strict, not_below_input 0: lost, FAILED (0.767 → 0.717 of 600; difference -0.076 to -0.024)"
     )
 
 

@@ -149,7 +149,7 @@ def test_the_gates_and_the_energy_are_shown_where_they_are_recorded(make_run: Ma
     )
     page = words(report(run_dir))
     assert (
-        "skills strict, not_below_input 0.02: below, FAILED (0.938 → 0.850 of 210; difference -0.121 to -0.055)" in page
+        "skills strict, not_below_input 0.02: lost, FAILED (0.938 → 0.850 of 210; difference -0.121 to -0.055)" in page
     )
     assert "rewards brief, at_least 1: not measured, FAILED (no prompts)" in page
     assert "2.00 Wh" in page
