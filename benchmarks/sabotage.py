@@ -10,6 +10,7 @@ it is, which must raise no alarm, once for each seed. Prints a table. A run on 2
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -167,8 +168,8 @@ def run(sabotage: Sabotage, seed: int, from_run: str, runs_dir: Path) -> str:
 
 
 def _first(text: str) -> str:
-    """Return the beginning of a message."""
-    return " ".join(text.split()).partition(". ")[0][:110]
+    """Return the beginning of a message, without the folder that it is about."""
+    return re.sub(r"^(\w+: )?\S*/\S+: ", "", " ".join(text.split())).partition(". ")[0].partition(" (read as")[0][:110]
 
 
 def main() -> None:
