@@ -167,7 +167,7 @@ def command(word: str, rest: str, speakers: "Sequence[Speaker]") -> None:
 
 def _append(name: str, rows: "Sequence[dict[str, Any]]") -> None:
     if not rows:
-        raise Refused("nothing was said yet")
+        raise Refused("there is no whole answer to keep yet")
     path = user_path(name)
     if path.suffix != ".jsonl":
         raise Refused(f"{name} is no .jsonl file, which is what can be trained on")
