@@ -131,7 +131,7 @@ def introduce(speakers: "Sequence[Speaker]") -> None:
         if questions := [(n, way["questions"][0]) for n, way in enumerate(ways, 1) if way["questions"]]:
             note(f"{speaker.name} knows questions such as:")
         for number, question in questions:
-            after = f"   (after /system {number})" if ways[number - 1]["system"] and number > 1 else ""
+            after = "" if speaker.asks_under(ways[number - 1]) else f"   (after /system {number})"
             note(f"  {' '.join(question.split())}{after}")
         if speaker.forgets:
             note("It was trained on single questions, so each is asked by itself; --conversation keeps them.")
@@ -267,6 +267,10 @@ class Speaker:
         ids = encode(self.tokenizer, [*self.opening, *turns] if self.chat else turns[-1]["content"], self.tools)
         refuse_unknown(self.tokenizer, self.model.get_input_embeddings().num_embeddings, [ids])
         return ids
+
+    def asks_under(self, way: dict[str, Any]) -> bool:
+        """Tell whether it asks now under the system turn, and with the tools, that `data.asked` has as one way."""
+        return (self.opening, self.tools) == (_opening(way["system"]), way["tools"])
 
     def ask_under(self, system: str) -> None:
         """Ask from now on under a system turn: one of those it was trained on, by its number, or a text; "" lists."""

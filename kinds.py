@@ -92,9 +92,12 @@ class Kind(ABC):
             Refused: what the stage would fail with.
         """
 
-    def stand_in(self, config: Config) -> tuple[Any, Any]:
-        """Return a tokenizer and a model configuration for what a stage makes that starts from nothing."""
-        raise NotImplementedError(self.name)
+    def stand_in(self, config: Config) -> tuple[Any, Any] | None:
+        """Return a tokenizer and a model configuration for what a stage makes that starts from nothing.
+
+        None: there are none, so that the stages after it are not rehearsed.
+        """
+        return None
 
     def untrained(self, stage_dir: Path, seed: int) -> Any:
         """Return the random weights that a stage which starts from nothing began with."""

@@ -103,13 +103,10 @@ def as_read(tokenizer: Any, data: StageData) -> StageData:
 
 def _tell_foreign_tags(tokenizer: Any, data: StageData) -> None:
     """Say that texts hold tags of another model's chat template, which are letters to this tokenizer."""
-    known, columns = (
-        tokenizer.get_vocab(),
-        [name for name in ("text", "prompt") if isinstance(data.train[0].get(name), str)],
-    )
+    columns = [name for name in ("text", "prompt") if isinstance(data.train[0].get(name), str)]
     rows = data.train.select(range(min(len(data.train), MEASURED)))
     found = {tag[0] for row in rows for name in columns for tag in CHAT_TAGS.finditer(row[name])}
-    foreign = sorted(tag for tag in found if tag.startswith("<|") and tag not in known)
+    foreign = sorted(tag for tag in found - tokenizer.get_vocab().keys() if tag.startswith("<|"))
     if foreign:
         warn(
             f"the texts hold {', '.join(foreign)}, tags of another model's chat template: here they are read as letters"

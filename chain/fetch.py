@@ -156,8 +156,8 @@ def _rehearse(stage: Stage, rows: "StageData", reader: Reader | None, stages: Se
     first = next((one for one in stages if one.kind.starts_from_nothing), None)
     if reader is not None:
         stage.kind.rehearse(stage, rows, reader.tokenizer, reader.model_config, stand_in=False)
-    elif first is not None:
-        stage.kind.rehearse(stage, rows, *first.kind.stand_in(first.config), stand_in=True)
+    elif first is not None and (instead := first.kind.stand_in(first.config)):
+        stage.kind.rehearse(stage, rows, *instead, stand_in=True)
 
 
 def _reader(

@@ -221,7 +221,7 @@ def test_a_prompt_that_is_a_command_is_answered(said: Callable[..., str], shown:
 
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-ASKED = {
+ASKED: dict[str, Any] = {
     "turns": 1,
     "ways": [
         {"system": "Be brief.", "tools": None, "share": 0.7, "questions": ["How many?"]},
@@ -250,6 +250,15 @@ def test_a_model_is_asked_as_it_was_while_it_was_trained(
     assert ["One?" in text for text in texts] == [True, False, False, False, True, True]
 
 
+def test_a_system_turn_of_few_rows_is_no_default(
+    trained: str, said: Callable[..., str], shown: list[dict[str, Any]]
+) -> None:
+    few = {"turns": 3, "ways": [{**ASKED["ways"][0], "share": 0.001}]}
+    write_json(Path(trained) / "stage_info.json", {"name": "sft", "status": "passed", "chat": few})
+    said(trained, lines="One?\n")
+    assert "Be brief." not in shown[0]["text"]
+
+
 def test_at_a_terminal_a_model_is_introduced(
     trained: str, said: Callable[..., str], shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -258,8 +267,11 @@ def test_at_a_terminal_a_model_is_introduced(
     speaker.forgets = True
     chat.introduce([speaker])
     printed = capsys.readouterr().out
-    assert "  How many?\n  Add 3 and 4.   (after /system 2)\n" not in printed, "the second has no system turn"
-    assert "  How many?\n  Add 3 and 4.\n" in printed
+    assert "is asked after the system turn 'Be brief.'" in printed
+    assert "  How many?\n  Add 3 and 4.   (after /system 2)\n" in printed
+    speaker.ask_under("2")
+    chat.introduce([speaker])
+    assert "  How many?   (after /system 1)\n  Add 3 and 4.\n" in capsys.readouterr().out
     assert "trained on single questions" in printed
 
 
@@ -627,6 +639,7 @@ def test_a_question_stopped_before_any_answer_is_taken_back(
     assert speaker.turns == []
     assert chat.take_turn(speaker, "two", args, 0, named=False) == chat.STOPPED
     assert [turn["content"] for turn in speaker.turns] == ["two", "begun"]
+    assert speaker.said == [], "half an answer is nothing to train on"
 
 
 def test_ctrl_c_at_the_answer_to_a_prompt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,3 +136,19 @@ def test_a_reward_may_read_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["sft", "reward", "dpo", "grpo"])
 def test_adapters_are_tried_as_they_are_trained(label: str) -> None:
     start(label, {"peft": "lora"})
+
+
+def test_a_kind_that_starts_from_nothing_need_have_no_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kinds import Kind
+    from pretrain.stage import PRETRAIN
+
+    monkeypatch.setattr(type(PRETRAIN), "stand_in", Kind.stand_in)
+    start("dpo", loss_type="nope", loss_weights=None)
+
+
+def test_a_stage_that_has_passed_is_not_tried_again() -> None:
+    nope = replace(DEMO.configs["dpo"], trainer_args={"loss_type": "nope"})
+    stages = stages_of({**DEMO.configs, "dpo": nope}, DEMO.grpo_extra, verifier=DEMO.verifier)
+    with pytest.raises(Refused, match="Unknown loss type"):
+        fetch(stages, {})
+    fetch(stages, {}, passed=["dpo"])
