@@ -63,6 +63,10 @@ class Kind(ABC):
     def problems(self, config: Config, extra: Any = None) -> list[str]:
         """Return everything wrong with a configuration, one line each; models and data are not looked at."""
 
+    def plain_problems(self, config: Config, extra: Any = None) -> list[str]:
+        """Return those of `problems` that are seen at once, without a library; they are told first."""
+        return []
+
     @abstractmethod
     def load(self, config: Config) -> tuple[dict[str, Any], Any]:
         """Return what the stage's record tells of its data, and its rows; None for documents, which stay on disk.

@@ -72,7 +72,8 @@ def run_pipeline(
     and gates may name what it finds. `stages` runs only some; their inputs then come from the run
     `from_run`. `resume` continues a run by its id, or the `latest` unfinished one; `force` lets it go on where the
     recipe or its data have changed, and records that: stages that have passed are kept, one that was stopped starts
-    over if it has changed. `recipe` is what `--resume` loads the recipe by, and `values` what it then sets in it.
+    over if it has changed. It also lets a stage start whose step with a tiny model, tried ahead, fails. `recipe` is
+    what `--resume` loads the recipe by, and `values` what it then sets in it.
     `memory_budget` is what the run may take of the GPU's memory, in bytes or as `6GiB`, and `max_hours` how long it may
     take. What the caller passes is not changed, and no command line is read.
 
@@ -151,7 +152,7 @@ def _check(
     chosen, outputs = chosen_stages(configs, grpo_extra, labels, source, verifier)
     stages = earlier.read()["stages"] if earlier else []
     passed = [entry["name"] for entry in stages if entry["status"] == "passed"]
-    fetched = first_then_all(lambda: fetch(chosen, outputs, passed=passed))
+    fetched = first_then_all(lambda: fetch(chosen, outputs, passed=passed, force=force))
     if verifier := verifier_for(chosen, verifier):
         first_then_all(partial(verifier.check, [stage.config for stage in chosen]))
     tasks = tasks_of(chosen, verifier)

@@ -99,6 +99,15 @@ def problems(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | N
     return found or kind.problems_together(config, extra) or _refused_by_trl(kind, config, extra)
 
 
+def plain_problems(config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> list[str]:
+    """Return what is wrong with types and ranges, which needs no library."""
+    wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
+    if "trainer_args" in wrong_types:
+        return list(wrong_types.values())
+    well_typed = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
+    return [*wrong_types.values(), *_ranges(config, well_typed, wrong_types)]
+
+
 def _trainer_args(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
     cls = kind.args_class()
     hints = get_type_hints(cls)

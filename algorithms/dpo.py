@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from algorithms.trl_kind import FORGETTING, SAMPLED, TrlKind
-from data.layouts import may_say
 from data.messages import is_learnt
 from kinds import Stage
 
@@ -44,6 +43,7 @@ class DirectPreferenceOptimisation(TrlKind):
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
         """Return TRL's trainer; see `TrlKind.build`. Of answers of several turns only the assistant's are preferred."""
         from algorithms import supervision
+        from data.layouts import may_say
 
         may = any(may_say(data.train, said, *SIDES) for said in ('"user"', '"tool"', '"weight"'))
         if not may or not any(_says_more(row[side]) for row in data.train for side in SIDES):

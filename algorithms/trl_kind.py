@@ -116,6 +116,12 @@ class TrlKind(Kind):
 
         return checks.problems(self, config, extra)
 
+    def plain_problems(self, config: TrainingConfig, extra: GRPOExtraConfig | None = None) -> list[str]:
+        """Return what is wrong with types and ranges."""
+        from algorithms import checks
+
+        return checks.plain_problems(config, extra)
+
     def problems_together(self, config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:
         """Return what is wrong with values that are right each by itself; TRL is asked besides."""
         return []

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cache_config  # noqa: F401  before any Hugging Face library is imported
-from data.corpus import prepare
 from data.corpus.batches import Training, training
+from data.corpus.corpus import prepare
 from data.corpus.shards import tokenised
 from data.local_files import read_path
 from pretrain import PretrainConfig

@@ -1,7 +1,7 @@
 """What is settled before a run starts: can its models and data be had, and do they fit together."""
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +20,29 @@ from utils.files import base_of, tensor_shapes, weight_files
 
 if TYPE_CHECKING:
     from data.sources import StageData
+
+
+def refuse_absent(stages: Iterable[Stage]) -> None:
+    """Raise Refused for models and data that the stages name as if they were on this disk, and that are not.
+
+    It loads no library, so that it is told at once; `missing` asks for the others.
+    """
+    from data.corpus.mixture import parse  # not above: `data` may be hidden by a file beside a script
+    from data.named import ON_HUB, refuse_unknown
+
+    problems = []
+    for stage in stages:
+        documents = stage.kind.layout == "documents"
+        try:
+            for name, revision in stage.hub_models():
+                if hub.is_path(name):
+                    hub.local_model(name, revision)
+            for name, _ in parse(stage.config.dataset_name) if documents else [(stage.config.dataset_name, 1.0)]:
+                refuse_unknown(name, ON_HUB if documents else ())
+        except Refused as error:
+            problems.append(f"{stage.label}: {error}")
+    if problems:
+        raise refusal(problems)
 
 
 def missing(stages: Sequence[Stage]) -> list[str]:
@@ -87,12 +110,13 @@ def fetch(
     *,
     check_data: bool = False,
     passed: Collection[str] = (),
+    force: bool = False,
 ) -> Fetched:
     """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
 
     `outputs` are directories of an earlier run's stages, `passed` the stages of a resumed run that have. With
-    `check_data` every row is measured instead of the first,
-    and of a model that is not here all comes but its weights.
+    `check_data` every row is measured instead of the first, and of a model that is not here all comes but its weights.
+    With `force` a stage may start although its step with a tiny model fails, which is said.
 
     Raises:
         Refused: with everything that cannot be had, cannot be read, or does not fit together.
@@ -118,7 +142,7 @@ def fetch(
                     stage, rows.train, reader.tokenizer, reader.max_tokens, reader.n_embeddings, every=check_data
                 )
             if rows and stage.label not in passed:
-                _rehearse(stage, rows, reader, stages)
+                _rehearse(stage, rows, reader, stages, force)
         except Refused as error:
             problems.append(f"{stage.label}: {error}")
     if problems:
@@ -151,13 +175,20 @@ class Reader(NamedTuple):
     model_config: Any
 
 
-def _rehearse(stage: Stage, rows: "StageData", reader: Reader | None, stages: Sequence[Stage]) -> None:
+def _rehearse(stage: Stage, rows: "StageData", reader: Reader | None, stages: Sequence[Stage], force: bool) -> None:
     """Let a stage make a step with a tiny model; of one that the run makes from nothing something stands for it."""
     first = next((one for one in stages if one.kind.starts_from_nothing), None)
-    if reader is not None:
-        stage.kind.rehearse(stage, rows, reader.tokenizer, reader.model_config, stand_in=False)
-    elif first is not None and (instead := first.kind.stand_in(first.config)):
-        stage.kind.rehearse(stage, rows, *instead, stand_in=True)
+    try:
+        if reader is not None:
+            stage.kind.rehearse(stage, rows, reader.tokenizer, reader.model_config, stand_in=False)
+        elif first is not None and (instead := first.kind.stand_in(first.config)):
+            stage.kind.rehearse(stage, rows, *instead, stand_in=True)
+    except Refused as error:
+        if not force:
+            raise Refused(
+                f"{str(error).rstrip('.')}. If this is wrong, --force starts the run all the same."
+            ) from error
+        console().print(f"{stage.label} is started all the same: {error}", markup=False, soft_wrap=True)
 
 
 def _reader(

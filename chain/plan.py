@@ -16,6 +16,7 @@ from chain import forecast, timing
 from chain.disk import TEXT_BYTES, Disk, of_run, of_stage, steps_of
 from chain.fetch import load_data, missing
 from chain.forecast import Forecast, Models, Sizes, gib, trainer_args
+from chain.lengths import Lengths
 from chain.stage_gates import tasks_of
 from chain.stages import shown
 from kinds import Stage, StageOutput
@@ -24,9 +25,10 @@ from utils import hub
 from utils.console import console, duration
 from utils.errors import Refused, refusal
 from utils.files import tensor_shapes, weight_files
-from utils.runtime import device
+from utils.runtime import device, machine_bytes, memory_bytes
 
 if TYPE_CHECKING:
+    from data.sources import StageData
     from evaluation.task import Task
     from evaluation.verifier import Verifier
 
@@ -82,7 +84,7 @@ def plan(
     unreachable = hub.unreachable() if problems and not check_data else None
     if unreachable:  # then what the recipe records has to do
         problems = [problem for problem in problems if not problem.startswith(unreachable)]
-    models = Models(stages, outputs, sizes)
+    models, lengths = Models(stages, outputs, sizes), Lengths(stages, outputs)
     tasks, all_here = (
         ({}, False) if problems else (tasks_of(stages, verifier), check_data or _all_here(stages, verifier))
     )
@@ -92,7 +94,7 @@ def plan(
     for stage in stages if not problems else ():
         try:
             download_bytes = None if unreachable else _download_bytes(stage, downloads)
-            train_rows, eval_rows, known = _rows(stage, check_data, bool(unreachable), models.sizes)
+            train_rows, eval_rows, known, rows = _rows(stage, check_data, bool(unreachable), models.sizes)
             peak, notes = _memory(stage, models, budget_bytes)
             shapes = None if peak is None else models.of(stage).shapes
             number = _parameters(stage, parameters, outputs, bool(unreachable))
@@ -108,7 +110,11 @@ def plan(
             stated.append((stage.model, source if known == "the recipe" else f"{known} states"))
         steps = steps_of(stage, train_rows)
         disk = of_stage(stage, steps, number, models if shapes else None, measured)
-        seconds, untimed = _seconds(stage, models, peak, steps, train_rows)
+        seconds, untimed = (
+            (None, "no GPU is here")
+            if budget_bytes is not None and device() == "cpu"
+            else _seconds(stage, models, peak, steps, train_rows, lengths, rows)
+        )
         needs.append(
             Needs(
                 stage,
@@ -158,7 +164,13 @@ def _measured(stage: Stage, tasks: "Sequence[Task]", all_here: bool) -> int:
 
 
 def _seconds(
-    stage: Stage, models: Models, peak: Forecast | None, steps: int | None, rows: int | None
+    stage: Stage,
+    models: Models,
+    peak: Forecast | None,
+    steps: int | None,
+    number: int | None,
+    lengths: Lengths,
+    rows: "StageData | None",
 ) -> tuple[float | None, str | None]:
     """Return what a stage's passes take, with the micro-batch of its forecast; or why that is not known."""
     if steps is None:
@@ -166,9 +178,10 @@ def _seconds(
     if peak is not None:
         stage = forecast.with_micro_batch(stage, peak.per_device_train_batch_size)
     try:
-        if device() != "cpu":
-            console().print(f"{stage.label}: timing its passes", markup=False)
-        return timing.seconds(stage, models, steps, rows), None
+        console().print(f"{stage.label}: timing its passes", markup=False)
+        batch_size = trainer_args(stage).per_device_train_batch_size
+        length = lengths.of(stage, rows, batch_size) if device() == "cpu" else None
+        return timing.seconds(stage, models, steps, number, length), None
     except ValueError as error:
         return None, str(error)
 
@@ -188,9 +201,11 @@ def _tokens(stage: Stage, models: Models) -> int | None:
 def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[Table | str]:
     """Yield the table of each stage's peak by component, and what there is to say of the stages."""
     stages = [need for need in needs if need.memory is not None]
-    if stages:
-        limit = " on a GPU; none is here" if budget_bytes is None else f", of {_mib(budget_bytes)}"
-        table = Table(title=f"Forecast peak of GPU memory in MiB{limit}", title_justify="left", pad_edge=False)
+    if stages and budget_bytes is None:
+        yield f"Memory: about {gib(_resident(stages))}, of {gib(machine_bytes())} here"
+    elif stages:
+        title = f"Forecast peak of GPU memory in MiB, of {_mib(budget_bytes or 0)}"
+        table = Table(title=title, title_justify="left", pad_edge=False)
         table.add_column("", no_wrap=True)
         for need in stages:
             table.add_column(need.stage.label, justify="right", no_wrap=True)
@@ -217,10 +232,17 @@ def memory_lines(needs: Sequence[Needs], budget_bytes: int | None) -> Iterator[T
     if timed:
         each = ", ".join(f"{label} {duration(seconds)}" for label, seconds in timed)
         whole = f", together {duration(sum(seconds for _, seconds in timed))}" if len(timed) > 1 else ""
-        yield f"Time of the passes, at most (every row full): {each}{whole}; optimizer and evaluations besides"
+        bound = "about" if device() == "cpu" else "at most (every row full)"
+        yield f"Time of the passes, {bound}: {each}{whole}; optimizer and evaluations besides"
     for reason in dict.fromkeys(need.untimed for need in needs if need.untimed):
         labels = ", ".join(need.stage.label for need in needs if need.untimed == reason)
         yield f"Time not measured: {labels}: {reason}"
+
+
+def _resident(needs: Sequence[Needs]) -> int:
+    """Return the memory of a process that runs these stages on a CPU: the libraries, and the largest stage."""
+    stages = [need.memory.reserved_bytes for need in needs if need.memory is not None]
+    return memory_bytes() + max(stages)
 
 
 def _mib(size_bytes: int) -> str:
@@ -274,28 +296,33 @@ def _size(size_bytes: int | None) -> str:
     return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
 
 
-def _rows(stage: Stage, check_data: bool, offline: bool, recorded: Sizes) -> tuple[int | None, int | None, str | None]:
-    """Return the rows to train on and held out, and who states them if they were not read: the Hub or the recipe."""
+def _rows(
+    stage: Stage, check_data: bool, offline: bool, recorded: Sizes
+) -> "tuple[int | None, int | None, str | None, StageData | None]":
+    """Return how many rows there are to train on and held out, who states that (the Hub, the recipe), and the rows.
+
+    If they were read, nobody need state it.
+    """
     config = stage.config
     if check_data or stage.kind.is_here(config):
-        info, _ = load_data(stage)
-        return info["train_rows"], info["eval_rows"], None
+        info, read = load_data(stage)
+        return info["train_rows"], info["eval_rows"], None, read
     if stage.kind.starts_from_nothing:
-        return None, None, None
+        return None, None, None, None
     if offline:
         sizes = {split: int(rows) for split, rows in recorded.get(config.dataset_name, {}).items()}
     else:
         sizes = hub.split_sizes(config.dataset_name, config.dataset_config_name, config.dataset_revision)
     rows = sizes.get(config.dataset_split)
     if rows is None:
-        return None, None, None
+        return None, None, None, None
     if config.eval_split is not None:
         held_out = sizes.get(config.eval_split)
     else:
         held_out = round(rows * config.eval_fraction)
         rows -= held_out
     measured_on = None if held_out is None else min(held_out, config.eval_samples)
-    return min(rows, config.max_samples or rows), measured_on, "the recipe" if offline else "the Hub"
+    return min(rows, config.max_samples or rows), measured_on, "the recipe" if offline else "the Hub", None
 
 
 def _parameters(

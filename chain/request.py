@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.checks import RULES
-from chain.fetch import fetch
+from chain.fetch import fetch, refuse_absent
 from chain.fitting import available_bytes
 from chain.forecast import Sizes
 from chain.plan import memory_lines, plan, plan_lines
 from chain.record import chosen_stages, finished_outputs, resumable
 from chain.set_values import recorded_values, seeds, with_values
-from chain.stages import Extra
+from chain.stages import Extra, plainly_sound
 from kinds import Stage
 from records.run_directory import find_source, find_unfinished
 from utils.command_line import refuse, resume_command
@@ -44,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser, which: Any) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="with --resume: accept changes, on the record; what was stopped starts over",
+        help="start although a step tried ahead fails; with --resume: accept changes, on the record",
     )
     parser.add_argument("--memory-budget", type=_limit(size_bytes_of), metavar="SIZE", help="of the GPU, such as 6GiB")
     parser.add_argument("--max-hours", type=_limit(hours), metavar="H", help="stop before it takes longer")
@@ -82,7 +82,6 @@ def refuse_combinations(args: argparse.Namespace) -> None:
         (args.from_run is not None and not stages, "--from gives --stages their inputs: add --stages"),
         (stages and resume, "--resume runs the stages that the run began with: leave out --stages"),
         (args.seed is not None and resume, "--resume keeps the seed that the run began with: leave out --seed"),
-        (args.force and not resume, "--force accepts what --resume would refuse: add --resume"),
         (args.check_data and not args.plan, "--check-data belongs to --plan: add --plan"),
         (args.plan and args.download, "--plan starts nothing, --download fetches: choose one"),
     )
@@ -134,6 +133,9 @@ def request(
         names = tuple(entry["name"] for entry in record["stages"])
         asked = {"stages": names, "from_run": record["from_run"], "resume": info.run_dir.name}
     configs, grpo_extra = with_values(configs, grpo_extra, values)
+    if args.resume is None:
+        source = None if args.from_run is None else find_source(Path(args.runs_dir), args.from_run)
+        refuse_absent(plainly_sound(configs, grpo_extra, args.stages, finished_outputs(source) if source else {}))
     asked |= {"limits": allowed, "sizes": sizes or {}, "verifier": verifier}
     return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)
 

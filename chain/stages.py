@@ -71,7 +71,26 @@ def stages_of(
     `outputs` are stages of an earlier run; `judged`: it has a reward model.
 
     Raises:
-        Refused: with every problem of the recipe.
+        Refused: with every problem of the recipe; if some are plain, with these alone.
+    """
+    stages = plainly_sound(configs, grpo_extra, only, outputs)
+    problems = [f"{one.label}: {said}" for one in stages for said in one.kind.problems(one.config, one.extra)]
+    problems += gates.problems(stages, judged, verifier)
+    if problems:
+        raise refusal(problems)
+    return stages
+
+
+def plainly_sound(
+    configs: Mapping[str, Any],
+    grpo_extra: Extra = None,
+    only: Sequence[str] | None = None,
+    outputs: Mapping[str, Path] | None = None,
+) -> list[Stage]:
+    """Return the stages to run, looked at as far as that takes no library, whose loading takes seconds.
+
+    Raises:
+        Refused: with every plain problem of the recipe.
     """
     problems = [*_shape(configs, grpo_extra), *_choice(configs, only)]
     stages: list[Stage] = []
@@ -86,8 +105,7 @@ def stages_of(
         problems += _adapters(stages)
         problems += _inputs([stage for stage in stages if not mistyped(stage.extra)], every, outputs or {})
         for stage in stages:
-            problems += [f"{stage.label}: {one}" for one in stage.kind.problems(stage.config, stage.extra)]
-        problems += gates.problems(stages, judged, verifier)
+            problems += [f"{stage.label}: {one}" for one in stage.kind.plain_problems(stage.config, stage.extra)]
     try:
         trackers.requested()
     except Refused as error:

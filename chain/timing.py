@@ -1,14 +1,15 @@
 """How long a stage takes: its passes and its sampling, timed on this machine with random weights of the true shape.
 
-Rows are timed at their full length, which most are not, and without Liger's layers: the arithmetic takes that at most.
-The optimizer, reading of data, evaluations and checkpoints come on top.
+On a GPU rows are timed at their full length, which most are not, and without Liger's layers: the arithmetic takes that
+at most. On a CPU they are as long as the batches of the stage. The optimizer, reading of data, evaluations and
+checkpoints come on top.
 """
 
 import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,10 @@ from watching.out_of_memory import is_out_of_memory
 
 TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""
+PRODUCT = 1024
+"""Rows and columns of the matrices by which a CPU is judged."""
+LONG_S = 3.0
+"""What takes longer is timed once; a pass, on a CPU, not at all."""
 SAMPLED = (4, 12)
 """Tokens that are sampled for each completion; the difference tells what one more takes."""
 
@@ -71,23 +76,41 @@ class Pace:
         return self.one_pass * work.passes + self.reference * work.references + self.sampling * work.samplings
 
 
-def seconds(stage: Stage, models: Models, steps: int, rows: int | None) -> float:
-    """Return what the passes and samplings of `steps` optimizer steps take on the GPU that is here, at most.
+def seconds(stage: Stage, models: Models, steps: int, rows: int | None, length: int | None = None) -> float:
+    """Return what the passes and samplings of `steps` optimizer steps take on this machine.
+
+    On a GPU with every row full: at most. On a CPU with rows of `length`; what would take it long to time is told by
+    its products.
 
     Raises:
         ValueError: it is not measured, with the reason.
     """
-    work = work_of(stage, models, steps, rows)
-    if device() == "cpu":  # where the cores are few, what else runs decides, and the timing takes minutes itself
-        raise ValueError("no GPU is here")
+    on_cpu = device() == "cpu"
+    work = work_of(stage, models, steps, rows, length if on_cpu else None)
+    pace = by_products(work) if on_cpu else None
     try:
-        return measured(work).of(work)
+        return (measured(work) if pace is None or pace.one_pass < LONG_S else pace).of(work)
     finally:
         free_memory()
 
 
-def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
-    """Return what a stage computes in `steps` optimizer steps on `rows` rows.
+def by_products(work: Work) -> Pace:
+    """Return the time of a stage's matrix products alone, by how fast this CPU multiplies large matrices."""
+    import torch
+
+    number = getattr(torch, work.autocast or work.dtype)
+    matrix = torch.rand((PRODUCT, PRODUCT)).to(number)
+    flop_per_s = 2 * PRODUCT**3 / _timed(lambda: matrix @ matrix)
+    forward = 2 * work.parameters / flop_per_s
+    passed = work.sequences * work.tokens
+    sampled = work.sampling and work.sampling.sequences * (
+        work.sampling.prompt_tokens + work.sampling.completion_tokens
+    )
+    return Pace(3 * forward * passed, forward * passed, forward * (sampled or 0))
+
+
+def work_of(stage: Stage, models: Models, steps: int, rows: int | None, length: int | None = None) -> Work:
+    """Return what a stage computes in `steps` optimizer steps on `rows` rows, of which none is longer than `length`.
 
     Raises:
         ValueError: the model or the rows are not known.
@@ -98,6 +121,10 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
     passes = steps * args.gradient_accumulation_steps
     if step.reference_ahead and rows is None:
         raise ValueError("how many rows its reference goes through is not known")
+    sampling, tokens = settings.sampling, min(settings.tokens, length or settings.tokens)
+    if sampling is not None:
+        sampling = replace(sampling, prompt_tokens=min(sampling.prompt_tokens, length or sampling.prompt_tokens))
+        tokens = sampling.prompt_tokens + sampling.completion_tokens
     ahead = (rows or 0) * step.sequences_per_row / settings.sequences if step.reference_ahead else 0.0
     peft = getattr(config, "peft", None)
     dtype = adapters.frozen_dtype(config, model.dtype) if peft else step.dtype
@@ -106,7 +133,7 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
         parameters=model.shapes.parameters,
         loss="logits" if step.whole_logits else "score" if stage.kind.scores else "tiles",
         sequences=settings.sequences,
-        tokens=settings.tokens,
+        tokens=tokens,
         dtype=(model.dtype or "float32") if dtype == "auto" else dtype,
         autocast=step.autocast,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -116,7 +143,7 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None) -> Work:
         passes=passes,
         references=ahead + passes * step.reference_passes,
         samplings=passes * step.generations_per_pass + step.generations_ahead,
-        sampling=settings.sampling,
+        sampling=sampling,
     )
 
 
@@ -225,9 +252,12 @@ def _sampling(model: Any, sampling: Sampling, half: Callable[[], AbstractContext
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes, after a first time that is not counted."""
+    """Return the seconds that `work` takes, after a first time that is not counted, unless it takes long."""
+    began = time.perf_counter()
     work()
     _synchronise()
+    if (first := time.perf_counter() - began) > LONG_S:
+        return first
     began = time.perf_counter()
     for _ in range(TIMED):
         work()

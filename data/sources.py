@@ -8,7 +8,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -20,11 +19,11 @@ from data.folders import by_split, everything_in, is_saved_to_disk, readable, te
 from data.hub_rows import HubRows
 from data.layouts import group_of, to_layout, unpaired, unread_columns
 from data.local_files import from_rows, held_out_split, read_path
+from data.named import refuse_unknown
 from data.splits import key_of, normalised, position, two_sides
 from kinds import Config
-from utils import hub
 from utils.console import console, warn
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused
 from utils.files import user_path
 
 
@@ -317,15 +316,5 @@ def _read(dataset_name: str, split: str, config_name: str | None, revision: str 
         if revision:
             raise Refused(f"{dataset_name} is a local path, which has no revisions: leave {revision!r} out.")
         return read_path(path, split, faults, config_name)
-    if not hub.is_dataset_id(dataset_name):
-        raise Refused(
-            f"there is no data set {dataset_name!r}{did_you_mean(dataset_name, _near(path)) or '.'} Data are a local "
-            f"file or folder (looked in {path.parent.resolve()}), a Hub id as owner/name, or made:NAME."
-        )
+    refuse_unknown(dataset_name)
     return HubRows(dataset_name, config_name, revision).split(split)
-
-
-def _near(path: Path) -> list[str]:
-    """Return names that may have been meant: what lies where `path` was looked for, and made data."""
-    beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    return [*beside, *made_data.names()]

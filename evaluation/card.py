@@ -127,8 +127,8 @@ def _metadata(
 
 def _on_hub(stage: Trained) -> Iterator[str]:
     """Yield the Hub's ids of a stage's data."""
-    from data.corpus.documents import ON_HUB
     from data.corpus.mixture import parse
+    from data.named import ON_HUB
 
     name = stage.config["dataset_name"]
     for part in [part for part, _ in parse(name)] if stage.kind.layout == "documents" else [name]:

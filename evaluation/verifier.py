@@ -15,6 +15,8 @@ from utils.errors import Refused, StageFailed
 from utils.reward_values import verdict
 from utils.values import mistyped, shown
 
+FEW = 8
+"""Problems whose references are judged before a run starts."""
 Judge = Callable[[str, Row], Any]
 """Takes the text of an answer, without special tokens, and the row of its problem; True, or 1, where it is right, and
 False, 0 or None where it is not."""
@@ -127,24 +129,35 @@ class Verifier:
         return load_once(str(self.problems), kind, eval_samples=self.count, **options).eval
 
     def check(self, configs: Iterable[Config] = ()) -> None:
-        """Judge an empty answer to every problem, so that what the functions lack is told before anything is trained.
+        """Judge answers, so that what the functions lack is told before anything is trained.
+
+        To every problem an empty one; to the first few also its reference, and half of that, which some functions give
+        half a point.
 
         Raises:
             Refused: the problems cannot be had, or a function fails.
         """
+        from evaluation.samples import expected_of
+
         for place, row in enumerate(self.rows(configs)):
             if self.group is not None and self.group not in row:
                 raise Refused(f"verifier: group = {self.group!r}: problem {place} has {', '.join(row)}.")
-            for name in ("strict", "flexible", "respond"):
-                try:
-                    _ = self.verdict(name, "", row) if name != "respond" else self.respond and self.respond("", row)
-                except StageFailed as error:
-                    raise Refused(f"{error}. It was asked about an empty answer to problem {place}.") from None
-                except Exception as error:
-                    raise Refused(
-                        f"verifier: {name} fails on problem {place}, for an empty answer: {type(error).__name__}: "
-                        f"{error}. The problem has {', '.join(row)}."
-                    ) from error
+            reference = (place < FEW and expected_of(row)) or ""
+            for answer in dict.fromkeys(("", reference, reference[: len(reference) // 2])):
+                self._ask(answer, row, place)
+
+    def _ask(self, answer: str, row: Row, place: int) -> None:
+        said = shown(answer) if answer else "an empty answer"
+        for name in ("strict", "flexible", "respond"):
+            try:
+                _ = self.verdict(name, answer, row) if name != "respond" else self.respond and self.respond(answer, row)
+            except StageFailed as error:
+                raise Refused(f"{error}. It was asked about {said} to problem {place}.") from None
+            except Exception as error:
+                raise Refused(
+                    f"verifier: {name} fails on problem {place}, for {said}: {type(error).__name__}: "
+                    f"{error}. The problem has {', '.join(row)}."
+                ) from error
 
     def verified(self, completions: Sequence[Any], prompts: Sequence[Any] = (), **columns: Any) -> list[float]:
         """Return 1 for each completion that `strict` finds right, else 0: a reward for the kinds that sample."""

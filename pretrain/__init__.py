@@ -9,7 +9,7 @@ from utils.errors import Refused
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
-    from data.corpus import Corpus
+    from data.corpus.corpus import Corpus
 
 __all__ = ["PretrainConfig", "prepare", "untrained"]
 

@@ -12,6 +12,9 @@ from utils.values import mistyped
 if TYPE_CHECKING:
     from utils.limits import Clock
 
+FEW = 300
+"""Documents that tell how the run's tokenizer cuts a text."""
+
 
 class Pretraining(Kind):
     """Random weights, trained on documents."""
@@ -34,6 +37,8 @@ class Pretraining(Kind):
         """Return every problem of a configuration."""
         return list(mistyped(config).values()) or list(range_problems(config))
 
+    plain_problems = problems
+
     def load(self, config: PretrainConfig) -> tuple[dict[str, Any], None]:
         """Return the record of the documents, which stay on disk, as batches take them."""
         import pretrain
@@ -48,10 +53,18 @@ class Pretraining(Kind):
         return pretrain(stage.config, stage_dir, clock)
 
     def stand_in(self, config: PretrainConfig) -> tuple[Any, Any]:
-        """Return the tokenizer of bytes, which needs no training, and the model that would read it."""
-        from pretrain.tokenizer import byte_tokenizer
+        """Return a tokenizer like that of the run, trained on a few documents, and the model that would read it."""
+        import pretrain
+        from pretrain import tokenizer as tokenizers
 
-        tokenizer = byte_tokenizer()
+        if config.tokenizer_name is not None:
+            tokenizer = tokenizers.load_tokenizer(config.tokenizer_name)
+        else:
+            texts = pretrain.prepare(config).training_texts(FEW)
+            try:
+                tokenizer = tokenizers.fast_tokenizer(tokenizers.train_sentencepiece(texts, config.vocab_size))
+            except ValueError:  # they are too few for so many pieces
+                tokenizer = tokenizers.byte_tokenizer()
         return tokenizer, self.model_config(replace(config, vocab_size=len(tokenizer)))
 
     def untrained(self, stage_dir: Path, seed: int) -> Any:

@@ -107,6 +107,32 @@ def test_help_loads_no_heavy_library(command: str) -> None:
     assert _loaded(asked) == set()
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("--stages grpo", "has not run: add dpo to --stages"),
+        ("--stages grpp", "did you mean 'grpo'?"),
+        ("--set sft.max_stepz=3", "did you mean 'max_steps'?"),
+        ("--set sft.learning_rate=-1", "learning_rate = -1.0: must be above 0"),
+        ("--set pretrain.max_steps=0", "max_steps = 0: must be above 0"),
+        ("--set sft.dataset_name=nowhere.jsonl", "there is no data set 'nowhere.jsonl'"),
+        (
+            "--set pretrain.dataset_name=nowhere.txt --set pretrain.max_samples=None",
+            "there is no data set 'nowhere.txt'",
+        ),
+        ("--set sft.dataset_name=made:conversation", "did you mean 'made:conversations'?"),
+        ("--set sft.model_name=./nowhere", "there is no directory ./nowhere"),
+    ],
+)
+def test_what_needs_no_library_is_refused_before_one_is_loaded(argv: str, told: str) -> None:
+    code = f"""
+import contextlib, io, run_all
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    assert run_all.main({["--test", *argv.split()]!r}) == 2
+assert {told!r} in " ".join(said.getvalue().split()), said.getvalue()"""
+    assert _loaded(code) == set()
+
+
 NOT_YET = {
     "data/layouts.py",
     "evaluation/card.py",

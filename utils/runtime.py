@@ -81,7 +81,7 @@ def hardware() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_cores": available_cores(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": machine_bytes(),
         "device": device(),
         "gpus": [],
     }
@@ -100,6 +100,11 @@ def card_bytes() -> int | None:
     import torch
 
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
+def machine_bytes() -> int:
+    """Return the machine's memory in bytes, without that of a GPU."""
+    return int(psutil.virtual_memory().total)
 
 
 def available_cores() -> int:

@@ -7,8 +7,9 @@ from typing import Any
 
 from data.corpus.cache import key_of
 from data.corpus.corpus import Corpus, prepare
-from data.corpus.documents import ON_HUB, Options
+from data.corpus.documents import Options
 from data.corpus.mixture import parse
+from data.named import ON_HUB
 from data.sources import files_now
 from kinds import Config
 from utils import hub
@@ -16,7 +17,7 @@ from utils.files import user_path
 
 
 def corpus_for(config: Config) -> Corpus:
-    """Return the corpus that `config` names; see `data.corpus.prepare`. Checks, training and evaluation share it."""
+    """Return the corpus that `config` names; see `corpus.prepare`. Checks, training and evaluation share it."""
     options = Options(
         separator=config.document_separator,
         config_name=config.dataset_config_name,

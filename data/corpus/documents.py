@@ -16,14 +16,13 @@ from data.folders import ALIASES, by_split, everything_in, is_saved_to_disk, rea
 from data.hub_rows import HubRows
 from data.local_files import READERS, saved_to_disk, separated
 from data.messages import Malformed, turns_in, unread_keys
-from utils import hub
+from data.named import ON_HUB, refuse_unknown
 from utils.console import console
 from utils.errors import Refused, did_you_mean
 from utils.files import user_path
 
 SPLITS = ("test", "validation", "train")
 """In the order in which they are read: what is held out is known before the training documents come."""
-ON_HUB = {"tinystories": "roneneldan/TinyStories", "hermes": "interstellarninja/hermes_reasoning_tool_use"}
 PARQUET_ROWS = 1024  # rows of a Parquet file in memory at once
 
 Documents = Mapping[str, Iterable[str]]
@@ -82,16 +81,10 @@ def source_of(name: str, options: Options) -> Source:
         if options.revision:
             raise Refused(f"{name} is a local path, which has no revisions: leave {options.revision!r} out.")
         return _local(name, path, options)
-    if name in ON_HUB or hub.is_dataset_id(name):
-        on_hub = HubRows(ON_HUB.get(name, name), options.config_name, options.revision)
-        key = key_of("hub", *on_hub.key, options.columns, options.separator)
-        return Source(name, key, lambda: _of_hub(on_hub, name, options), on_hub.size_bytes)
-    beside = [str(path.parent / found.name) for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    meant = did_you_mean(name, [*beside, *ON_HUB, "made:documents"]) or "."
-    raise Refused(
-        f"there are no data {name!r}{meant} Data are a local file or folder (looked in {path.parent.resolve()}), a Hub "
-        f"id as owner/name, {', '.join(ON_HUB)}, or made:documents."
-    )
+    refuse_unknown(name, ON_HUB)
+    on_hub = HubRows(ON_HUB.get(name, name), options.config_name, options.revision)
+    key = key_of("hub", *on_hub.key, options.columns, options.separator)
+    return Source(name, key, lambda: _of_hub(on_hub, name, options), on_hub.size_bytes)
 
 
 def _local(name: str, path: Path, options: Options) -> Source:

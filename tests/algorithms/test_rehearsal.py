@@ -146,6 +146,15 @@ def test_a_kind_that_starts_from_nothing_need_have_no_stand_in(monkeypatch: pyte
     start("dpo", loss_type="nope", loss_weights=None)
 
 
+def test_a_stage_may_be_started_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    nope = replace(DEMO.configs["dpo"], trainer_args={"loss_type": "nope"})
+    stages = stages_of(dict(DEMO.configs) | {"dpo": nope}, DEMO.grpo_extra, verifier=DEMO.verifier)
+    with pytest.raises(Refused, match=r"it does not\. If this is wrong, --force starts the run all the same"):
+        fetch(stages, {})
+    fetch(stages, {}, force=True)
+    assert "dpo is started all the same: its first step, tried on" in capsys.readouterr().out
+
+
 def test_a_stage_that_has_passed_is_not_tried_again() -> None:
     nope = replace(DEMO.configs["dpo"], trainer_args={"loss_type": "nope"})
     stages = stages_of({**DEMO.configs, "dpo": nope}, DEMO.grpo_extra, verifier=DEMO.verifier)

@@ -188,9 +188,31 @@ def test_timing_leaves_the_configuration_and_the_random_numbers_as_they_were() -
     assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
-def test_a_cpu_is_not_timed() -> None:
-    with pytest.raises(ValueError, match="no GPU is here"):
-        timing.seconds(stage("sft"), Models([], {}, SIZES), 10, 80)
+def test_on_a_cpu_rows_are_as_long_as_the_batches_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[timing.Work] = []
+
+    def measured(work: timing.Work) -> Pace:
+        seen.append(work)
+        return Pace(2.0, 0.0, 30.0)
+
+    monkeypatch.setattr(timing, "measured", measured)
+    one, groups = stage("sft"), stage("grpo")
+    assert timing.seconds(one, Models([one], {}, SIZES), 10, 80, 7) == 20 * 2.0
+    assert timing.seconds(groups, Models([groups], {}, SIZES), 10, 80, 9) == 20 * 2.0 + 10 * 30.0
+    assert [work.tokens for work in seen] == [7, 9 + 16]
+    assert timing.work_of(one, Models([one], {}, SIZES), 10, 80, 1000).tokens == 24, "what is longer is cut"
+
+
+def test_what_would_take_a_cpu_long_is_told_by_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = stage("sft")
+    found = work(one)
+    pace = timing.by_products(found)
+    assert pace.one_pass == pytest.approx(3 * pace.reference)
+    larger = timing.by_products(replace(found, parameters=1000 * found.parameters))
+    assert 200 < larger.one_pass / pace.one_pass < 5000
+    monkeypatch.setattr(timing, "by_products", lambda _: Pace(100.0))
+    monkeypatch.setattr(timing, "measured", lambda _: pytest.fail("it was tried"))
+    assert timing.seconds(one, Models([one], {}, SIZES), 10, 80) == 20 * 100.0
 
 
 def test_what_was_timed_is_multiplied_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

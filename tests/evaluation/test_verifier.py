@@ -67,6 +67,9 @@ for fields in (
         ({"problems": SUMS, "strict": lambda text, row: row["result"] == text},
          "strict fails on problem 0, for an empty answer: KeyError: 'result'. The problem has prompt, answer, size"),
         ({"problems": SUMS, "respond": lambda text, row: text.split()[0]}, "respond fails on problem 0.*IndexError"),
+        ({"problems": [{"prompt": "Name two.", "answer": "one two"}],
+          "strict": lambda text, row: sum(word in text for word in row["answer"].split()) / 2},
+         "returned 0.5: .* It was asked about 'one' to problem 0"),
         ({"problems": SUMS, "group": "kind"}, "group = 'kind': problem 0 has prompt, answer, size"),
     ],
 )  # fmt: skip

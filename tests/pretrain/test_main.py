@@ -157,7 +157,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(text: Path, tmp_path: P
     ("words", "said"),
     [
         ((), "--data says what to train on"),
-        (("--data", "nowhere.txt"), "there are no data 'nowhere.txt', did you mean 'notes.txt'?"),
+        (("--data", "nowhere.txt"), "there is no data set 'nowhere.txt', did you mean 'notes.txt'?"),
         (("--data", "notes.txt", "--preset", "tini"), "there is no preset 'tini', did you mean 'tiny'?"),
         (
             ("--data", "notes.txt", "--set", "hiden_size=3"),

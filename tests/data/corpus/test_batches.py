@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from data import made
-from data.corpus import prepare
 from data.corpus.batches import Order, held_out, training
+from data.corpus.corpus import prepare
 from data.corpus.documents import Options
 from data.corpus.rows import PackedRows, best_fit
 from data.corpus.shards import tokenised

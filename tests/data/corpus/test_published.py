@@ -12,7 +12,7 @@ from datasets import config, load_dataset
 from huggingface_hub import constants
 
 from data import hub_rows
-from data.corpus import prepare
+from data.corpus.corpus import prepare
 from data.corpus.documents import Options
 from tests.data.corpus.conftest import tales
 from utils import hub

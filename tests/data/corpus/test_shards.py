@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data.corpus import prepare, shards
+from data.corpus import shards
+from data.corpus.corpus import prepare
 from data.corpus.documents import Options
 from data.corpus.shards import bytes_of_tokens, cut, tokenised
 from data.corpus.store import Store

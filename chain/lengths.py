@@ -1,0 +1,56 @@
+"""How long a stage's rows are, in tokens and as its batches pad them: what a CPU computes is told by that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinds import Stage, StageOutput
+from utils import hub
+from utils.errors import Refused
+
+if TYPE_CHECKING:
+    from data.sources import StageData
+
+LOOKED_AT = 256
+"""Rows, from the first on."""
+
+
+class Lengths:
+    """The lengths of the rows of a run's stages. A tokenizer that the run trains is stood in for by one like it."""
+
+    def __init__(self, stages: Sequence[Stage], outputs: Mapping[str, Path]) -> None:
+        self.stages, self.outputs = {stage.label: stage for stage in stages}, outputs
+        self._stand_ins: dict[str, Any] = {}
+
+    def of(self, stage: Stage, rows: "StageData | None", batch_size: int) -> int | None:
+        """Return the mean length of a batch's longest row, of a prompt where the kind samples; None: not known."""
+        if rows is None:
+            return None
+        from algorithms import supervision
+
+        looked_at = rows.train.select(range(min(len(rows.train), LOOKED_AT)))
+        try:
+            tokenizer = self._tokenizer(stage, looked_at)
+            answered = not stage.kind.samples
+            longest = [max(map(len, supervision.shown(tokenizer, row, answered=answered))) for row in looked_at]
+        except (Refused, ValueError, OSError):  # which a run refuses
+            return None
+        batches = [longest[at : at + batch_size] for at in range(0, max(1, len(longest) - batch_size + 1), batch_size)]
+        return round(sum(map(max, batches)) / len(batches))
+
+    def _tokenizer(self, stage: Stage, rows: Any) -> Any:
+        from algorithms import loading
+
+        model, revision = stage.model, stage.config.revision
+        while isinstance(model, StageOutput) and model.name in self.stages:
+            source = self.stages[model.name]
+            if source.model is None:
+                if source.label not in self._stand_ins:
+                    self._stand_ins[source.label] = (source.kind.stand_in(source.config) or [None])[0]
+                return self._stand_ins[source.label]
+            model, revision = source.model, source.config.revision
+        assert model is not None, "documents have no rows"
+        path = self.outputs.get(model.name) if isinstance(model, StageOutput) else hub.local_model(model, revision)
+        config = replace(stage.config, model_name=str(path), revision=None)
+        return loading.tokenizer(config, rows, gives_template=True)

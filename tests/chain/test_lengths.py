@@ -1,0 +1,33 @@
+"""The lengths of a stage's rows, as its batches pad them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from chain.lengths import Lengths
+from chain.recipe import load
+from chain.stages import stages_of
+from data.sources import load_for
+from tests.algorithms.conftest import base_dir, data_files, model_dir
+
+__all__ = ["base_dir", "data_files", "model_dir"]  # fixtures
+DEMO = load("scratch_tiny")
+
+
+def test_a_batch_is_as_long_as_its_longest_row(base_dir: Path, model_dir: Path, data_files: dict[str, Path]) -> None:
+    configs = {
+        "sft": replace(DEMO.configs["sft"], model_name=str(base_dir), dataset_name=str(data_files["conversations"]))
+    }
+    (sft,) = stages_of(configs)
+    rows = load_for(sft.config, "sft")
+    lengths = Lengths([sft], {})
+    each, padded = (lengths.of(sft, rows, size) or 0 for size in (1, 32))
+    assert 10 < each < padded < 60
+    assert lengths.of(sft, None, 1) is None, "documents are packed: every row is full"
+
+
+def test_a_tokenizer_that_the_run_trains_is_stood_in_for() -> None:
+    stages = stages_of(DEMO.configs, DEMO.grpo_extra, verifier=DEMO.verifier)
+    lengths = Lengths(stages, {})
+    found = {one.label: lengths.of(one, load_for(one.config, one.kind.name), 8) for one in stages[1:]}
+    assert all(length and 30 < length < 150 for length in found.values()), found
+    assert len(lengths._stand_ins) == 1, "it is trained once"
