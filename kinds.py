@@ -51,9 +51,9 @@ class Kind(ABC):
 
     tasks: ClassVar[Sequence[Any]] = ()
     """What measures it, in order: names in `evaluation.choose.BUILDERS`, or functions of the same form."""
-    figures: ClassVar[Mapping[str, str]] = {}
-    """The results that matter, in order: a pattern of "task metric", and the name that tables show. A `*` in the name
-    stands for what the pattern's `*` matched."""
+    figures: ClassVar[Sequence[str]] = ()
+    """The results that matter, in order: patterns of "task metric", the name by which tables show them and gates ask.
+    """
     headlines: ClassVar[Sequence[str]] = ()
     """What it is trained to change, as patterns of "task metric": the first that was measured is its verdict."""
     curves: ClassVar[Sequence[str]] = ()

@@ -27,17 +27,17 @@ class DirectPreferenceOptimisation(TrlKind):
     has_reference = True
     bar = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "preferences", "answers")
-    figures = {
-        "preferences accuracy": "pairs ranked right",
-        "preferences margin": "margin",
-        "preferences chosen_logp": "chosen logp",
-        "preferences rejected_logp": "rejected logp",
-        "reward_model prefers_after": "reward model prefers",
-        "skills strict": "exact match",
-        **SAMPLED,
-        "answers stop_rate": "stop rate",
-        **FORGETTING,
-    }
+    figures = (
+        "preferences accuracy",
+        "preferences margin",
+        "preferences chosen_logp",
+        "preferences rejected_logp",
+        "reward_model prefers_after",
+        "skills strict",
+        *SAMPLED,
+        "answers stop_rate",
+        *FORGETTING,
+    )
     headlines = ("skills strict", "reward_model prefers_after", "preferences accuracy")
 
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":

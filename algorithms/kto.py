@@ -32,16 +32,16 @@ class KahnemanTverskyOptimisation(TrlKind):
     has_reference = True
     bar = {"loss": "loss", "rewards/margins": "margin", "kl": "kl"}
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "thumbs", "answers")
-    figures = {
-        "thumbs auc": "thumbs ranked right",
-        "thumbs up_logp": "logp of thumbs up",
-        "thumbs down_logp": "logp of thumbs down",
-        "reward_model prefers_after": "reward model prefers",
-        "skills strict": "exact match",
-        **SAMPLED,
-        "answers stop_rate": "stop rate",
-        **FORGETTING,
-    }
+    figures = (
+        "thumbs auc",
+        "thumbs up_logp",
+        "thumbs down_logp",
+        "reward_model prefers_after",
+        "skills strict",
+        *SAMPLED,
+        "answers stop_rate",
+        *FORGETTING,
+    )
     headlines = ("skills strict", "reward_model prefers_after", "thumbs auc")
     curves = ("kl",)
 

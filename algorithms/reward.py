@@ -19,14 +19,14 @@ class RewardModelling(TrlKind):
     keeps_adapters = False
     bar = {"loss": "loss", "accuracy": "accuracy"}
     tasks = ("verified_answers", "pairs", "worse_answers")
-    figures = {
-        "pairs accuracy": "pairs ranked right",
-        "pairs margin": "margin",
-        "pairs brier": "Brier score",
-        "pairs calibration_error": "calibration error",
-        "pairs length_bias": "length bias",
-        "verified_answers auc": "AUC against verifier",
-    }
+    figures = (
+        "pairs accuracy",
+        "pairs margin",
+        "pairs brier",
+        "pairs calibration_error",
+        "pairs length_bias",
+        "verified_answers auc",
+    )
     headlines = ("pairs accuracy",)
 
 

@@ -33,15 +33,15 @@ class SamplingKind(TrlKind):
         "completions/mean_length": "length",
     }  # fmt: skip
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "rewards")
-    figures = {
-        **EXACT,
-        "skills flexible": "right in any form",
-        "skills stop_rate": "stop rate",
-        "rewards *": "*",
-        "sampled_rewards *": "*",
-        "reward_model prefers_after": "reward model prefers",
-        **FORGETTING,
-    }
+    figures = (
+        *EXACT,
+        "skills flexible",
+        "skills stop_rate",
+        "rewards *",
+        "sampled_rewards *",
+        "reward_model prefers_after",
+        *FORGETTING,
+    )
     headlines = ("sampled_skills strict", "rewards *", "reward_model prefers_after")
 
     def trainer(self, stage: Stage, parts: dict[str, Any]) -> Any:

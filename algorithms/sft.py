@@ -23,14 +23,14 @@ class SupervisedFineTuning(TrlKind):
     gives_template = True
     bar = {"loss": "loss", "mean_token_accuracy": "accuracy"}
     tasks = ("skills", "documents", "sampled_skills", "demonstrations", "other_questions", "answers")
-    figures = {
-        **EXACT,
-        "skills stop_rate": "stop rate",
-        "demonstrations loss": "demonstration loss",
-        "demonstrations accuracy": "token accuracy",
-        "answers stop_rate": "stop rate",
-        **FORGETTING,
-    }
+    figures = (
+        *EXACT,
+        "skills stop_rate",
+        "demonstrations loss",
+        "demonstrations accuracy",
+        "answers stop_rate",
+        *FORGETTING,
+    )
     headlines = ("skills strict", "demonstrations loss")
 
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":

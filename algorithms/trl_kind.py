@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 WITHOUT_GRADIENTS = ("per_device_eval_batch_size", "precompute_ref_batch_size")
 """Rows of the passes over held-out rows, and of a reference over the data ahead of training."""
 
-SAMPLED = {"sampled_skills strict": "pass@1", "sampled_skills pass@4": "pass@4"}
-EXACT = {"skills strict": "exact match", "skills strict/*": "  *", **SAMPLED}
+SAMPLED = ("sampled_skills strict", "sampled_skills pass@4")
+EXACT = ("skills strict", "skills strict/*", *SAMPLED)
 """What a policy stage makes of a verifier's problems."""
-FORGETTING = {"documents loss": "forgetting: loss", "documents bits_per_byte": "forgetting: bits/byte"}
+FORGETTING = ("documents loss", "documents bits_per_byte")
 """What a policy stage has left of what pretraining learnt."""
 
 

@@ -265,7 +265,7 @@ def plan_lines(title: str, needs: Sequence[Needs], runs_dir: Path) -> list[Table
     table = Table(title=escape(title), title_justify="left", caption_justify="left", pad_edge=False)
     for column in ("stage", "starts from", "data"):
         table.add_column(column, overflow="fold")
-    for column in ("train rows", "eval rows", "steps", "parameters", "disk"):
+    for column in ("train rows", "held out", "steps", "parameters", "disk"):
         table.add_column(column, justify="right", no_wrap=True)
     for need in needs:
         table.add_row(

@@ -1,10 +1,11 @@
-"""Runs side by side: what differs in settings, data and environment, and every result with its interval."""
+"""Runs side by side: every result with its interval, and what differs in settings, data and environment."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from evaluation.before_and_after import Result, difference_of
@@ -12,15 +13,19 @@ from evaluation.costs import COSTS, shown_cost
 from evaluation.metrics import TOKEN_METRICS, verdict
 from evaluation.scored_model import CACHE_FILE
 from evaluation.sections import Section
-from evaluation.table import difference, number
+from evaluation.table import TINY, difference, number
 from records.run_directory import RunInfo, status_now
 from records.stage_log import read_object
 from utils.console import duration
 from utils.errors import Refused
 
 ENVIRONMENT = ("versions", "hardware", "git_commit", "code", "processes", "seed", "limits")
-ONCE_BEGUN = ("trainer.", "data.", "weights.", "code.")
-"""What is known only where a stage has begun, such as what the trainer made of its settings."""
+FACTS = ("recipe", "from_run", "started_at")
+CODE = "code."
+TOLD = 8
+"""Files of code that are named."""
+ONCE_BEGUN = ("data.", "weights.", CODE)
+"""What is known only where a stage has begun."""
 
 
 class Recorded:
@@ -46,18 +51,26 @@ class Recorded:
         """Return the record of a stage; {} of one that has not begun, or is not in the run."""
         return self._stages.get(label) or {}
 
-    def facts(self, label: str) -> dict[str, Any]:
-        """Return the settings, the data and the weights of a stage by dotted name, however far it went.
+    def has_begun(self, label: str) -> bool:
+        """Tell whether a stage's trainer has said what it made of the settings."""
+        return bool((self.stage(label).get("config") or {}).get("trainer"))
 
-        The directory of the run, wherever it was, is RUN: it is never the same.
+    def facts(self, label: str, *, as_trained: bool) -> dict[str, Any]:
+        """Return the settings, the data and the weights of a stage by name, each once; None where there is nothing.
+
+        The settings are those that it trained with, or, if not `as_trained`, what the recipe sets. The directory of the
+        run, wherever it was, is RUN: it is never the same.
         """
         stage = self.stage(label)
-        settings = stage.get("config") or (self.record.get("configs") or {}).get(label) or {}
-        data = {name: value for name, value in (stage.get("data") or {}).items() if name != "parts"}
+        settings = dict(stage.get("config") or (self.record.get("configs") or {}).get(label) or {})
+        trained = settings.pop("trainer", None) or {}
+        settings |= {**(settings.pop("trainer_args", None) or {}), **(settings.pop("grpo_extra", None) or {})}
+        data = {name: value for name, value in (stage.get("data") or {}).items() if name not in ("parts", "name")}
         weights = {side: str(stage[side].get("sha256"))[:16] for side in ("input", "output") if stage.get(side)}
         own = re.compile(rf"[^'\"]*{re.escape(self.id)}")
-        flat = flattened({**settings, "data": data, "weights": weights}).items()
-        return {name: own.sub("RUN", value) if isinstance(value, str) else value for name, value in flat}
+        flat = flattened(settings | (trained if as_trained else {}) | {"data": data, "weights": weights}).items()
+        named = ((name, None if value in ({}, []) else value) for name, value in flat)
+        return {name: own.sub("RUN", value) if isinstance(value, str) else value for name, value in named}
 
     def results(self, label: str) -> dict[tuple[str, str], Result]:
         """Return a stage's results by task and metric."""
@@ -88,20 +101,24 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
     return dict(chain.from_iterable(part.items() for part in parts))
 
 
-def compared(one: RunInfo, other: RunInfo) -> list[Section]:
-    """Return all that can be said of two runs side by side, as tables."""
-    a, b = Recorded(one), Recorded(other)
-    labels = list(dict.fromkeys([*a.entries, *b.entries]))
-    both = [label for label in labels if label in a.entries and label in b.entries]
-    results = [section for label in labels if (section := _results(a, b, label))]
-    return [_runs(a, b, labels), _differences(a, b, both), *results, _costs(a, b, both)]
+def compared(infos: Sequence[RunInfo]) -> list[Section]:
+    """Return all that can be said of runs side by side, as tables: first what came of them, then what differs.
+
+    Each is set against the first. There are no more than letters, by which the tables name them.
+    """
+    runs = dict(zip(ascii_uppercase, map(Recorded, infos), strict=False))
+    labels = list(dict.fromkeys(chain.from_iterable(run.entries for run in runs.values())))
+    (_, first), *others = runs.items()
+    results = [one for label in labels for name, other in others if (one := _results(first, other, label, name))]
+    costs = [_costs(first, other, name) for name, other in others]
+    return [_runs(runs, labels), *results, *costs, _differences(runs, labels)]
 
 
-def _runs(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
-    facts = {name: [shown(run.record.get(name)) for run in (a, b)] for name in ("recipe", "from_run", "started_at")}
-    facts |= {f"stage {label}": [_ended(run, label) for run in (a, b)] for label in labels}
-    rows = [("status", a.status, b.status), *((name, *values) for name, values in facts.items())]
-    return Section(f"A is {a.id}, B is {b.id}", ("", "A", "B"), rows)
+def _runs(runs: Mapping[str, Recorded], labels: Sequence[str]) -> Section:
+    facts = {name: [shown(run.record.get(name)) for run in runs.values()] for name in FACTS}
+    facts |= {f"stage {label}": [_ended(run, label) for run in runs.values()] for label in labels}
+    rows = [("status", *(run.status for run in runs.values())), *((name, *values) for name, values in facts.items())]
+    return Section(", ".join(f"{name} is {run.id}" for name, run in runs.items()), ("", *runs), rows)
 
 
 def _ended(run: Recorded, label: str) -> str:
@@ -109,20 +126,31 @@ def _ended(run: Recorded, label: str) -> str:
         return "not in the run"
     status = status_now(run.run_dir, str(run.entries[label]["status"]))
     error, alarms = (run.stage(label).get(name) for name in ("error", "alarms"))
-    status += f", {len(alarms)} alarms" if alarms else ""
+    status += f", alarms: {', '.join(alarm['name'] for alarm in alarms)}" if alarms else ""
     return f"{status}: {error}" if error else status
 
 
-def _differences(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
-    facts = {"run": [flattened({name: run.record.get(name) for name in ENVIRONMENT}) for run in (a, b)]}
-    facts |= {label: [run.facts(label) for run in (a, b)] for label in labels}
-    rows = [
-        (of, name, shown(one.get(name)), shown(other.get(name)))
-        for of, (one, other) in facts.items()
-        for name in dict.fromkeys([*one, *other])
-        if one.get(name) != other.get(name) and (name in one.keys() & other or not name.startswith(ONCE_BEGUN))
-    ]
-    return Section("What differs", ("of", "what", "A", "B"), rows, "" if rows else "nothing")
+def _differences(runs: Mapping[str, Recorded], labels: Sequence[str]) -> Section:
+    """Return the settings, data and environment that differ, each once, with the stages for which it does."""
+    of: dict[str, list[Mapping[str, Any] | None]] = {
+        "run": [flattened({name: run.record.get(name) for name in ENVIRONMENT}) for run in runs.values()]
+    }
+    for label in labels:
+        begun = all(run.has_begun(label) for run in runs.values() if label in run.entries)
+        of[label] = [run.facts(label, as_trained=begun) if label in run.entries else None for run in runs.values()]
+    found: dict[tuple[str, ...], list[str]] = {}
+    for label, facts in of.items():
+        here = [one for one in facts if one is not None]
+        for name in dict.fromkeys(chain.from_iterable(here)):
+            told = [one for one in here if name in one or not name.startswith(ONCE_BEGUN)]
+            if any(one.get(name) != told[0].get(name) for one in told):
+                values = (shown((one or {}).get(name)) for one in facts)
+                found.setdefault((name, *values), []).append(label)
+    rows = [(", ".join(where), *row) for row, where in found.items() if not row[0].startswith(CODE)]
+    files = [name.removeprefix(CODE) for name, *_ in found if name.startswith(CODE)]
+    more = f" and {len(files) - TOLD} more" if len(files) > TOLD else ""
+    note = f"sixgig's own code differs in {', '.join(files[:TOLD])}{more}" if files else ""
+    return Section("What differs", ("of", "what", *runs), rows, note if rows or note else "nothing")
 
 
 def shown(value: Any) -> str:
@@ -130,19 +158,24 @@ def shown(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else repr(value)
 
 
-def _results(a: Recorded, b: Recorded, label: str) -> Section | None:
-    title, columns = f"Results of {label}", ("measure", "n", "A", "B", "B − A, 95 %", "")
+def _results(a: Recorded, b: Recorded, label: str, name: str) -> Section | None:
+    title, columns = f"Results of {label}, {name} against A", ("measure", "n", "A", name, f"{name} − A, 95 %", "")
     measured = [run.results(label) for run in (a, b)]
     if not all(measured):
-        return Section(title, columns, [], f"not measured in {'B' if measured[0] else 'A'}") if any(measured) else None
-    rows, reasons = [], dict[str, str]()
-    for task, metric in dict.fromkeys(chain(*measured)):
+        return Section(title, columns, [], f"not measured in {name if measured[0] else 'A'}") if any(measured) else None
+    rows, reasons, both = [], dict[str, str](), [key for key in measured[0] if key in measured[1]]
+    for task, metric in both:
         result, why = paired(a, b, label, task, metric)
-        mark = verdict(metric, result["ci95"]) or reasons.setdefault(why, f"({len(reasons) + 1})")
+        mark = verdict(result) or reasons.setdefault(why, f"({len(reasons) + 1})")
         values = (number(result["before"]), number(result["after"]))
         rows.append((f"{task} {metric}", str(result["n"] or "–"), *values, difference(result), mark))
-    notes = ["After the stage, on held-out examples. B − A is of the same examples."]
-    return Section(title, columns, rows, "\n".join([*notes, *(f"{mark} {why}" for why, mark in reasons.items())]))
+    notes = [f"After the stage, on held-out examples. {name} − A is of the same examples."]
+    notes += [TINY] if any(row[-1].startswith("tiny") for row in rows) else []
+    notes += [f"{mark} {why}" for why, mark in reasons.items()]
+    for side, results in zip(("A", name), measured, strict=True):
+        if alone := [" ".join(key) for key in results if key not in both]:
+            notes.append(f"Measured in {side} alone: {', '.join(alone)}")
+    return Section(title, columns, rows, "\n".join(notes))
 
 
 def paired(a: Recorded, b: Recorded, label: str, task: str, metric: str) -> tuple[Result, str]:
@@ -193,19 +226,20 @@ def _scores(run: Recorded, label: str, task: str, metric: str) -> dict[str, tupl
     return found
 
 
-def _costs(a: Recorded, b: Recorded, labels: Sequence[str]) -> Section:
-    ended = {label: [run.stage(label) for run in (a, b)] for label in labels}
+def _costs(a: Recorded, b: Recorded, name: str) -> Section:
+    ended = {label: [run.stage(label) for run in (a, b)] for label in a.entries if label in b.entries}
     ended = {label: costs for label, costs in ended.items() if all(cost.get("duration_s") for cost in costs)}
     rows: list[tuple[str, ...]] = [
-        (label, name, shown_cost(one, name), shown_cost(other, name), _ratio(one[field], other[field]))
+        (label, cost, shown_cost(one, cost), shown_cost(other, cost), _ratio(one[field], other[field]))
         for label, (one, other) in ended.items()
-        for name, (field, _) in COSTS.items()
+        for cost, (field, _) in COSTS.items()
         if one.get(field) is not None and other.get(field) is not None
     ]
     if ended:
         totals = [sum(costs[side]["duration_s"] for costs in ended.values()) for side in (0, 1)]
         rows.append(("stages of both", "time", *map(duration, totals), _ratio(*totals)))
-    return Section("Cost", ("stage", "what", "A", "B", "B / A"), rows, "" if rows else "no stage has ended in both")
+    columns = ("stage", "what", "A", name, f"{name} / A")
+    return Section(f"Cost, {name} against A", columns, rows, "" if rows else "no stage has ended in both")
 
 
 def _ratio(one: Any, other: Any) -> str:

@@ -111,11 +111,12 @@ def _against(metric: str, values: Sequence[float | None], others: Sequence[float
     if reason is not None:
         return result | {"reason": reason}
     found = paired_difference([b for b, _ in pairs], [a for _, a in pairs])
-    interval = _bounds(found.low, found.high)
+    interval, before = _bounds(found.low, found.high), math.fsum(b for b, _ in pairs) / len(pairs)
+    sides = {"before": before, "after": before + found.mean}
     return result | {
         "difference": found.mean,
         "difference_ci95": interval,
-        "verdict": verdict(metric, interval) or "too few",
+        "verdict": verdict(sides | {"metric": metric, "ci95": interval}) or "too few",
     }
 
 

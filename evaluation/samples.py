@@ -13,6 +13,8 @@ from utils.files import jsonable, write_json
 from utils.matching import right_answers
 
 SAMPLES_FILE = "samples.jsonl"
+ANSWERED = ("completion", "messages", "chosen", "output", "response")
+"""Columns of a row that hold what a good answer is, where it names none to be checked."""
 
 Side = tuple[ScoredModel, Sequence[Scores | str | None]]
 """A checkpoint, and its scores on each task; a string or nothing in place of scores where there are none."""
@@ -52,10 +54,11 @@ def expected_of(row: Row) -> str | None:
         return json.dumps(jsonable(value), ensure_ascii=False)
     if answers:
         return " or ".join(answers)
-    answered = row.get("completion") or row.get("messages") or row.get("chosen")
-    turns = answered if isinstance(answered, list) else []
-    last = turns[-1] if turns and turns[-1]["role"] == "assistant" else {}
-    return answered if isinstance(answered, str) else last.get("content")
+    answered = next((row[name] for name in ANSWERED if row.get(name) not in (None, "", [])), None)
+    last = answered[-1] if isinstance(answered, list) else answered
+    if isinstance(last, Mapping):  # of turns, what the assistant says last
+        last = last.get("content") if last.get("role") == "assistant" else None
+    return None if last is None else str(last)
 
 
 def _answers(task: PromptTask, checkpoint: ScoredModel, scores: Scores | str | None) -> list[dict[str, Any]]:

@@ -1,28 +1,31 @@
 """The result table of a run: what each stage changed, and whether that is more than noise."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from evaluation.measures import Result, counted, shown
 from evaluation.metrics import verdict
-from kinds import Kind, recorded
+from kinds import recorded
 from utils.text import safe
 
 COLOURS = {"better": "green", "worse": "red", "no evidence": "dim"}
-Result = Mapping[str, Any]
+TINY = "tiny: sure, and smaller than the least change that matters, which docs/evidence.md tells for each measure"
 
 
 def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of stages in run order, each with `name`, `kind` and `evaluation`, as stage_info.json has them.
 
-    Shows the results that matter for the kind of stage; fits 100 columns. Reasons for missing figures stand below it.
+    Shows the results that matter for the kind of stage; fits 100 columns. Below it stand the reasons for missing
+    figures, and what is counted where that are not the held-out rows of the stage's own data.
     """
     table = Table(
-        title="Held-out results", title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+        title="Held-out results", title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
     for header in ("stage", "measure"):
         table.add_column(header, no_wrap=True)
     for header in ("n", "before → after", "difference, 95 %"):
@@ -34,31 +37,21 @@ def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:
         rows = list(shown(recorded(stage), stage.get("evaluation") or []))
         for index, (label, result) in enumerate(rows):
             measured = None not in (result["before"], result["after"])
-            mark = verdict(result["metric"], result["ci95"]) or ("too few" if measured else "")
+            mark = verdict(result) or ("too few" if measured else "")
             if result.get("reason"):
                 mark = mark or "see below"
-                reasons[f"{name}, {label.strip()}: {result['reason']}"] = None
+                reasons[f"{name}, {label}: {result['reason']}"] = None
+            if mark.startswith("tiny"):
+                reasons[TINY] = None
             change = f"{number(result['before'])} → {number(result['after'])}"
             style = COLOURS.get(mark, "none")
             table.add_row(
                 escape(safe(name)) if index == 0 else "", escape(safe(label)), str(result["n"]), change,
                 escape(difference(result)), f"[{style}]{mark}[/]", end_section=index == len(rows) - 1,
             )  # fmt: skip
+    reasons |= dict.fromkeys(counted(stages))
     table.caption = "\n".join(escape(safe(reason)) for reason in reasons) or None
     return table
-
-
-def shown(kind: Kind, results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
-    """Yield what matters for a kind of stage, in order, each with its name; of one that tells none, all but groups."""
-    if not kind.figures:
-        named = ((f"{result['task']} {result['metric']}", result) for result in results)
-        yield from ((name.replace("_", " "), result) for name, result in named if "/" not in name)
-    for pattern, label in kind.figures.items():
-        start, star, _ = pattern.partition("*")
-        for result in results:
-            name = f"{result['task']} {result['metric']}"
-            if name == pattern or (star and name.startswith(start)):
-                yield label.replace("*", name.removeprefix(start).replace("_", " ")), result
 
 
 def number(value: float | None, sign: str = "") -> str:

@@ -25,12 +25,12 @@ class Pretraining(Kind):
     starts_from_nothing = True
     chats = False
     tasks = ("skills", "documents")
-    figures = {
-        "documents loss": "document loss",
-        "documents accuracy": "next-token accuracy",
-        "documents bits_per_byte": "bits per byte",
-        "skills strict": "exact match",
-    }
+    figures = (
+        "documents loss",
+        "documents accuracy",
+        "documents bits_per_byte",
+        "skills strict",
+    )
     headlines = ("documents bits_per_byte", "documents loss")
 
     def problems(self, config: PretrainConfig, extra: Any = None) -> list[str]:

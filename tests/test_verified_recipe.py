@@ -57,7 +57,7 @@ def test_a_recipe_is_measured_by_its_own_verifier_and_gated_on_it(
     assert all(gate["n"] == 16 for gate in info["gates"])
     samples = [json.loads(line) for line in (run / "maths-sft/samples.jsonl").read_text().splitlines()]
     assert next(one["expected"] for one in samples if one["task"] == "skills").isdigit(), "not the whole rationale"
-    assert "exact match" in (run / "console_output.log").read_text(encoding="utf-8")
+    assert "skills strict" in (run / "console_output.log").read_text(encoding="utf-8")
 
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in settings, data and environment, and every result with its interval."""
+"""Runs side by side: every result with its interval, and what differs in settings, data and environment."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,9 @@ from records.run_directory import find
 from utils.console import console
 from utils.errors import Refused
 from utils.files import new_file, replace_text
+
+MOST = 26
+"""Runs that are compared: each has a letter."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +24,10 @@ def serve(args: argparse.Namespace) -> None:
     from evaluation.comparison import compared
     from evaluation.sections import page, rendered
 
-    if len(set(args.runs)) < len(args.runs) or len(args.runs) < 2:
-        raise Refused(f"compare takes two different runs or more, not {' '.join(args.runs)}")
+    if len(set(args.runs)) < len(args.runs) or not 2 <= len(args.runs) <= MOST:
+        raise Refused(f"compare takes two different runs or more, up to {MOST}, not {' '.join(args.runs)}")
     file = new_file(args.html, "--html") if args.html is not None else None
-    first, *others = [find(args.runs_dir, name) for name in args.runs]
-    sections = [section for other in others for section in compared(first, other)]
+    sections = compared([find(args.runs_dir, name) for name in args.runs])
     for section in sections:
         console().print(rendered(section))
     if file is not None:

@@ -1,11 +1,11 @@
-"""The curves of a stage, drawn by matplotlib as small SVG pictures that go into the page as they are."""
+"""The curves of a stage, drawn by matplotlib as small SVG pictures in the page; of few points, the numbers."""
 
 import logging
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from io import StringIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -28,6 +28,8 @@ What a kind adds has a panel each."""
 MOST_PANELS, MOST_LINES = 6, 5
 MOST_BINS = 120
 """Longer curves are drawn by the lowest and highest of each bin, so that a spike stays to be seen."""
+FEWEST_POINTS = 5
+"""What has fewer is told in numbers: a line through them would show a course that nobody has seen."""
 FEW_POINTS = 30
 """Shorter curves show their points."""
 GREY, ALARM, COLOURS = "#7d8793", "#d1495b", ("#2f7ed8", "#e08a1e", "#2a9d6f", "#a35bd6", "#d1495b")
@@ -45,12 +47,36 @@ Line = tuple[str, list[tuple[int, float]]]
 """A metric's name, and its (step, value) points."""
 
 
-def curves(stage: StageFacts) -> list[tuple[str, Markup]]:
-    """Return a title and a picture for each panel that has something to show, its alarms marked and numbered."""
+class Panel(NamedTuple):
+    """What a stage logged of one thing."""
+
+    title: str
+    lines: list[Line]
+    picture: Markup | None
+    """None where there are too few points for a curve."""
+
+    @property
+    def rows(self) -> list[tuple[int, list[float | None]]]:
+        """Each step, with the value of each line there."""
+        values = [dict(points) for _, points in self.lines]
+        return [(step, [of.get(step) for of in values]) for step in sorted(set().union(*values))]
+
+
+def curves(stage: StageFacts) -> list[Panel]:
+    """Return a panel for each thing that has something to show, its picture with the alarms marked and numbered."""
     alarms = [alarm["step"] for alarm in stage.info["alarms"] if isinstance(alarm.get("step"), int)]
     wanted = PANELS | {pattern: (pattern,) for pattern in stage.kind.curves}
     panels = [(title, lines) for title, patterns in wanted.items() if (lines := _lines(stage.metrics, patterns))]
-    return [(title, _draw(f"{stage.name}, {title}", lines, alarms)) for title, lines in panels[:MOST_PANELS]]
+    return [
+        Panel(
+            title,
+            lines,
+            _draw(f"{stage.name}, {title}", lines, alarms)
+            if max(len(points) for _, points in lines) >= FEWEST_POINTS
+            else None,
+        )
+        for title, lines in panels[:MOST_PANELS]
+    ]
 
 
 def _lines(metrics: Sequence[Facts], patterns: Sequence[str]) -> list[Line]:

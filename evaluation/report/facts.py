@@ -55,6 +55,11 @@ class RunFacts:
     problems: list[str]
 
     @property
+    def records(self) -> list[Facts]:
+        """The records of the stages, each with its label and kind."""
+        return [stage.info | {"name": stage.name, "kind": stage.kind.name} for stage in self.stages]
+
+    @property
     def policies(self) -> list[StageFacts]:
         """The stages that write answers."""
         return [stage for stage in self.stages if not stage.kind.scores]

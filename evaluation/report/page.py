@@ -6,15 +6,19 @@ from typing import Any
 
 from evaluation.costs import COSTS, shown_cost
 from evaluation.gates import line
-from evaluation.metrics import verdict
+from evaluation.measures import EXAMPLES, counted, meaning, shown
+from evaluation.metrics import LEAST_SHARE, least_effect, verdict
 from evaluation.report import story
 from evaluation.report.curves import curves
-from evaluation.report.facts import Facts, RunFacts
+from evaluation.report.facts import Facts, RunFacts, StageFacts
 from evaluation.report.prompts import chosen
-from evaluation.table import difference, number, shown
+from evaluation.table import difference, number
+from utils.runtime import now
 from utils.text import safe
 
 TEMPLATE = "page.html.jinja"
+RELOAD_S = 30
+"""After how many seconds the page of a run that is going on loads itself again."""
 LONGEST = 1500
 """Letters of a prompt or an answer that are shown."""
 
@@ -32,14 +36,40 @@ def page(run: RunFacts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, finalize=harmless,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict)
+    filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict, start, model)
     environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
     energy_from = sorted({name for stage in run.stages for name in stage.info["energy_from"]})
     costs = [name for name, (field, _) in COSTS.items() if any(stage.info[field] for stage in run.stages)]
     return environment.get_template(TEMPLATE).render(
         run=run, record=run.record, story=story, shown=shown, curves=curves, energy_from=energy_from, costs=costs,
-        prompts=chosen(run), repeat=repeat_command(run.record),
+        prompts=chosen(run), repeat=repeat_command(run.record), counted=counted, legend=legend(run),
+        recipe=Path(str(run.record.get("recipe") or "run")).stem, written=now(), reload_s=RELOAD_S,
     )  # fmt: skip
+
+
+def legend(run: RunFacts) -> list[tuple[str, str]]:
+    """Return each measure that is shown, with what it says, what it is of, and which change of it is tiny."""
+    found = {name: result for stage in run.stages for name, result in shown(stage.kind, stage.results)}
+    said = []
+    for name, result in found.items():
+        task, metric = str(result["task"]), str(result["metric"])
+        least = least_effect(metric, 1.0)
+        tiny = f"{least:g}" if least == least_effect(metric, 2.0) else f"{LEAST_SHARE:.0%} of the value before"
+        words = [meaning(task, metric), f"of {EXAMPLES[task]}" if task in EXAMPLES else "", f"tiny below {tiny}"]
+        said.append((name, "; ".join(filter(None, words))))
+    return said
+
+
+def start(stage: StageFacts) -> str:
+    """Return what a stage started from, in words."""
+    if stage.input_ref is None:
+        return "random weights" if stage.kind.starts_from_nothing else "what is not recorded"
+    return model(stage.input_ref)
+
+
+def model(reference: str) -> str:
+    """Return a model as one speaks of it: the output of a stage by the stage's label."""
+    return reference.removeprefix('StageOutput("').removesuffix('")')
 
 
 def repeat_command(record: Facts) -> str:
@@ -63,7 +93,7 @@ def css(verdict: str) -> str:
 def result_verdict(result: Facts) -> str:
     """Return what the interval of a result says, or why there is none."""
     missing = "not compared" if None in (result["before"], result["after"]) else "too few"
-    return verdict(result["metric"], result["ci95"]) or missing
+    return verdict(result) or missing
 
 
 def moved(after: float, before: float | None) -> str:

@@ -2,40 +2,36 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
+from evaluation.measures import shown
 from evaluation.metrics import verdict
 from evaluation.report.facts import Facts, RunFacts, StageFacts
-from evaluation.table import number, shown
-from kinds import Kind
+from evaluation.table import number
 from utils.console import duration
 from utils.text import one_line
 
-DOCUMENTS = "documents"
-NOT_REPEATED = ("completion_tokens", "perplexity", "flexible")
-"""Metrics that the ledger leaves out: neither way is better, or another one beside it says the same."""
+DOCUMENTS = "documents "
+NOT_REPEATED = ("skills flexible", "reward_model prefers_after", "* completion_tokens", "*/*")
+"""What the ledger leaves out: neither way is better, or the stage's own input is what it is compared with."""
 
 
 def headline(stage: StageFacts) -> tuple[str, Facts] | None:
     """Return the result that a stage is judged by, with its name; None if it was not measured."""
     for pattern in stage.kind.headlines:
         for result in stage.results:
-            if result["after"] is not None and fnmatchcase(f"{result['task']} {result['metric']}", pattern):
-                return name_of(stage.kind, result), result
+            name = f"{result['task']} {result['metric']}"
+            if result["after"] is not None and fnmatchcase(name, pattern):
+                return name, result
     return None
 
 
 def verdict_on(stage: StageFacts) -> str:
-    """Return what a stage was worth: better, worse, no evidence, not compared; or its status if it has not passed."""
+    """Return what a stage was worth, one of `VERDICTS`; or its status if it has not passed."""
     if stage.status != "passed":
         return stage.status
     judged = headline(stage)
-    return (verdict(judged[1]["metric"], judged[1]["ci95"]) if judged else "") or "not compared"
-
-
-def name_of(kind: Kind, result: Facts) -> str:
-    """Return the name of what a result measures."""
-    named = next(shown(kind, [result]), (f"{result['task']} {result['metric']}".replace("_", " "), result))
-    return named[0].strip()
+    return (verdict(judged[1]) if judged else "") or "not compared"
 
 
 def change(result: Facts) -> str:
@@ -57,24 +53,20 @@ class LedgerRow:
 def ledger(run: RunFacts) -> tuple[list[str], list[LedgerRow]]:
     """Return the columns, the policy stages in their order with what the first started from, and the rows.
 
-    A row is there for the documents of pretraining, and for whatever is measured after two stages or more.
+    A row is there for the documents of pretraining, and for whatever is shown and measured after two or more.
     """
     policies = [stage for stage in run.policies if stage.results]
     has_input = bool(policies) and any(result["before"] is not None for result in policies[0].results)
-    measured = [{(one["task"], one["metric"]): one for one in stage.results} for stage in policies]
-    names: dict[tuple[str, str], str] = {}
-    for stage, results in zip(policies, measured, strict=True):
-        for key, result in results.items():
-            names.setdefault(key, name_of(stage.kind, result))
+    measured = [{f"{one['task']} {one['metric']}": one for one in stage.results} for stage in policies]
     rows = []
-    for (task, metric), name in names.items():
-        if "/" in metric or metric in NOT_REPEATED or "prefers" in metric:
+    for name in dict.fromkeys(name for stage in policies for name, _ in shown(stage.kind, stage.results)):
+        if any(fnmatchcase(name, pattern) for pattern in NOT_REPEATED):
             continue
-        after = [results.get((task, metric)) for results in measured]
+        after, is_of_documents = [results.get(name) for results in measured], name.startswith(DOCUMENTS)
         cells = [_cell(one, "after") for one in after]
-        if sum(cell is not None for cell in cells) > (0 if task == DOCUMENTS else 1):
+        if sum(cell is not None for cell in cells) > (0 if is_of_documents else 1):
             start = [_cell(after[0], "before")] if has_input else []
-            rows.append(LedgerRow(name, task == DOCUMENTS, [*start, *cells]))
+            rows.append(LedgerRow(name, is_of_documents, [*start, *cells]))
     rows.sort(key=lambda row: not row.is_of_documents)
     start_name = "input" if has_input and policies[0].input_ref else "random weights"
     return [*([start_name] if has_input else []), *(stage.name for stage in policies)], rows
@@ -83,7 +75,7 @@ def ledger(run: RunFacts) -> tuple[list[str], list[LedgerRow]]:
 def _cell(result: Facts | None, side: str) -> tuple[float, str] | None:
     if result is None or result[side] is None:
         return None
-    return float(result[side]), verdict(result["metric"], result["ci95"]) if side == "after" else ""
+    return float(result[side]), verdict(result) if side == "after" else ""
 
 
 def forgotten(run: RunFacts) -> list[str]:
@@ -99,12 +91,52 @@ def forgotten(run: RunFacts) -> list[str]:
     return worse
 
 
+VERDICTS = ("better", "worse", "tiny gain", "tiny loss", "changed", "tiny change", "no evidence", "not compared")
+
+
 def summary(run: RunFacts) -> list[str]:
-    """Return at most five lines: how it ended, what it reached, which stages helped, which did not, what it cost."""
-    judged = {word: _judged(run, word) for word in ("better", "worse", "no evidence", "not compared")}
+    """Return at most five lines: how it ended, what it reached, which stages helped, which did not, what was lost."""
+    judged = {word: _judged(run, word) for word in VERDICTS}
     better, *others = (f"{word.capitalize()}: {', '.join(told)}" if told else "" for word, told in judged.items())
-    lines = [_ending(run), _whole_chain(run), better, "; ".join(filter(None, others)), _warnings(run)]
+    lines = [_ending(run), _whole_chain(run), better, "; ".join(filter(None, others)), _forgotten(run)]
     return [one_line(line) for line in lines if line]
+
+
+class Alarm(NamedTuple):
+    """An alarm of a run."""
+
+    stage: str
+    step: Any
+    name: str
+    message: str
+    anchor: str
+    """By which the page's summary leads to it."""
+
+    def __str__(self) -> str:
+        return one_line(f"{self.stage} {self.name} (step {self.step})")
+
+
+def alarms(run: RunFacts) -> dict[str, list[Alarm]]:
+    """Return the alarms of each stage that raised any, in their order."""
+    found: dict[str, list[Alarm]] = {}
+    for place, stage in enumerate(run.stages, 1):
+        for nth, alarm in enumerate(stage.info["alarms"], 1):
+            name, message = str(alarm.get("name")), str(alarm.get("message"))
+            found.setdefault(stage.name, []).append(
+                Alarm(stage.name, alarm.get("step"), name, message, f"alarm-{place}-{nth}")
+            )
+    return found
+
+
+def alarm_line(run: RunFacts) -> str:
+    """Return the alarms as the console's summary names them; "" for none."""
+    raised = [alarm for of_stage in alarms(run).values() for alarm in of_stage]
+    return f"{count(len(raised), 'alarm')}: {', '.join(map(str, raised))}" if raised else ""
+
+
+def count(number_of: int, noun: str) -> str:
+    """Return so many of something, in words."""
+    return f"{number_of} {noun}{'' if number_of == 1 else 's'}"
 
 
 def _ending(run: RunFacts) -> str:
@@ -129,7 +161,7 @@ def energy_j(run: RunFacts) -> float | None:
 
 def _whole_chain(run: RunFacts) -> str:
     columns, rows = ledger(run)
-    exact = [row for row in rows if row.name == "exact match"]
+    exact = [row for row in rows if row.name == "skills strict"]
     for row in exact or [row for row in rows if not row.is_of_documents] or rows:
         reached = [(column, cell[0]) for column, cell in zip(columns, row.cells, strict=True) if cell]
         if len(reached) > 1:
@@ -142,9 +174,7 @@ def _judged(run: RunFacts, word: str) -> list[str]:
     return [f"{stage.name} ({name} {change(result)})" for stage, (name, result) in stages]
 
 
-def _warnings(run: RunFacts) -> str:
+def _forgotten(run: RunFacts) -> str:
     worse = forgotten(run)
     more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
-    alarms = sum(len(stage.info["alarms"]) for stage in run.stages)
-    parts = [f"Forgotten: {'; '.join(worse[:3])}{more}"] if worse else []
-    return ". ".join([*parts, *([f"{alarms} alarm{'s' if alarms > 1 else ''}"] if alarms else [])])
+    return f"Forgotten: {'; '.join(worse[:3])}{more}" if worse else ""

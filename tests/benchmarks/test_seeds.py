@@ -99,10 +99,10 @@ def test_the_tables_of_runs_that_have_ended_need_no_run(
     assert found[0]["stages"]["dpo"]["difference"] == pytest.approx(0.1)
     assert [one["wall_s"] for one in found] == [330.0, 330.0]
     out = capsys.readouterr().out
-    dpo = "| exact match | 0.800 → 0.860 | +0.060 [-0.448, +0.568] | better 1 of 2, no evidence 1 of 2 | 2 of 2 | 2 |"
+    dpo = "| skills strict | 0.800 → 0.860 | +0.060 [-0.448, +0.568] | better 1 of 2, no evidence 1 of 2 | 2 of 2 | 2 |"
     assert f"| dpo {dpo}" in out
     assert "| dpo skills strict | 0.86 | 0.3518 … 1 | 0.82 | 0.9 |" in out
-    assert "| reward | pairs ranked right | 0.500 | – | not compared 2 of 2 | – | 0 |" in out
+    assert "| reward | pairs accuracy | 0.500 | – | not compared 2 of 2 | – | 0 |" in out
     assert "The runs are of 2 commits: commit1, commit2" in out
 
 
@@ -115,7 +115,7 @@ def test_a_seed_whose_gate_failed_counts_as_failed_with_what_was_measured(
     found = tables(tmp_path, monkeypatch, "1,2")
     out = capsys.readouterr().out
     assert "| better 1 of 2, failed 1 of 2 | 1 of 2 | 2 |" in out
-    assert "| dpo | exact match | 0.800 → 0.800 | +0.000" in out  # of both, or the mean would leave out the bad one
+    assert "| dpo | skills strict | 0.800 → 0.800 | +0.000" in out  # of both, or the mean would leave out the bad one
     assert "| dpo skills strict | 0.8 | 0 … 1 | 0.7 | 0.9 |" in out
     assert "| dpo change of skills strict (" not in out
     assert "| grpo skills strict (1 of 2 seeds) | 0.5 |" in out
@@ -125,12 +125,12 @@ def test_a_seed_whose_gate_failed_counts_as_failed_with_what_was_measured(
 
 
 def test_before_and_after_are_of_the_seeds_that_have_both() -> None:
-    same = {"judged_by": "exact match", "verdict": "better", "gates_passed": None, "alarms": 0}
+    same = {"judged_by": "skills strict", "verdict": "better", "gates_passed": None, "alarms": 0}
     both = same | {"before": 0.8, "after": 0.9, "difference": 0.1}
     after = same | {"before": None, "after": 0.5, "difference": None}
     out = seeds.verdict_table([{"stages": {"dpo": both, "sft": after}}, {"stages": {"dpo": after, "sft": after}}])
-    assert "| dpo | exact match | 0.800 → 0.900 (1 of 2 seeds) | +0.100 |" in out
-    assert "| sft | exact match | 0.500 | – |" in out
+    assert "| dpo | skills strict | 0.800 → 0.900 (1 of 2 seeds) | +0.100 |" in out
+    assert "| sft | skills strict | 0.500 | – |" in out
 
 
 @pytest.mark.usefixtures("no_runs")

@@ -60,7 +60,7 @@ def _runs(runs_dir: Path, one: str, other: str) -> tuple[Recorded, Recorded]:
 
 
 def _sections(runs_dir: Path, one: str = A, other: str = B) -> dict[str, Section]:
-    found = compared(RunInfo(runs_dir / one), RunInfo(runs_dir / other))
+    found = compared([RunInfo(runs_dir / one), RunInfo(runs_dir / other)])
     return {section.title: section for section in found}
 
 
@@ -77,7 +77,7 @@ def test_the_interval_is_that_of_the_same_examples_of_both_runs(runs_dir: Path) 
     assert found["ci95"] == [low, high]
     assert found["after"] - found["before"] == pytest.approx(mean)
     assert (found["n"], found["before"]) == (20, pytest.approx(sum(scores[0]) / 20))
-    (row,) = [row for row in _sections(runs_dir)["Results of sft"].rows if row[0] == "preferences margin"]
+    (row,) = [row for row in _sections(runs_dir)["Results of sft, B against A"].rows if row[0] == "preferences margin"]
     assert row[2:5] == (number(found["before"]), number(found["after"]), difference(found))
 
 
@@ -104,12 +104,55 @@ def test_what_differs_is_listed_and_what_is_the_same_is_not(runs_dir: Path) -> N
     assert rows == [
         ("run", "versions.trl", "1.0", "1.1"),
         ("run", "seed", "0", "1"),
-        ("sft", "learning_rate", "1.0", "0.1"),  # the run's own directory, in trainer.output_dir, is no difference
+        ("sft", "learning_rate", "1.0", "0.1"),  # the run's own directory, in output_dir, is no difference
         ("sft", "data.train_rows", "3", "4"),
         ("sft", "weights.output"),
         ("dpo", "beta", "0.1", "0.2"),
     ]
-    assert ("sft", "time", "10.0 s", "20.0 s", "2.00") in sections["Cost"].rows
+    assert ("sft", "time", "10.0 s", "20.0 s", "2.00") in sections["Cost, B against A"].rows
+
+
+def test_results_stand_before_settings_and_each_setting_once(tmp_path: Path) -> None:
+    """Whether recipe or trainer say it, of whichever stages, for however many runs."""
+    infos = []
+    for place, run_id in enumerate((A, B, OTHER)):
+        infos.append(RunInfo(tmp_path / run_id))
+        stages = [{"name": name, "output_dir": name, "status": "passed"} for name in ("sft", "dpo")]
+        for stage in stages:
+            config = {"seed": place, "max_steps": 4, "trainer_args": {"warmup_steps": place}, "gates": []}
+            config["trainer"] = {"seed": place, "max_steps": 4 + place, "warmup_steps": place}
+            (tmp_path / run_id / stage["name"]).mkdir(parents=True)
+            code = {"code": {f"{name}.py": str(place) for name in "abcdefghij"}}
+            data = {"name": "d", "eval_rows": 3}
+            StageLog(tmp_path / run_id / stage["name"]).open(config=config, data=data, **stage)
+        infos[-1].set(recipe="r", status="passed", stages=stages, seed=place, **code)
+    runs, *_, settings = compared(infos)
+    assert runs.title == f"A is {A}, B is {B}, C is {OTHER}"
+    assert settings.title == "What differs"
+    assert settings.rows == [
+        ("run, sft, dpo", "seed", "0", "1", "2"),
+        ("sft, dpo", "max_steps", "4", "5", "6"),
+        ("sft, dpo", "warmup_steps", "0", "1", "2"),
+    ]
+    assert settings.note == ("sixgig's own code differs in a.py, b.py, c.py, d.py, e.py, f.py, g.py, h.py and 2 more")
+
+
+def test_settings_are_what_the_recipes_say_where_a_stage_has_not_begun(runs_dir: Path, tmp_path: Path) -> None:
+    for run_id, begun in ((A, True), (B, False)):
+        info = RunInfo(tmp_path / run_id)
+        (tmp_path / run_id / "sft").mkdir(parents=True)
+        stages = [{"name": "sft", "output_dir": "sft", "status": "passed" if begun else "pending"}]
+        info.set(recipe="r", status="failed", stages=stages, configs={"sft": {"max_steps": 4, "beta": 0.1}})
+        if begun:
+            config = {"max_steps": 4, "beta": 0.2, "trainer": {"max_steps": 9}}
+            StageLog(tmp_path / run_id / "sft").open(config=config, **stages[0])
+    assert compared([RunInfo(tmp_path / run_id) for run_id in (A, B)])[-1].rows == [("sft", "beta", "0.2", "0.1")]
+
+
+def test_what_one_run_alone_measured_is_named_below(runs_dir: Path) -> None:
+    section = _sections(runs_dir, A, OTHER)["Results of sft, B against A"]
+    assert {row[0].partition(" ")[0] for row in section.rows} == {"demonstrations"}
+    assert "Measured in A alone: preferences accuracy, preferences margin" in section.note
 
 
 def test_runs_that_failed_or_were_stopped_are_compared_as_far_as_they_went(runs_dir: Path) -> None:
@@ -152,8 +195,7 @@ def test_the_page_is_one_file_without_script_in_which_values_are_text(runs_dir: 
     assert not found.tags & {"script", "img", "link", "iframe"}
     assert found.attributes <= {"charset", "style"}
     assert not re.search(r"https?:|url\(|@import", text)
-    assert f"A is {A}, B is {B}" in text
-    assert f"A is {A}, B is {OTHER}" in text
+    assert f"A is {A}, B is {B}, C is {OTHER}" in text
 
 
 def test_the_console_shows_markup_as_it_was_written(runs_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def test_the_lineage_of_a_label_goes_through_stages_of_one_kind(tmp_path: Path) 
 
 
 def test_two_stages_of_one_kind_are_compared_label_by_label(tmp_path: Path) -> None:
-    sections = compared(_run(tmp_path / "a"), _run(tmp_path / "b", max_steps=4))
+    sections = compared([_run(tmp_path / "a"), _run(tmp_path / "b", max_steps=4)])
     differences = next(section for section in sections if section.title == "What differs")
     assert differences.rows == [("tools", "max_steps", "3", "4")]
     assert {row[0] for row in sections[0].rows} >= {f"stage {label}" for label in STAGES}

@@ -50,6 +50,11 @@ def test_samples_are_the_completions_and_scores_of_both_sides(make_model: Callab
         ({"prompt": [], "completion": [{"role": "assistant", "content": "four"}]}, "four"),
         ({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "four"}]}, "four"),
         ({"prompt": "2 + 2 =", "completion": " 4"}, " 4"),
+        ({"prompt": "?", "output": "four"}, "four"),
+        ({"prompt": "?", "response": "four"}, "four"),
+        ({"prompt": "?", "chosen": [{"role": "assistant", "content": "four"}], "rejected": []}, "four"),
+        ({"prompt": "?", "output": 4}, "4"),
+        ({"messages": [{"role": "user", "content": "?"}]}, None),
         ({"prompt": "?"}, None),
     ],
 )

@@ -22,7 +22,7 @@ MakeRun = Callable[..., Path]
 
 def report(run_dir: Path) -> str:
     """Write the report of a run; return it, having looked at what holds for each."""
-    assert len(write_report(run_dir)) <= 5
+    assert len(write_report(run_dir)) <= 6
     text = (run_dir / REPORT_FILE).read_text(encoding="utf-8")
     page = ElementTree.fromstring(text)  # well-formed, or this raises
     assert len(text.encode()) < MOST_BYTES
@@ -56,13 +56,56 @@ def words(text: str) -> str:
 def test_the_report_of_a_run_that_passed_says_what_was_measured(make_run: MakeRun) -> None:
     page = words(report(make_run(**WHOLE)))
     assert "5 of 5 stages passed" in page
-    assert "Better: sft (exact match 0.000 → 0.800)" in page
-    assert "Worse: dpo (exact match 0.800 → 0.600); No evidence: reward" in page
-    assert "Forgotten: bits per byte 0.400 → 0.900 by sft; exact match 0.800 → 0.600 by dpo. 5 alarms" in page
+    assert "Better: sft (skills strict 0.000 → 0.800)" in page
+    assert "Worse: dpo (skills strict 0.800 → 0.600); No evidence: reward" in page
+    assert "Forgotten: documents bits_per_byte 0.400 → 0.900 by sft; skills strict 0.800 → 0.600 by dpo" in page
     assert "python run_all.py --recipe scratch_tiny --set sft.max_steps=3" in page
     assert "step 7: loss_spike made:prompts rose" in page
-    for shown in ("bits per byte", "abababababababab", "efefefefefefefef", "1 min 11 s", "400"):
+    for shown in ("documents bits_per_byte", "abababababababab", "efefefefefefefef", "1 min 11 s", "400"):
         assert shown in page
+
+
+def test_the_summary_names_each_alarm_and_leads_to_it(make_run: MakeRun) -> None:
+    run_dir = make_run(**WHOLE)
+    StageLog(run_dir / "my-sft").alarm(9, "rising_loss", "it rose")
+    text = report(run_dir)
+    assert "6 alarms: pretrain loss_spike (step 7), sft loss_spike (step 7), sft rising_loss (step 9)" in words(text)
+    led_to = re.findall(r'<a href="#([^"]*)">', text)
+    assert led_to == re.findall(r'<li id="([^"]*)">', text)
+    assert len(set(led_to)) == 6
+    assert "6 alarms: pretrain loss_spike (step 7)" in write_report(run_dir)[-1]
+
+
+def test_on_a_phone_a_row_is_a_block_that_names_its_columns(make_run: MakeRun) -> None:
+    """So that nothing has to scroll sideways: every table of more columns than a curve's numbers is stacked."""
+    page = ElementTree.fromstring(report(make_run(**WHOLE)))
+    tables = [one for one in page.iter() if one.tag.rpartition("}")[2] == "table"]
+    assert len(tables) == 4
+    for table in tables:
+        assert "stack" in table.attrib["class"].split()
+        labels = [cell.attrib.get("data-label") for cell in table.iter() if cell.tag.rpartition("}")[2] == "td"]
+        assert any(labels)
+    assert "overflow-x" not in (page.text or "") + "".join(page.itertext())
+
+
+def test_a_tiny_change_is_called_so_and_is_nothing_forgotten(make_run: MakeRun) -> None:
+    run_dir = make_run(pretrain="passed", sft="passed")
+    log = StageLog(run_dir / "my-sft")
+    (strict, documents) = log.read_info()["evaluation"]
+    tiny = documents | {"after": 0.404, "ci95": [0.003, 0.005]}
+    log.info(evaluation=[strict | {"before": 0.8, "after": 0.805, "ci95": [0.001, 0.009]}, tiny])
+    page = words(report(run_dir))
+    assert "sft tiny gain" in page
+    assert "Tiny gain: sft (skills strict 0.800 → 0.805)" in page
+    assert "[+0.003, +0.005]tiny loss" in page
+    assert "Forgotten" not in page
+    assert "skills strictshare of answers that are exactly right; of the verifier's problems" in page
+    assert "tiny below 0.01" in page
+
+
+def test_what_n_counts_is_said_where_it_is_not_the_stages_held_out_rows(make_run: MakeRun) -> None:
+    """In the fixture a stage holds 3 rows out, and 100 are measured."""
+    assert "n of skills: the verifier's problems, the same for every stage" in words(report(make_run(**WHOLE)))
 
 
 def test_what_pretraining_began_with_heads_the_ledger(make_run: MakeRun) -> None:
@@ -195,8 +238,8 @@ def test_stages_are_shown_by_label_and_judged_by_their_kind(make_run: MakeRun) -
     labels = {"start": "pretrain", "code": "sft", "tools": "sft", "judge": "reward", "mine": "merging"}
     run_dir = make_run(kinds=labels, **dict.fromkeys(labels, "passed"))
     page = words(report(run_dir))
-    assert "Better: code (exact match 0.000 → 0.800), tools (exact match 0.000 → 0.800)" in page
-    assert "No evidence: judge (pairs ranked right 0.500 → 0.490)" in page
+    assert "Better: code (skills strict 0.000 → 0.800), tools (skills strict 0.000 → 0.800)" in page
+    assert "No evidence: judge (pairs accuracy 0.500 → 0.490)" in page
     assert "after startafter codeafter tools" in page.replace("after mine", "")  # a judge is no policy
     assert "mine not compared" in page  # a kind that is not known here has no headline, and all of its figures
     assert "skills strict1000.000 → 0.800" in page
@@ -208,7 +251,7 @@ def test_each_stage_says_what_it_starts_from(make_run: MakeRun) -> None:
     page = words(report(run_dir))
     for line in (
         "from random weights",
-        'from StageOutput("pretrain"); judged by owner/judge',
-        'from StageOutput("sft")',
+        "from pretrain; judged by owner/judge",
+        "from sft",
     ):
         assert line in page
