@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data.examples import Row
+from data.made import PREFIX
 from evaluation.choose import tasks_for, verifier_for
 from evaluation.lineage import Lineage, Trained
 from evaluation.named import label
@@ -18,6 +19,10 @@ from utils.console import progress
 COLUMNS = ("text", "messages", "prompt", "completion", "chosen", "rejected", "answer", "solution")
 VERIFIED = {"skills", "verified_answers"}
 """Tasks that ask a verifier's problems."""
+EXPECTED = (
+    "{}: rows that a program makes from templates share their words, which is expected: numbers and names tell them"
+    " apart. An item that shares all of its words is another matter."
+)
 WORST = 10
 """Items that are shown on the console."""
 
@@ -111,6 +116,7 @@ def contamination(lineage: Lineage, n: int, others: Iterable[Task] = ()) -> dict
     """Return what every evaluation set of a lineage, and of `others`, shares with every training set, item by item."""
     sets = held_out_sets(lineage.stages)
     sets += [HeldOutSet(label(task), tuple(_items(task.held_out.rows))) for task in others]
+    names = [str(stage.config["dataset_name"]) for stage in lineage.stages]
     index = Index([item for one in sets for item in one.items], n)
     training, overlaps = [], []
     for stage in lineage.stages:
@@ -124,8 +130,8 @@ def contamination(lineage: Lineage, n: int, others: Iterable[Task] = ()) -> dict
             items = [asdict(found[item]) | {"item": item - places.start} for item in places if item in found]
             shares = [float(item["share"]) for item in items]
             counts = {"items": len(items), "half": sum(share >= 0.5 for share in shares), "whole": shares.count(1.0)}
-            names = {"training_set": stage.name, "evaluation_set": one.name}
-            overlaps.append({**names, **counts, "most": max(shares, default=0.0), "found": items})
+            pair = {"training_set": stage.name, "evaluation_set": one.name}
+            overlaps.append({**pair, **counts, "most": max(shares, default=0.0), "found": items})
     return {
         "run_id": lineage.run_id,
         "ngram": n,
@@ -136,6 +142,7 @@ def contamination(lineage: Lineage, n: int, others: Iterable[Task] = ()) -> dict
             for one in sets
         ],
         "overlaps": overlaps,
+        "made": list(dict.fromkeys(name for name in names if PREFIX in name)),
         "not_known": lineage.unknown,
         "not_searched": unsearched(lineage.stages),
     }
@@ -172,6 +179,8 @@ def sections(report: dict[str, Any]) -> list[Section]:
     notes += [f"{name}: the rows have changed since; these are those of now" for name in changed]
     notes += [f"What {name} was trained on is not known" for name in report["not_known"]]
     notes += [f"The problems of {run}'s own verifier are not searched" for run in report["not_searched"]]
+    if shared and report["made"]:
+        notes.append(EXPECTED.format(", ".join(report["made"])))
     columns = ("training set", "evaluation set", "items", "share words", "half and more", "all", "most")
     of_worst = ("training set", "evaluation set", "item", "share", "rows", "the longest stretch")
     numbered = "Items and rows are numbered from 0, in the order in which the stages read them." if worst else "none"

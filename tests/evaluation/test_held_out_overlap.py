@@ -115,11 +115,22 @@ def test_items_hidden_in_what_an_earlier_run_trained_on_are_found(capsys: pytest
     said = capsys.readouterr().out
     assert "74%" in said
     assert "sft demonstrations" in said
+    assert "expected" not in said
 
 
 def _documents() -> list[list[str]]:
     corpus = corpus_for(SimpleNamespace(**RunInfo(Path("runs") / OLD).read()["configs"]["pretrain"]))
     return [[part.store.texts("train").text(i)] for part in corpus.parts for i in part.train.tolist()]
+
+
+def test_overlap_that_templates_bring_about_is_said_to_be_expected(capsys: pytest.CaptureFixture[str]) -> None:
+    made = TrainingConfig(
+        model_name="some/model", dataset_name="made:conversations", output_dir="sft", max_samples=300, eval_samples=60
+    )
+    _record(NEW, {"sft": made})
+    assert main(["contamination", NEW, "--ngram", "8"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "made:conversations: rows that a program makes from templates share their words, which is expected" in said
 
 
 def test_nothing_is_found_where_nothing_is_shared() -> None:
