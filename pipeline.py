@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -95,7 +95,7 @@ def run_pipeline(
     run_dir = by_first(lambda: checked.earlier.run_dir if checked.earlier else create(runs_dir))
     with lock(run_dir), tee(run_dir / "console_output.log"), _terminable():
         run = _open(checked, RunInfo(run_dir), recipe, values, limits)
-        with _ending(run.info):
+        with _ending(run.info), _report_kept_up(run_dir):
             for stage in run.stages:
                 refuse_link(run.dir_of(stage))
                 if not run.has_passed(stage):
@@ -232,6 +232,12 @@ def _ending(info: RunInfo) -> Iterator[None]:
         _report(info.run_dir)
         raise
     info.set(status="passed", finished_at=now())
+
+
+def _report_kept_up(run_dir: Path) -> AbstractContextManager[None]:
+    from evaluation.report.live import kept_up
+
+    return kept_up(run_dir)
 
 
 @first_only

@@ -11,6 +11,7 @@ from rich.markup import escape
 import kinds
 from chain import stage_gates as gates
 from chain.stages import shown
+from evaluation.report import REPORT_FILE
 from kinds import Stage
 from records.run_directory import passed_on
 from utils.command_line import command, relative
@@ -31,6 +32,7 @@ def header(record: Mapping[str, Any], run_dir: Path) -> RenderableType:
         "stages": " → ".join(entry["name"] for entry in record["stages"]),
         "seed": "each stage its own" if record["seed"] is None else str(record["seed"]),
         "files": relative(run_dir),
+        "report": f"{relative(run_dir / REPORT_FILE)}, which loads itself again while the run goes on",
         "device": hardware["device"],
         "machine": "\n".join(machine),
         "versions": ", ".join(f"{name} {known[name]}" for name in SHOWN_VERSIONS if name in known),
@@ -76,8 +78,6 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
 
 def report_lines(summary: Sequence[str], run_dir: Path) -> str:
     """Return the summary of a run's report and where the report lies."""
-    from evaluation.report import REPORT_FILE
-
     return "\n".join(["", *summary, f"Report: {relative(run_dir / REPORT_FILE)}"])
 
 

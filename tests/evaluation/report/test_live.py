@@ -1,0 +1,69 @@
+"""The page of a run that is going on: there at once, written anew by another process, and never in the run's way."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evaluation.report import REPORT_FILE, live, write_report
+from records.stage_log import StageLog
+from utils.locks import lock
+
+RELOADS = '<meta http-equiv="refresh"'
+
+
+def read(run_dir: Path) -> str:
+    return (run_dir / REPORT_FILE).read_text(encoding="utf-8")
+
+
+def test_the_page_reloads_while_the_run_goes_on_and_no_longer(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run("running", pretrain="passed", sft="running")
+    with lock(run_dir):
+        write_report(run_dir)
+        assert RELOADS in read(run_dir)
+        assert "at step 400" in read(run_dir)
+    write_report(run_dir)  # killed
+    assert RELOADS not in read(run_dir)
+
+
+def test_it_is_there_at_once_and_follows_the_run(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "FIRST_S", 0.2)
+    run_dir = make_run("running", pretrain="running")
+    log = StageLog(run_dir / "my-pretrain")
+    with lock(run_dir), live.kept_up(run_dir):
+        assert "at step 400" in read(run_dir)
+        log.metrics(417, None, {"loss": 1.0})
+        until = time.monotonic() + 60
+        while "at step 417" not in read(run_dir) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert "at step 417" in read(run_dir)
+        assert RELOADS in read(run_dir)
+
+
+def test_what_it_was_writing_does_not_come_after_the_last_page(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "FIRST_S", 0.01)
+    run_dir = make_run("running", pretrain="running")
+    with lock(run_dir), live.kept_up(run_dir):
+        (run_dir / f".{REPORT_FILE}.abc.tmp").write_text("half", encoding="utf-8")
+        time.sleep(0.3)  # it has begun, and is not through
+    (run_dir / REPORT_FILE).write_text("the last one", encoding="utf-8")
+    time.sleep(0.5)
+    assert read(run_dir) == "the last one"
+    assert not list(run_dir.glob(".*.tmp"))
+
+
+def test_a_page_that_cannot_be_written_is_no_matter_of_the_run(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "FIRST_S", 0.01)
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    run_dir = make_run("running", pretrain="running")
+    (run_dir / "my-pretrain/stage_info.json").write_text("{", encoding="utf-8")
+    with live.kept_up(run_dir):
+        time.sleep(0.1)
+    assert not (run_dir / REPORT_FILE).exists()
