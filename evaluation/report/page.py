@@ -11,6 +11,7 @@ from evaluation.metrics import LEAST_SHARE, least_effect, verdict
 from evaluation.report import story
 from evaluation.report.curves import curves
 from evaluation.report.facts import Facts, RunFacts, StageFacts
+from evaluation.report.facts import number as number_of
 from evaluation.report.prompts import chosen
 from evaluation.table import difference, number
 from utils.runtime import now
@@ -36,7 +37,7 @@ def page(run: RunFacts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, finalize=harmless,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict, start, model)
+    filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict, start, progress, model)
     environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
     energy_from = sorted({name for stage in run.stages for name in stage.info["energy_from"]})
     costs = [name for name, (field, _) in COSTS.items() if any(stage.info[field] for stage in run.stages)]
@@ -60,11 +61,21 @@ def legend(run: RunFacts) -> list[tuple[str, str]]:
     return said
 
 
-def start(stage: StageFacts) -> str:
+def start(stage: StageFacts, run: RunFacts) -> str:
     """Return what a stage started from, in words."""
     if stage.input_ref is None:
         return "random weights" if stage.kind.starts_from_nothing else "what is not recorded"
-    return model(stage.input_ref)
+    name = model(stage.input_ref)
+    is_elsewhere = name != stage.input_ref and name not in {one.name for one in run.stages}
+    return f"{name} of run {run.record.get('from_run')}" if is_elsewhere else name
+
+
+def progress(stage: StageFacts) -> str:
+    """Return how far a stage is that is going on."""
+    if not stage.metrics:
+        return "no step is logged yet"
+    steps = number_of(stage.info["config"].get("max_steps"))
+    return f"at step {stage.metrics[-1]['step']}" + (f" of {steps:.0f}" if steps and steps > 0 else "")
 
 
 def model(reference: str) -> str:

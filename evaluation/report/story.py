@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from evaluation.measures import shown
@@ -12,6 +13,8 @@ from utils.console import duration
 from utils.text import one_line
 
 DOCUMENTS = "documents "
+LONGEST_REASON = 240
+"""Letters of a failure's reason in the summary; the whole stands below."""
 NOT_REPEATED = ("skills flexible", "reward_model prefers_after", "* completion_tokens", "*/*")
 """What the ledger leaves out: neither way is better, or the stage's own input is what it is compared with."""
 
@@ -145,12 +148,16 @@ def _ending(run: RunFacts) -> str:
     used = energy_j(run)
     words = f"{run.status.capitalize()}{f' after {duration(took)}' if took else ''}"
     words += f" and {used / 3600:.2f} Wh" if took and used else ""
-    ended = f"{words}: {passed} of {len(run.stages)} stages passed" if run.stages else f"{words}: no stage has begun"
+    ended = (
+        f"{words}: {passed} of {count(len(run.stages), 'stage')} passed"
+        if run.stages
+        else f"{words}: no stage has begun"
+    )
     failed = next((stage for stage in run.stages if stage.status == "failed"), None)
     if failed is None:
         return f"{ended}."
     reason = str(failed.info.get("error") or "it left no reason").partition("\n")[0]
-    return f"{ended}; {failed.name} failed: {reason:.200}"
+    return f"{ended}; {failed.name} failed: {shorten(reason, LONGEST_REASON, placeholder=' …')}"
 
 
 def energy_j(run: RunFacts) -> float | None:

@@ -22,7 +22,11 @@ def test_the_page_reloads_while_the_run_goes_on_and_no_longer(make_run: Callable
     with lock(run_dir):
         write_report(run_dir)
         assert RELOADS in read(run_dir)
-        assert "at step 400" in read(run_dir)
+        assert "at step 400<" in read(run_dir)
+        assert "not measured yet" in read(run_dir)
+        StageLog(run_dir / "my-sft").info(config={"max_steps": 500})
+        write_report(run_dir)
+        assert "at step 400 of 500<" in read(run_dir)
     write_report(run_dir)  # killed
     assert RELOADS not in read(run_dir)
 

@@ -10,6 +10,7 @@ import pytest
 
 from evaluation.__main__ import main
 from evaluation.report import REPORT_FILE, write_report
+from records.run_directory import RunInfo
 from records.stage_log import StageLog
 from utils.errors import Refused
 
@@ -243,6 +244,20 @@ def test_stages_are_shown_by_label_and_judged_by_their_kind(make_run: MakeRun) -
     assert "after startafter codeafter tools" in page.replace("after mine", "")  # a judge is no policy
     assert "mine not compared" in page  # a kind that is not known here has no headline, and all of its figures
     assert "skills strict1000.000 → 0.800" in page
+
+
+def test_the_input_of_another_run_is_told_with_that_run(make_run: MakeRun) -> None:
+    run_dir = make_run(sft="passed")
+    RunInfo(run_dir).set(from_run="20260101_000000_aaaa")
+    assert "from pretrain of run 20260101_000000_aaaa" in words(report(run_dir))
+
+
+def test_a_long_reason_of_a_failure_is_cut_between_words_in_the_summary(make_run: MakeRun) -> None:
+    run_dir = make_run("failed", sft="failed")
+    StageLog(run_dir / "my-sft").info(error="because " * 99)
+    said = write_report(run_dir)[0]
+    assert said.startswith("Failed after 1 min 11 s: 0 of 1 stage passed; sft failed: because because")
+    assert said.endswith("because …")
 
 
 def test_each_stage_says_what_it_starts_from(make_run: MakeRun) -> None:
