@@ -1,18 +1,17 @@
 """Tables of text from runs, on the console and as an HTML page: escaped, without a script."""
 
 from collections.abc import Sequence
-from io import StringIO
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from evaluation.markup import templates
 from utils.text import safe
 
-PAGE_WIDTH = 140
-"""Columns of the page."""
+TEMPLATE = "tables.html.jinja"
 
 
 class Section(NamedTuple):
@@ -38,8 +37,5 @@ def rendered(section: Section) -> RenderableType:
 
 
 def page(sections: Sequence[Section]) -> str:
-    """Return one HTML document that needs nothing else, as rich exports what it prints."""
-    console = Console(record=True, file=StringIO(), width=PAGE_WIDTH, highlight=False)
-    for section in sections:
-        console.print(rendered(section))
-    return console.export_html(inline_styles=True)
+    """Return one HTML document that needs nothing else."""
+    return str(templates().get_template(TEMPLATE).render(sections=sections))

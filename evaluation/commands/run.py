@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.sections import Section, rendered
-from evaluation.table import number
+from evaluation.table import TINY, number
 from utils.command_line import refuse
 from utils.console import console
 
@@ -78,6 +78,7 @@ def results_table(names: Sequence[str], results: Sequence[Mapping[str, Any]]) ->
         if "against" in result:
             difference = _with_interval(number(result["difference"], "+"), result["difference_ci95"], "+")
             cells += [number(result["against"]), difference, str(result["verdict"])]
+            reasons |= {TINY: None} if cells[-1].startswith("tiny") else {}
         rows.append((*cells, *[""] * (len(columns) - len(cells))))
         if result.get("reason"):
             reasons[f"{task}, {result['metric']}: {result['reason']}"] = None

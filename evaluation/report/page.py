@@ -6,6 +6,7 @@ from typing import Any
 
 from evaluation.costs import COSTS, shown_cost
 from evaluation.gates import line
+from evaluation.markup import templates
 from evaluation.measures import EXAMPLES, counted, meaning, shown
 from evaluation.metrics import LEAST_SHARE, least_effect, verdict
 from evaluation.report import story
@@ -15,7 +16,6 @@ from evaluation.report.facts import number as number_of
 from evaluation.report.prompts import chosen
 from evaluation.table import difference, number
 from utils.runtime import now
-from utils.text import safe
 
 TEMPLATE = "page.html.jinja"
 RELOAD_S = 30
@@ -26,17 +26,7 @@ LONGEST = 1500
 
 def page(run: RunFacts) -> str:
     """Return the report of a run as one page of XHTML, with nothing in it that is loaded from elsewhere."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def harmless(value: Any) -> Any:
-        """Return what stands in the page for a value, before it is escaped: nothing that steers, and no secret."""
-        return safe(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, finalize=harmless,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates()
     filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict, start, progress, model)
     environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
     energy_from = sorted({name for stage in run.stages for name in stage.info["energy_from"]})
