@@ -64,10 +64,10 @@ def shown(kind: Kind, results: Sequence[Result]) -> Iterator[tuple[str, Result]]
 
 
 def meaning(task: str, metric: str) -> str:
-    """Return what a result says, in words; "" of what a recipe defines itself."""
+    """Return what a result says, in words."""
     name, _, group = metric.partition("/")
-    said = ACCURACY.get(task, "") if name == "accuracy" else MEANING.get(name, "")
-    return f"{said}, of {group}" if said and group else said
+    known = ACCURACY.get(task) if name == "accuracy" else MEANING.get(name)
+    return (known or "as the recipe defines it") + (f", of {group}" if group else "")
 
 
 def counted(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from kinds import recorded
 from utils.text import safe
 
 COLOURS = {"better": "green", "worse": "red", "no evidence": "dim"}
-TINY = "tiny: sure, and smaller than the least change that matters, which docs/evidence.md tells for each measure"
+TINY = "tiny: sure, but smaller than the least change that matters (docs/evidence.md)"
 
 
 def result_table(stages: Sequence[Mapping[str, Any]]) -> Table:

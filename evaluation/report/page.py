@@ -7,7 +7,7 @@ from typing import Any
 from evaluation.costs import COSTS, shown_cost
 from evaluation.gates import line
 from evaluation.markup import templates
-from evaluation.measures import EXAMPLES, counted, meaning, shown
+from evaluation.measures import counted, meaning, shown
 from evaluation.metrics import LEAST_SHARE, least_effect, verdict
 from evaluation.report import story
 from evaluation.report.curves import curves
@@ -39,15 +39,16 @@ def page(run: RunFacts) -> str:
 
 
 def legend(run: RunFacts) -> list[tuple[str, str]]:
-    """Return each measure that is shown, with what it says, what it is of, and which change of it is tiny."""
+    """Return each measure that is shown, groups of it left out, with what it says and which change of it is tiny."""
     found = {name: result for stage in run.stages for name, result in shown(stage.kind, stage.results)}
     said = []
     for name, result in found.items():
         task, metric = str(result["task"]), str(result["metric"])
+        if f"{task} {metric.partition('/')[0]}" in found.keys() - {name}:
+            continue
         least = least_effect(metric, 1.0)
         tiny = f"{least:g}" if least == least_effect(metric, 2.0) else f"{LEAST_SHARE:.0%} of the value before"
-        words = [meaning(task, metric), f"of {EXAMPLES[task]}" if task in EXAMPLES else "", f"tiny below {tiny}"]
-        said.append((name, "; ".join(filter(None, words))))
+        said.append((name, f"{meaning(task, metric)}; tiny below {tiny}"))
     return said
 
 

@@ -142,7 +142,7 @@ def test_a_tiny_change_is_explained_below_and_gates_are_none_of_its_business() -
     sure = result("skills", "strict", 0.9, 0.904, 0.001, 0.007, n=6000)
     lines = rendered([{"name": "sft", "evaluation": [sure]}])
     assert line_with("skills strict", lines)[-2:] == ["tiny", "gain"]
-    assert any(line.startswith("tiny: sure, and smaller than") for line in lines)
+    assert any(line.startswith("tiny: sure, but smaller than") for line in lines)
     scores = ([0.0, 1.0] * 3000, [0.0, 1.0] * 2970 + [1.0] * 60)
     (decided,) = decide([{"metric": "skills strict", "better_than_input": True}], [sure | {"scores": scores}])
     assert not decided["failed"]
