@@ -84,57 +84,80 @@ def plan(
     unreachable = hub.unreachable() if problems and not check_data else None
     if unreachable:  # then what the recipe records has to do
         problems = [problem for problem in problems if not problem.startswith(unreachable)]
-    models, lengths = Models(stages, outputs, sizes), Lengths(stages, outputs)
-    tasks, all_here = (
-        ({}, False) if problems else (tasks_of(stages, verifier), check_data or _all_here(stages, verifier))
+    there = not problems and (check_data or _all_here(stages, verifier))
+    known = _Known(
+        outputs=outputs,
+        models=Models(stages, outputs, sizes),
+        lengths=Lengths(stages, outputs),
+        tasks={} if problems else tasks_of(stages, verifier),
+        all_here=there,
+        check_data=check_data,
+        unreachable=unreachable,
+        budget_bytes=budget_bytes,
     )
     needs: list[Needs] = []
-    parameters: dict[str, int | None] = {}
-    downloads: set[tuple[str, str | None]] = set()
     for stage in stages if not problems else ():
         try:
-            download_bytes = None if unreachable else _download_bytes(stage, downloads)
-            train_rows, eval_rows, known, rows = _rows(stage, check_data, bool(unreachable), models.sizes)
-            peak, notes = _memory(stage, models, budget_bytes)
-            shapes = None if peak is None else models.of(stage).shapes
-            number = _parameters(stage, parameters, outputs, bool(unreachable))
-            measured = _measured(stage, tasks[stage.label], all_here)
-            number = parameters[stage.label] = shapes.parameters if number is None and shapes else number
+            needs.append(_needs(stage, known))
         except Refused as error:
             problems.append(f"{stage.label}: {error}")
-            continue
-        source = f"the recipe states ({unreachable})" if unreachable else "the recipe states"
-        stated = [(stage.config.dataset_name, source if known == "the recipe" else f"{known} states")] if known else []
-        if peak is not None and isinstance(stage.model, str) and models.of(stage).source != "this machine":
-            known = models.of(stage).source
-            stated.append((stage.model, source if known == "the recipe" else f"{known} states"))
-        steps = steps_of(stage, train_rows)
-        disk = of_stage(stage, steps, number, models if shapes else None, measured)
-        seconds, untimed = (
-            (None, "no GPU is here")
-            if budget_bytes is not None and device() == "cpu"
-            else _seconds(stage, models, peak, steps, train_rows, lengths, rows)
-        )
-        needs.append(
-            Needs(
-                stage,
-                train_rows,
-                eval_rows,
-                steps,
-                number,
-                disk,
-                download_bytes,
-                memory=peak,
-                tokens=_tokens(stage, models),
-                seconds=seconds,
-                untimed=untimed,
-                stated=stated,
-                notes=notes,
-            )
-        )
     if problems:
         raise refusal(problems)
     return needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What the needs of the stages are told by; the last two fields hold what the stages before have needed."""
+
+    outputs: Mapping[str, Path]
+    models: Models
+    lengths: Lengths
+    tasks: "Mapping[str, Sequence[Task]]"
+    all_here: bool
+    check_data: bool
+    unreachable: str | None
+    budget_bytes: int | None
+    parameters: dict[str, int | None] = field(default_factory=dict)
+    downloads: set[tuple[str, str | None]] = field(default_factory=set)
+
+    def stated_by(self, source: str) -> str:
+        """Return who states a size, as it is told."""
+        why = f" ({self.unreachable})" if self.unreachable and source == "the recipe" else ""
+        return f"{source} states{why}"
+
+
+def _needs(stage: Stage, known: _Known) -> Needs:
+    offline, models = known.unreachable is not None, known.models
+    download_bytes = None if offline else _download_bytes(stage, known.downloads)
+    train_rows, eval_rows, source, rows = _rows(stage, known.check_data, offline, models.sizes)
+    peak, notes = _memory(stage, models, known.budget_bytes)
+    shapes = None if peak is None else models.of(stage).shapes
+    number = _parameters(stage, known.parameters, known.outputs, offline)
+    number = known.parameters[stage.label] = shapes.parameters if number is None and shapes else number
+    stated = [(stage.config.dataset_name, known.stated_by(source))] if source else []
+    if peak is not None and isinstance(stage.model, str) and (its := models.of(stage).source) != "this machine":
+        stated.append((stage.model, known.stated_by(its)))
+    steps = steps_of(stage, train_rows)
+    measured = _measured(stage, known.tasks[stage.label], known.all_here)
+    elsewhere = known.budget_bytes is not None and device() == "cpu"
+    timed = _seconds(stage, models, peak, steps, train_rows, known.lengths, rows) if not elsewhere else None
+    seconds, untimed = timed or (None, "no GPU is here")
+    return Needs(
+        stage,
+        train_rows,
+        eval_rows,
+        steps,
+        number,
+        of_stage(stage, steps, number, models if shapes else None, measured),
+        download_bytes,
+        memory=peak,
+        tokens=_tokens(stage, models),
+        seconds=seconds,
+        untimed=untimed,
+        stated=stated,
+        notes=notes,
+    )
 
 
 def _memory(stage: Stage, models: Models, budget_bytes: int | None) -> tuple[Forecast | None, list[str]]:
