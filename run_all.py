@@ -10,6 +10,7 @@ import cache_config  # noqa: F401  sets the environment before any Hugging Face 
 from chain import recipe
 from chain import request as command_line
 from chain.fetch import missing
+from chain.first_recipe import command as first_recipe
 from chain.record import resumable
 from chain.request import Request
 from pipeline import run_pipeline
@@ -36,6 +37,7 @@ def parser() -> Parser:
     which.add_argument("--recipe", metavar="NAME_OR_FILE", help="any recipe")
     which.add_argument("--list", action="store_true", help="name the recipes")
     command_line.add_flags(flags, which)
+    first_recipe.add_flags(flags, which)
     return flags
 
 
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None, script: str | None = None) -> int:
     """Serve one command line, of the recipe `script` if that is run by itself; return the exit code."""
     try:
         args = parser().parse_args(argv)
+        if first_recipe.is_asked(args, parser().parse_args([]), script):
+            first_recipe.serve(args)
+            return 0
         refuse_combinations(args, script)
         if args.list:
             show_recipes()

@@ -378,6 +378,33 @@ def test_a_pipe_that_is_closed_ends_the_chat(models: Path) -> None:
         assert b"Traceback" not in one.stderr.read()
 
 
+NOT_TO_LEARN = (
+    *("assistant-opens dict-columns grpo-mixed-numbers grpo-numeric-answers grpo-rewards json-wrapper".split()),
+    *("own-questions pre-content-column pre-markdown pre-one-document".split()),
+)
+"""Cases whose rows are not for SFT, DPO or KTO, or cannot be read."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        str(path.relative_to(CASES))
+        for path in sorted(CASES.glob("*/*"))
+        if path.name not in ("README.md", "recipe.py") and path.parent.name != "common"
+    ],
+)
+def test_a_first_recipe_is_planned_or_refused(
+    data: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.py"
+    code = main(["--init", str(recipe), "--model", str(models / "mm"), "--data", str(CASES / data)])
+    said = capsys.readouterr()
+    refused = data.startswith(NOT_TO_LEARN) or data.endswith("prompts.jsonl")
+    assert code == (2 if refused and not data.endswith("gsm8k.jsonl") else 0), said.err
+    assert ("Plan of " in said.out) == recipe.exists() == (code == 0)
+    assert said.err.count("--data: ") <= 1
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_a_console_that_is_not_utf_8_is_shown_what_it_can(encoding: str, models: Path, tmp_path: Path) -> None:
     data = CASES / "console-encoding/rows.jsonl"

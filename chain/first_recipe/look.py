@@ -1,0 +1,288 @@
+"""What `--init` looks at: the model, the rows that each stage would have, their lengths, and this machine."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kinds
+from chain.fitting import available_bytes
+from chain.forecast import Models
+from kinds import Kind
+from records.catalogue import find_checkpoint
+from utils import hub
+from utils.errors import Refused
+from utils.files import base_of, user_path
+from utils.runtime import available_cores, card_bytes
+
+if TYPE_CHECKING:
+    from data.sources import StageData
+
+HELD_OUT = (0.2, 0.3, 0.5)
+"""Shares of the rows to hold out: of few rows a fifth may be none, since a hash decides."""
+LOOKED_AT = 2000
+"""Rows whose length is measured, from all over the data."""
+OF_MEMORY = 0.8
+"""Share of a machine's free memory that training may take where there is no GPU."""
+BYTES_A_TOKEN = 3
+"""Of a tokenizer that is not trained yet: English takes four, other languages fewer."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that is trained."""
+
+    name: str
+    """As the recipe names it: a directory's whole path or a Hub id."""
+    parameters: int
+    max_tokens: int | None
+    """The most that it reads at once."""
+    has_template: bool
+    is_adapter: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a stage would train on."""
+
+    kind: Kind
+    name: str
+    """As the recipe names the data: a whole path or a Hub id."""
+    columns: tuple[str, ...]
+    """Those of its layout, as the stage's trainer has them."""
+    count: int
+    """Rows, those that are held out included; 0 of documents, which are not counted."""
+    held_out: float
+    """The share that must be held out at least, so that it is a row; 0 of data that have a split for it."""
+    lengths: Sequence[int] = ()
+    """Tokens of rows, of pairs the longer side, in rising order; none of prompts."""
+    reward: str | None = None
+    """The built-in reward that checks its answers; of kinds that sample."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the recipe depends on."""
+
+    model: Model | None
+    """None: it is pretrained from random weights."""
+    rows: dict[str, Rows]
+    """By label, in the order of the run."""
+    memory_bytes: int
+    """What training may take: of the GPU, or of the machine's memory where there is none."""
+    machine: str
+    """In words."""
+    has_gpu: bool
+
+
+def facts(args: argparse.Namespace) -> Facts:
+    """Look at everything that a command line names.
+
+    Raises:
+        Refused: with everything that cannot be had, read or used.
+    """
+    problems: list[str] = []
+
+    def tried(flag: str, look: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return look(*given)
+        except Refused as error:
+            problems.append(f"{flag}: {error}")
+            return None
+
+    wanted = {label: kinds.named(label) for label in args.stages or ()}
+    if len(wanted) < len(args.stages or ()):
+        problems.append("--stages names a stage twice: a stage runs once")
+    from_nothing = any(kind.starts_from_nothing for kind in wanted.values())
+    if from_nothing and args.model is not None:
+        problems.append("--model is left out where --stages pretrains one from random weights")
+    elif not from_nothing and args.model is None:
+        problems.append("--init needs a model to train: add --model MODEL")
+    found = None if args.model is None else tried("--model", _model, args.model, Path(args.runs_dir))
+    data = {"--data": args.data, "--data-preferences": args.data_preferences}
+    loaded = _asked(wanted, data, tried) if wanted else _fed(data, tried)
+    rows = {} if problems else tried("--data", _measured, loaded, found and found[1])
+    if problems:
+        raise Refused("\n".join(problems))
+    gpu, free = card_bytes(), available_bytes(args.memory_budget)
+    if gpu is None:
+        import psutil
+
+        own = int(OF_MEMORY * psutil.virtual_memory().available)
+        free = min(own, free or own)
+    assert free is not None
+    machine = f"{available_cores()} CPU cores and {free / 2**30:.1f} GiB of "
+    machine += "memory to train in, without a GPU" if gpu is None else "a GPU's memory to train in"
+    return Facts(found and found[0], rows, free, machine, gpu is not None)
+
+
+def _model(given: str, runs_dir: Path) -> tuple[Model, Path]:
+    """Return a model, and the directory of its configuration and tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from algorithms.loading import context_of
+
+    first = given.partition("/")[0]
+    here = first == "latest" or hub.is_path(given) or user_path(given).exists() or (runs_dir / first).exists()
+    if not here and "/" in given and hub.local_model(given, None) is None and hub.unreachable() is None:
+        hub.model_on_hub(given, None)
+        name, directory = given, hub.download_model(given, None, weights=False)
+    else:
+        checkpoint = find_checkpoint(given, runs_dir, talks=False)
+        if checkpoint.scores:
+            raise Refused(f"{checkpoint.name} is a reward model, and writes no answers: name the model that it judges")
+        directory = checkpoint.path.resolve()
+        name = str(directory) if here else given
+    try:
+        shapes = Models([], {}).described(name, None, scores=False).shapes
+        config = AutoConfig.from_pretrained(base_of(directory) or directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, LookupError) as error:
+        raise Refused(f"{name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
+    has_template = tokenizer.chat_template is not None
+    adapter = base_of(directory) is not None
+    return Model(name, shapes.parameters, context_of(config), has_template, adapter), directory
+
+
+Tried = Callable[..., Any]
+"""Takes a flag, a function and its arguments; returns what that returns, or notes what it refuses."""
+Loaded = tuple[Rows, Any]
+"""What a stage would train on, and its `StageData`; None of documents."""
+
+
+def _asked(wanted: dict[str, Kind], data: dict[str, str | None], tried: Tried) -> dict[str, Loaded]:
+    """Return the rows of each stage that `--stages` names."""
+    found = {}
+    unread = {flag for flag, name in data.items() if name is not None}
+    for label, kind in wanted.items():
+        flag = "--data-preferences" if _prefers(kind) and data["--data-preferences"] is not None else "--data"
+        unread -= {flag}
+        found[label] = tried(f"{flag}, for {label}", _loaded, kind, data[flag])
+    for flag in sorted(unread):
+        tried(flag, _refuse, f"none of the stages {', '.join(wanted)} reads it: leave it out, or name one that does")
+    return found
+
+
+def _fed(data: dict[str, str | None], tried: Tried) -> dict[str, Loaded]:
+    """Return the rows of each stage that the data can feed: demonstrations SFT, pairs DPO, or else thumbs KTO."""
+    found: dict[str, Loaded] = {}
+    labels: dict[str, Sequence[str]] = {"--data": ("sft", "dpo", "kto"), "--data-preferences": ("dpo", "kto")}
+    if data["--data-preferences"] is not None:
+        labels["--data"] = ("sft",)
+    for flag, name in data.items():
+        refusals, fed = [], len(found)
+        for label in labels[flag] if name is not None else ():
+            if label == labels[flag][-1] and len(found) > fed:  # KTO could make thumbs of the pairs that DPO learns
+                break
+            try:
+                found[label] = _loaded(kinds.named(label), name)
+            except Refused as error:
+                refusals.append(str(error))
+        if refusals and len(found) == fed:
+            tried(flag, _refuse, f"{refusals[0]}{_checkable(str(name))}")
+    return found
+
+
+def _checkable(name: str) -> str:
+    """Return what to do with data of which only answers that can be checked are of use; "" of any other."""
+    try:
+        _loaded(kinds.named("grpo"), name)
+    except Refused:
+        return ""
+    return " Its answers can be checked, so that grpo can learn from them: add --stages grpo."
+
+
+def _refuse(said: str) -> None:
+    raise Refused(said)
+
+
+def _prefers(kind: Kind) -> bool:
+    return kind.layout in ("pairs", "labelled")
+
+
+def _loaded(kind: Kind, name: str | None) -> Loaded:
+    """Return what a stage would train on, read as it would read it."""
+    if name is None:
+        raise Refused("it is missing: add --data FILE")
+    path = user_path(name)
+    name = str(path.resolve()) if path.exists() else name
+    if kind.starts_from_nothing:
+        kind.load(kind.config_class(output_dir=kind.name, dataset_name=name))
+        return Rows(kind, name, ("text",), 0, 0.0), None
+    from data.local_files import held_out_split
+    from data.sources import load_once
+
+    splits = held_out_split(path, "train", None) is not None
+    refusals = []
+    for fraction in HELD_OUT:
+        try:
+            data = load_once(name, kind.name, eval_fraction=fraction, eval_samples=2**31 - 1)
+        except Refused as error:
+            refusals.append(error)
+            continue
+        count = len(data.train) + (0 if splits else len(data.eval))
+        reward = _reward(data, name) if kind.samples else None
+        columns = tuple(column for column in data.train.column_names if kind.samples or column != "margin")
+        return Rows(kind, name, columns, count, 0.0 if splits else fraction, reward=reward), data
+    raise refusals[0]
+
+
+def _reward(data: "StageData", name: str) -> str:
+    """Return the built-in reward that can check the answers of some prompts.
+
+    Raises:
+        Refused: none can.
+    """
+    from utils.matching import right_answers
+
+    rows = data.train.select(range(min(len(data.train), LOOKED_AT)))
+    for column, reward in (("solution", "accuracy"), ("answer", "exact_match")):
+        if column not in rows.column_names:
+            continue
+        answers = [right_answers(value) for value in rows[column]]
+        short = [all(len(one.split()) <= SHORT for one in some) and bool(some) for some in answers]
+        numbers = [any(character.isdigit() for one in some for character in one) for some in answers]
+        if sum(short) > len(rows) / 2 and (reward != "accuracy" or sum(numbers) > len(rows) / 2):
+            return reward
+    raise Refused(
+        f"{name} has no answers that can be checked: a column `answer` or `solution` of at most {SHORT} words. For "
+        "other rewards write the recipe yourself, see Rewards in docs/recipes.md"
+    )
+
+
+SHORT = 5
+"""Words of an answer that a completion can be expected to give to the letter."""
+
+
+def _measured(loaded: dict[str, Loaded], directory: Path | None) -> dict[str, Rows]:
+    """Return the rows of each stage with their lengths, as the model's tokenizer will show them."""
+    from jinja2 import TemplateError
+
+    from algorithms import loading
+    from algorithms.config import TrainingConfig
+    from algorithms.supervision import shown
+
+    tokenizer, per_token, found = None, 1, {}
+    for label, (rows, data) in loaded.items():
+        if data is None:
+            tokenizer, _ = rows.kind.stand_in(rows.kind.config_class(output_dir=label, dataset_name=rows.name)) or (
+                0,
+                0,
+            )
+            per_token = BYTES_A_TOKEN
+        elif tokenizer is None:
+            config = TrainingConfig(model_name=str(directory), output_dir=label, dataset_name=rows.name)
+            tokenizer = loading.tokenizer(config, data.train, gives_template=rows.kind.gives_template)
+        else:
+            loading.fit_to(data.train, tokenizer, gives_template=rows.kind.gives_template)
+        if data is not None and not rows.kind.samples:
+            some = data.train.select(range(0, len(data.train), math.ceil(len(data.train) / LOOKED_AT)))
+            try:
+                lengths = sorted(max(map(len, shown(tokenizer, row))) // per_token + 1 for row in some)
+            except TemplateError as error:
+                raise Refused(f"the model's chat template cannot show {rows.name}: {error}") from error
+            rows = replace(rows, lengths=lengths)
+        found[label] = rows
+    return found
