@@ -301,6 +301,21 @@ class Speaker:
         """Forget the conversation; what was said stays to be saved."""
         self.turns, self.row = [], None
 
+    def ask(
+        self, prompt: str, *, max_tokens: int = 200, temperature: float = 0.0, top_p: float = 0.9, seed: int = 0
+    ) -> str:
+        """Return the answer to a prompt, for Python: by the likeliest tokens, or sampled where `temperature` is set.
+
+        The conversation goes on from one call to the next, unless the model was trained on single questions.
+
+        Raises:
+            Refused: the prompt is longer than the context.
+        """
+        parts: list[str] = []
+        how = argparse.Namespace(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        take_turn(self, prompt, how, seed, named=False, out=parts.append)
+        return "".join(parts).removesuffix("\n")
+
     def judged(self, good: bool) -> dict[str, Any]:
         """Return the last answer with a thumb."""
         *asked, answer = self.said[-1]["messages"]
@@ -361,6 +376,22 @@ def load(checkpoint: Checkpoint, mode: str | None, system: str | None) -> Speake
     return speaker
 
 
+def open_model(name: str, *, runs_dir: Path | str = "runs", system: str | None = None) -> Speaker:
+    """Return a model to talk to from Python, found by the name that the command line takes; see `Speaker.ask`.
+
+    `system` is its system turn, by default that of most rows it was trained on, "" for none.
+
+    Raises:
+        Refused: there is no such model, or it cannot be talked to so.
+    """
+    from utils.quiet import quiet_libraries
+
+    with quiet_libraries(None):
+        speaker = load(find_checkpoint(str(name), Path(runs_dir)), None, system)
+    speaker.forgets = speaker.asked.get("turns") == 1
+    return speaker
+
+
 def refuse_unfit(name: str, tokenizer: Any, chat: bool, system: str | None) -> None:
     """Raise Refused if there is no tokenizer, or if a chat, or its system turn, has no place in the template."""
     from jinja2 import TemplateError
@@ -395,8 +426,18 @@ def fitting(turns: list[Message], length: Callable[[list[Message]], int], limit:
 
 
 @refused_by_a_full_gpu()
-def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int, *, named: bool) -> str:
+def take_turn(
+    speaker: Speaker,
+    prompt: str,
+    args: argparse.Namespace,
+    seed: int,
+    *,
+    named: bool,
+    out: Callable[[str], Any] | None = None,
+) -> str:
     """Answer a prompt, under the checkpoint's name if `named`, and remember both; return why the answer was cut off.
+
+    `out` gets the answer piece by piece; None prints it.
 
     Raises:
         Refused: the prompt is longer than the context, or its answer has no room on the GPU.
@@ -413,8 +454,9 @@ def take_turn(speaker: Speaker, prompt: str, args: argparse.Namespace, seed: int
     room = min(args.max_tokens, speaker.limit - len(ids))
     how = {"temperature": args.temperature, "top_p": args.top_p, "seed": seed, "max_new_tokens": room}
     with interruptible() as stop:
-        answer = stream(speaker.model, speaker.tokenizer, ids, write, stops=speaker.stops, interrupted=stop, **how)
-    write("\n")
+        to = out or write
+        answer = stream(speaker.model, speaker.tokenizer, ids, to, stops=speaker.stops, interrupted=stop, **how)
+    to("\n")
     full = f"--max-tokens {room}" if room == args.max_tokens else f"its context of {speaker.limit} tokens"
     cut_off = "" if answer.stopped else STOPPED if stop.is_set() else f"cut off by {full}"
     if cut_off or not answer.text:

@@ -2,7 +2,8 @@
 
 from evaluation.before_and_after import evaluate_stage
 from evaluation.choose import tasks_for
+from evaluation.from_python import curves, figures
 from evaluation.table import result_table
 from evaluation.verifier import Verifier
 
-__all__ = ["Verifier", "evaluate_stage", "result_table", "tasks_for"]
+__all__ = ["Verifier", "curves", "evaluate_stage", "figures", "result_table", "tasks_for"]
