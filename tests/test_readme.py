@@ -103,6 +103,9 @@ def needs_the_hub(argv: list[str]) -> bool:
 def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Serve a command of run_all.py: as it is, or with `--plan` where it would train."""
     asked = run_all.parser().parse_args(argv)
+    if asked.init is not None:
+        call_init(argv, capsys)
+        return
     run_all.refuse_combinations(asked, None)
     if not (asked.list or asked.plan or asked.download):
         argv = [*argv, "--plan"]
@@ -117,6 +120,26 @@ def call_run_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert "these are not on this machine" in said.err, said.err
     assert said.err.count("\n- ") <= 1, "refused for something else too"
+
+
+def call_init(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Serve a command of `--init`: what it names is written before, and a run's stage stands for a model of the Hub."""
+    write_model(Path())
+    Path("my_recipe.py").unlink()  # the user's own, which would not be overwritten
+    rows = {
+        "my_rows.jsonl": {"question": "Which prime comes after 13?", "answer": "17"},
+        "gsm8k.jsonl": {"question": "What is 40 + 32?", "answer": "40 + 32 = 72\n#### 72"},
+        "my_pairs.jsonl": {"question": "Name a prime above 10.", "chosen": "11", "rejected": "12"},
+    }
+    for name, row in rows.items():
+        Path(name).write_text(
+            "".join(json.dumps(row).replace("?", f" of {n}?").replace("10.", f"{n}.") + "\n" for n in range(60))
+        )
+    code = run_all.main(["latest/sft" if "/SmolLM2" in word else word for word in argv])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert Path("my_recipe.py").exists()
+    assert "Plan of " in said.out
 
 
 def write_model(work: Path) -> Path:
