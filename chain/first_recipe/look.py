@@ -206,6 +206,8 @@ def _loaded(kind: Kind, name: str | None) -> Loaded:
     """Return what a stage would train on, read as it would read it."""
     if name is None:
         raise Refused("it is missing: add --data FILE")
+    if name.startswith("made:"):
+        raise Refused("made: data belong to the recipe that registers them: name a file, a folder or a Hub id")
     path = user_path(name)
     name = str(path.resolve()) if path.exists() else name
     if kind.starts_from_nothing:

@@ -159,6 +159,27 @@ def test_data_of_any_name_are_named(name: str, init: Init, work: Path) -> None:
     assert init("--data", name).configs["sft"].dataset_name == str(work / name)
 
 
+def test_data_that_hold_out_a_split_keep_it(init: Init, work: Path) -> None:
+    (work / "folder").mkdir()
+    lines = Path("answers.jsonl").read_text().splitlines(keepends=True)
+    Path("folder/train.jsonl").write_text("".join(lines[:50]))
+    Path("folder/test.jsonl").write_text("".join(lines[50:]))
+    init("--data", "folder")
+    assert "eval_fraction" not in Path("mine.py").read_text()
+
+
+def test_an_adapter_is_trained_on_as_one(init: Init, work: Path, model: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    whole = AutoModelForCausalLM.from_pretrained(model)
+    whole.name_or_path = str(model)
+    adapted = get_peft_model(whole, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapted.save_pretrained("adapter")
+    AutoTokenizer.from_pretrained(model).save_pretrained("adapter")
+    assert init("--data", "answers.jsonl", of=work / "adapter").configs["sft"].peft == "lora"
+
+
 def test_memory_decides_what_is_trained(init: Init, work: Path, shared: Path) -> None:
     import numpy
     from safetensors.numpy import save_file
@@ -188,6 +209,7 @@ def test_memory_decides_what_is_trained(init: Init, work: Path, shared: Path) ->
         (["--data", "unchecked.jsonl", "--stages", "grpo"], "no answers that can be checked"),
         (["--data", "pairs.jsonl", "--stages", "sft"], "--data, for sft: "),
         (["--data", "answers.jsonl", "--stages", "dpo"], "--data, for dpo: "),
+        (["--data", "made:conversations"], "belong to the recipe that registers them"),
         (["--data", "answers.jsonl", "--stages", "sfd"], "did you mean 'sft'"),
         (["--data", "answers.jsonl", "--stages", "sft,sft"], "--stages names a stage twice"),
         (["--data", "answers.jsonl", "--stages", ""], "--stages names no stage"),
@@ -196,6 +218,7 @@ def test_memory_decides_what_is_trained(init: Init, work: Path, shared: Path) ->
         (["--data-preferences", "pairs.jsonl", "--stages", "sft"], "add --data FILE"),
         ([], "add --data FILE"),
         (["--data", "answers.jsonl", "--memory-budget", "1MiB"], "does not fit in 0.00 GiB"),
+        (["--data", "answers.jsonl", "--runs-dir", "pairs.jsonl"], "pairs.jsonl is a file"),  # which the plan finds
         (["--data", "answers.jsonl", "--plan"], "leave out --plan"),
         (["--data", "answers.jsonl", "--set", "sft.seed=1", "--from", "x"], "leave out --from, --set"),
         (["--data", "answers.jsonl", "--test"], "not allowed with"),
