@@ -6,6 +6,7 @@ from typing import Any
 
 from chain import recipe
 from chain.first_recipe import look, text, values
+from chain.first_recipe.named import named
 from chain.request import Request, show_plan
 from utils.command_line import RUN_ALL, command, refuse, relative
 from utils.console import console
@@ -57,10 +58,11 @@ def serve(args: argparse.Namespace) -> None:
     path = new_file(args.init, "--init").absolute()
     if path.suffix != ".py":
         raise Refused(f"--init {args.init}: a recipe is a Python file: let its name end in .py")
-    named = ", ".join(name for name in (args.model, args.data, args.data_preferences) if name)
-    console().print(f"looking at {named}", markup=False, soft_wrap=True)
+    given = named(args)
+    names = ", ".join(name for name in (args.model, args.data, args.data_preferences) if name)
+    console().print(f"looking at {names}", markup=False, soft_wrap=True)
     with quiet_libraries(None), console().capture():  # the plan says again what there is to say of the rows
-        facts = look.facts(args)
+        facts = look.facts(given)
         written = text.recipe(facts, values.stages(facts), path)
     try:
         file = path.open("x", encoding="utf-8")

@@ -1,18 +1,16 @@
 """What `--init` looks at: the model, the rows that each stage would have, their lengths, and this machine."""
 
-import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kinds
+from chain.first_recipe.named import Named, refuse_all, tried
 from chain.fitting import available_bytes
 from chain.forecast import Models
 from kinds import Kind
-from records.catalogue import find_checkpoint
-from utils import hub
 from utils.errors import Refused
 from utils.files import base_of, user_path
 from utils.runtime import available_cores, card_bytes
@@ -77,36 +75,18 @@ class Facts:
     has_gpu: bool
 
 
-def facts(args: argparse.Namespace) -> Facts:
+def facts(given: Named) -> Facts:
     """Look at everything that a command line names.
 
     Raises:
-        Refused: with everything that cannot be had, read or used.
+        Refused: with everything that cannot be read or used.
     """
     problems: list[str] = []
-
-    def tried(flag: str, look: Callable[..., Any], *given: Any) -> Any:
-        try:
-            return look(*given)
-        except Refused as error:
-            problems.append(f"{flag}: {error}")
-            return None
-
-    wanted = {label: kinds.named(label) for label in args.stages or ()}
-    if len(wanted) < len(args.stages or ()):
-        problems.append("--stages names a stage twice: a stage runs once")
-    from_nothing = any(kind.starts_from_nothing for kind in wanted.values())
-    if from_nothing and args.model is not None:
-        problems.append("--model is left out where --stages pretrains one from random weights")
-    elif not from_nothing and args.model is None:
-        problems.append("--init needs a model to train: add --model MODEL")
-    found = None if args.model is None else tried("--model", _model, args.model, Path(args.runs_dir))
-    data = {"--data": args.data, "--data-preferences": args.data_preferences}
-    loaded = _asked(wanted, data, tried) if wanted else _fed(data, tried)
-    rows = {} if problems else tried("--data", _measured, loaded, found and found[1])
-    if problems:
-        raise Refused("\n".join(problems))
-    gpu, free = card_bytes(), available_bytes(args.memory_budget)
+    model = given.model and tried(problems, "--model", _model, *given.model)
+    loaded = (_asked if given.stages else _fed)(given, problems)
+    rows = {} if problems else tried(problems, "--data", _measured, loaded, given.model and given.model[1])
+    refuse_all(problems)
+    gpu, free = card_bytes(), available_bytes(given.memory_budget)
     if gpu is None:
         import psutil
 
@@ -115,26 +95,14 @@ def facts(args: argparse.Namespace) -> Facts:
     assert free is not None
     machine = f"{available_cores()} CPU cores and {free / 2**30:.1f} GiB of "
     machine += "memory to train in, without a GPU" if gpu is None else "a GPU's memory to train in"
-    return Facts(found and found[0], rows, free, machine, gpu is not None)
+    return Facts(model, rows, free, machine, gpu is not None)
 
 
-def _model(given: str, runs_dir: Path) -> tuple[Model, Path]:
-    """Return a model, and the directory of its configuration and tokenizer."""
+def _model(name: str, directory: Path) -> Model:
     from transformers import AutoConfig, AutoTokenizer
 
     from algorithms.loading import context_of
 
-    first = given.partition("/")[0]
-    here = first == "latest" or hub.is_path(given) or user_path(given).exists() or (runs_dir / first).exists()
-    if not here and "/" in given and hub.local_model(given, None) is None and hub.unreachable() is None:
-        hub.model_on_hub(given, None)
-        name, directory = given, hub.download_model(given, None, weights=False)
-    else:
-        checkpoint = find_checkpoint(given, runs_dir, talks=False)
-        if checkpoint.scores:
-            raise Refused(f"{checkpoint.name} is a reward model, and writes no answers: name the model that it judges")
-        directory = checkpoint.path.resolve()
-        name = str(directory) if here else given
     try:
         shapes = Models([], {}).described(name, None, scores=False).shapes
         config = AutoConfig.from_pretrained(base_of(directory) or directory, trust_remote_code=False)
@@ -142,46 +110,44 @@ def _model(given: str, runs_dir: Path) -> tuple[Model, Path]:
     except (OSError, ValueError, LookupError) as error:
         raise Refused(f"{name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
     has_template = tokenizer.chat_template is not None
-    adapter = base_of(directory) is not None
-    return Model(name, shapes.parameters, context_of(config), has_template, adapter), directory
+    return Model(name, shapes.parameters, context_of(config), has_template, base_of(directory) is not None)
 
 
-Tried = Callable[..., Any]
-"""Takes a flag, a function and its arguments; returns what that returns, or notes what it refuses."""
 Loaded = tuple[Rows, Any]
 """What a stage would train on, and its `StageData`; None of documents."""
 
 
-def _asked(wanted: dict[str, Kind], data: dict[str, str | None], tried: Tried) -> dict[str, Loaded]:
+def _asked(given: Named, problems: list[str]) -> dict[str, Loaded]:
     """Return the rows of each stage that `--stages` names."""
     found = {}
-    unread = {flag for flag, name in data.items() if name is not None}
-    for label, kind in wanted.items():
-        flag = "--data-preferences" if _prefers(kind) and data["--data-preferences"] is not None else "--data"
+    unread = {flag for flag, name in given.data.items() if name is not None}
+    for label, kind in given.stages.items():
+        prefers = kind.layout in ("pairs", "labelled") and given.data["--data-preferences"] is not None
+        flag = "--data-preferences" if prefers else "--data"
         unread -= {flag}
-        found[label] = tried(f"{flag}, for {label}", _loaded, kind, data[flag])
+        found[label] = tried(problems, f"{flag}, for {label}", _loaded, kind, given.data[flag])
     for flag in sorted(unread):
-        tried(flag, _refuse, f"none of the stages {', '.join(wanted)} reads it: leave it out, or name one that does")
+        named = ", ".join(given.stages)
+        problems.append(f"{flag}: none of the stages {named} reads it: leave it out, or name one that does")
     return found
 
 
-def _fed(data: dict[str, str | None], tried: Tried) -> dict[str, Loaded]:
+def _fed(given: Named, problems: list[str]) -> dict[str, Loaded]:
     """Return the rows of each stage that the data can feed: demonstrations SFT, pairs DPO, or else thumbs KTO."""
     found: dict[str, Loaded] = {}
     labels: dict[str, Sequence[str]] = {"--data": ("sft", "dpo", "kto"), "--data-preferences": ("dpo", "kto")}
-    if data["--data-preferences"] is not None:
+    if given.data["--data-preferences"] is not None:
         labels["--data"] = ("sft",)
-    for flag, name in data.items():
-        refusals, fed = [], len(found)
+    for flag, name in given.data.items():
+        refused: list[str] = []
+        fed = len(found)
         for label in labels[flag] if name is not None else ():
             if label == labels[flag][-1] and len(found) > fed:  # KTO could make thumbs of the pairs that DPO learns
                 break
-            try:
-                found[label] = _loaded(kinds.named(label), name)
-            except Refused as error:
-                refusals.append(str(error))
-        if refusals and len(found) == fed:
-            tried(flag, _refuse, f"{refusals[0]}{_checkable(str(name))}")
+            if loaded := tried(refused, flag, _loaded, kinds.named(label), name):
+                found[label] = loaded
+        if refused and len(found) == fed:
+            problems.append(f"{refused[0]}{_checkable(str(name))}")
     return found
 
 
@@ -194,29 +160,17 @@ def _checkable(name: str) -> str:
     return " Its answers can be checked, so that grpo can learn from them: add --stages grpo."
 
 
-def _refuse(said: str) -> None:
-    raise Refused(said)
-
-
-def _prefers(kind: Kind) -> bool:
-    return kind.layout in ("pairs", "labelled")
-
-
 def _loaded(kind: Kind, name: str | None) -> Loaded:
     """Return what a stage would train on, read as it would read it."""
     if name is None:
         raise Refused("it is missing: add --data FILE")
-    if name.startswith("made:"):
-        raise Refused("made: data belong to the recipe that registers them: name a file, a folder or a Hub id")
-    path = user_path(name)
-    name = str(path.resolve()) if path.exists() else name
     if kind.starts_from_nothing:
         kind.load(kind.config_class(output_dir=kind.name, dataset_name=name))
         return Rows(kind, name, ("text",), 0, 0.0), None
     from data.local_files import held_out_split
     from data.sources import load_once
 
-    splits = held_out_split(path, "train", None) is not None
+    splits = held_out_split(user_path(name), "train", None) is not None
     refusals = []
     for fraction in HELD_OUT:
         try:

@@ -154,6 +154,8 @@ def _code(value: Any, codes: Mapping[Any, str]) -> str:
     """Return a value as ruff would write it."""
     if isinstance(value, list):
         return f"[{', '.join(_code(one, codes) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_quoted(name)}: {_code(one, codes)}' for name, one in value.items())}}}"
     if isinstance(value, StageOutput):
         return f'StageOutput("{value.name}")'
     if isinstance(value, str):

@@ -20,6 +20,8 @@ PASS_TOKENS = 8192
 """Tokens of a forward and backward pass, padding included, beyond which more rows at once are hardly faster."""
 GROUP, COMPLETION = 8, 256
 """Completions of a prompt, and the longest one, of a kind that samples."""
+SFT_TERM = 0.2
+"""Its weight beside DPO's loss, as Llama 3 was trained (Dubey et al., 2024, section 4.1.4)."""
 FROM_NOTHING_PARAMETERS, FROM_NOTHING_TOKENS = 1_000_000, 512
 """Of the model that is pretrained here."""
 REFERENCE_LR, REFERENCE_PARAMETERS = 2e-5, 5e8
@@ -177,6 +179,9 @@ def _learning(facts: Facts, rows: Rows, way: Way) -> Values:
     }
     if rows.kind.layout in ("pairs", "labelled") and not rows.kind.scores:
         chosen["beta"] = (0.1, "how strongly it is held to the model that the stage starts from: the usual value")
+    if rows.kind.layout == "pairs" and not rows.kind.scores:
+        held = "an SFT term on the chosen answers, which DPO alone makes less likely with the rejected ones"
+        chosen["trainer_args"] = ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, SFT_TERM]}, held)
     return chosen
 
 
@@ -193,16 +198,17 @@ def _length(lengths: Sequence[int], most: int | None) -> tuple[int, str]:
 def _learning_rate(facts: Facts, rows: Rows, way: Way) -> tuple[float, str]:
     """Return the usual rate of full fine-tuning, by the model's size; ten times as much for an adapter.
 
-    Preferences and rewards move a model that can answer already, and take a tenth.
+    A stage that moves a model which can answer already, by preferences or rewards, takes a 20th. The exponent joins
+    the rates of recipes/: 2e-5 at 0.5 B, 2e-3 at 1 M (docs/decisions.md).
     """
     parameters = facts.model.parameters if facts.model else FROM_NOTHING_PARAMETERS
-    rate = min(1e-3, max(1e-5, REFERENCE_LR * math.sqrt(REFERENCE_PARAMETERS / parameters)))
+    rate = min(2e-3, max(1e-5, REFERENCE_LR * (REFERENCE_PARAMETERS / parameters) ** 0.75))
     of = f"{parameters / 1e6:,.1f} M weights"
     why = f"of full fine-tuning of {of}: 2e-5 is usual at 500 M, and smaller models take more"
     if way.peft:
-        rate, why = min(1e-3, 10 * rate), f"of an adapter: ten times what training all {of} would take"
+        rate, why = min(2e-3, 10 * rate), f"of an adapter: ten times what training all {of} would take"
     if rows.kind.samples or (rows.kind.layout != "conversations" and not rows.kind.scores):
-        rate, why = rate / 10, "a tenth of what SFT would take, as is usual where a model is shifted and not taught"
+        rate, why = rate / 20, "a 20th of what SFT would take, as is usual where a model is shifted and not taught"
     return float(f"{rate:.0e}"), why
 
 
@@ -211,7 +217,7 @@ def _epochs(rows: Rows, step: int) -> tuple[int, str]:
     trained_on = max(1, round(rows.count * (1 - _share(rows))))
     usual = next(epochs for most, epochs in ((5_000, 3), (20_000, 2), (math.inf, 1)) if trained_on < most)
     if rows.kind.layout != "conversations":
-        usual = max(1, usual - 1)
+        usual = 1  # preferences are soon learnt by heart
     epochs = min(10, max(usual, math.ceil(60 * step / trained_on)))
     many = f"more passes over the same {trained_on:,} rows learn them by heart"
     return epochs, f"about {math.ceil(trained_on / step) * epochs:,} steps; {many}"

@@ -211,7 +211,7 @@ def test_memory_decides_what_is_trained(init: Init, work: Path, shared: Path) ->
         (["--data", "answers.jsonl", "--stages", "dpo"], "--data, for dpo: "),
         (["--data", "made:conversations"], "belong to the recipe that registers them"),
         (["--data", "answers.jsonl", "--stages", "sfd"], "did you mean 'sft'"),
-        (["--data", "answers.jsonl", "--stages", "sft,sft"], "--stages names a stage twice"),
+        (["--data", "answers.jsonl", "--stages", "sft,sft"], "a stage is named twice"),
         (["--data", "answers.jsonl", "--stages", ""], "--stages names no stage"),
         (["--data", "text.jsonl", "--stages", "pretrain"], "--model is left out"),
         (["--data", "answers.jsonl", "--data-preferences", "pairs.jsonl", "--stages", "sft"], "reads it"),
@@ -282,11 +282,12 @@ def test_the_learning_rate_is_the_usual_one_at_the_usual_size_and_rises_as_model
         return values._learning_rate(facts, rows, values.Way(peft, "float32", False))[0]
 
     assert rate(500_000_000) == 2e-5
-    assert rate(20_000_000) == 1e-4  # a 25th of the size, five times the rate
-    assert rate(1_000) == 1e-3
+    assert rate(31_250_000) == 2e-4  # a 16th of the size, 8 times the rate: 1.6e-4
+    assert rate(1_041_792) == 2e-3  # as the embedded recipe, where this was tuned
+    assert rate(1_000) == 2e-3
     assert rate(70_000_000_000) == 1e-5
     assert rate(500_000_000, peft="lora") == 2e-4
-    assert rate(500_000_000, kind="dpo") == 2e-6
+    assert rate(500_000_000, kind="dpo") == 1e-6
     assert rate(500_000_000, kind="reward") == 2e-5
 
 
