@@ -26,6 +26,8 @@ TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""
 PRODUCT = 1024
 """Rows and columns of the matrices by which a CPU is judged."""
+SHORT_S = 0.2
+"""What takes longer the first time is timed once more, and not twice."""
 LONG_S = 3.0
 """What takes longer is timed once; a pass, on a CPU, not at all."""
 SAMPLED = (4, 12)
@@ -88,8 +90,10 @@ def seconds(stage: Stage, models: Models, steps: int, rows: int | None, length: 
     on_cpu = device() == "cpu"
     work = work_of(stage, models, steps, rows, length if on_cpu else None)
     pace = by_products(work) if on_cpu else None
+    if pace is not None:
+        return (pace if pace.one_pass > LONG_S else measured(work)).of(work)
     try:
-        return (measured(work) if pace is None or pace.one_pass < LONG_S else pace).of(work)
+        return measured(work).of(work)
     finally:
         free_memory()
 
@@ -256,13 +260,15 @@ def _timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     _synchronise()
-    if (first := time.perf_counter() - began) > LONG_S:
+    first = time.perf_counter() - began
+    if first > LONG_S:
         return first
+    times = TIMED if first < SHORT_S else 1
     began = time.perf_counter()
-    for _ in range(TIMED):
+    for _ in range(times):
         work()
     _synchronise()
-    return (time.perf_counter() - began) / TIMED
+    return (time.perf_counter() - began) / times
 
 
 def _synchronise() -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from evaluation.measures import shown
 from evaluation.metrics import verdict
 from evaluation.report.facts import number, read_run
-from evaluation.table import shown
 
 Curve = list[tuple[int, float]]
 """(step, value) points."""
@@ -27,13 +27,13 @@ def figures(run_dir: Path | str) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "stage": stage.name,
-                    "measure": measure.strip(),
+                    "measure": measure,
                     "n": result["n"],
                     "before": result["before"],
                     "after": result["after"],
                     "low": low,
                     "high": high,
-                    "verdict": verdict(result["metric"], result["ci95"]),
+                    "verdict": verdict(result),
                 }
             )
     return rows
