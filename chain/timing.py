@@ -26,6 +26,8 @@ TIMED = 2
 """Passes whose mean is taken, after one that is not timed."""
 PRODUCT = 1024
 """Rows and columns of the matrices by which a CPU is judged."""
+CPU_SEQUENCES = 16
+"""Rows of a pass that is timed on a CPU, whose time grows with them."""
 SHORT_S = 0.2
 """What takes longer the first time is timed once more, and not twice."""
 LONG_S = 3.0
@@ -91,7 +93,11 @@ def seconds(stage: Stage, models: Models, steps: int, rows: int | None, length: 
     work = work_of(stage, models, steps, rows, length if on_cpu else None)
     pace = by_products(work) if on_cpu else None
     if pace is not None:
-        return (pace if pace.one_pass > LONG_S else measured(work)).of(work)
+        if pace.one_pass < LONG_S:
+            few = min(work.sequences, CPU_SEQUENCES)
+            of_few, times = measured(replace(work, sequences=few)), work.sequences / few
+            pace = replace(of_few, one_pass=times * of_few.one_pass, reference=times * of_few.reference)
+        return pace.of(work)
     try:
         return measured(work).of(work)
     finally:
@@ -250,25 +256,27 @@ def _sampling(model: Any, sampling: Sampling, half: Callable[[], AbstractContext
         with torch.no_grad(), half():
             model.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True)
 
-    few, more = (_timed(partial(sample, tokens)) for tokens in SAMPLED)
+    sample(SAMPLED[0])
+    few, more = (_once(partial(sample, tokens)) for tokens in SAMPLED)
     each = (more - few) / (SAMPLED[1] - SAMPLED[0])
     return few + each * (sampling.completion_tokens - SAMPLED[0])
 
 
 def _timed(work: Callable[[], object]) -> float:
     """Return the seconds that `work` takes, after a first time that is not counted, unless it takes long."""
-    began = time.perf_counter()
-    work()
-    _synchronise()
-    first = time.perf_counter() - began
+    first = _once(work)
     if first > LONG_S:
         return first
     times = TIMED if first < SHORT_S else 1
-    began = time.perf_counter()
-    for _ in range(times):
-        work()
+    return sum(_once(work) for _ in range(times)) / times
+
+
+def _once(work: Callable[[], object]) -> float:
     _synchronise()
-    return (time.perf_counter() - began) / times
+    began = time.perf_counter()
+    work()
+    _synchronise()
+    return time.perf_counter() - began
 
 
 def _synchronise() -> None:
