@@ -95,7 +95,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-few = settings(bounded, max_examples=EXAMPLES // 3)
+few = settings(bounded, max_examples=EXAMPLES // 6)
 
 
 @pytest.mark.parametrize("kind", DATA)

@@ -15,6 +15,7 @@ from typing import Any
 from utils.console import console, warn
 from utils.processes import is_first
 from utils.runtime import now
+from utils.spinning import share_cores
 from utils.text import entry
 
 LIBRARIES = (
@@ -93,6 +94,7 @@ def quiet_libraries(training_log: Path | None) -> Iterator[None]:
     """
     if "transformers" not in sys.modules:
         console().print("loading libraries")  # it takes seconds, in which nothing else is said
+    share_cores()
     route, hook = _Route(training_log if is_first() else None), threading.excepthook
     with warnings.catch_warnings(), _no_bars():
         warnings.showwarning, threading.excepthook = _show_by(route), _tell_by(route)

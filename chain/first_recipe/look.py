@@ -24,8 +24,6 @@ LOOKED_AT = 2000
 """Rows whose length is measured, from all over the data."""
 OF_MEMORY = 0.8
 """Share of a machine's free memory that training may take where there is no GPU."""
-BYTES_A_TOKEN = 3
-"""Of a tokenizer that is not trained yet: English takes four, other languages fewer."""
 
 
 @dataclass(frozen=True)
@@ -220,14 +218,11 @@ def _measured(loaded: dict[str, Loaded], directory: Path | None) -> dict[str, Ro
     from algorithms.config import TrainingConfig
     from algorithms.supervision import shown
 
-    tokenizer, per_token, found = None, 1, {}
+    tokenizer, found = None, {}
     for label, (rows, data) in loaded.items():
         if data is None:
-            tokenizer, _ = rows.kind.stand_in(rows.kind.config_class(output_dir=label, dataset_name=rows.name)) or (
-                0,
-                0,
-            )
-            per_token = BYTES_A_TOKEN
+            stand_in = rows.kind.stand_in(rows.kind.config_class(output_dir=label, dataset_name=rows.name))
+            tokenizer = stand_in and stand_in[0]
         elif tokenizer is None:
             config = TrainingConfig(model_name=str(directory), output_dir=label, dataset_name=rows.name)
             tokenizer = loading.tokenizer(config, data.train, gives_template=rows.kind.gives_template)
@@ -236,7 +231,7 @@ def _measured(loaded: dict[str, Loaded], directory: Path | None) -> dict[str, Ro
         if data is not None and not rows.kind.samples:
             some = data.train.select(range(0, len(data.train), math.ceil(len(data.train) / LOOKED_AT)))
             try:
-                lengths = sorted(max(map(len, shown(tokenizer, row))) // per_token + 1 for row in some)
+                lengths = sorted(max(map(len, shown(tokenizer, row))) for row in some)
             except TemplateError as error:
                 raise Refused(f"the model's chat template cannot show {rows.name}: {error}") from error
             rows = replace(rows, lengths=lengths)

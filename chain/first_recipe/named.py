@@ -10,7 +10,7 @@ import kinds
 from kinds import Kind
 from records.catalogue import find_checkpoint
 from utils import hub
-from utils.errors import Refused, did_you_mean
+from utils.errors import Refused
 from utils.files import user_path
 
 
@@ -85,11 +85,8 @@ def _model(given: str, runs_dir: Path) -> tuple[str, Path]:
 def _data(name: str) -> str:
     if name.startswith("made:"):
         raise Refused("made: data belong to the recipe that registers them: name a file, a folder or a Hub id")
+    from data.named import refuse_unknown  # not above: `data` may be hidden by a file beside a script
+
+    refuse_unknown(name)
     path = user_path(name)
-    if path.exists():
-        return str(path.resolve())
-    if hub.is_dataset_id(name):
-        return name
-    beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = did_you_mean(path.name, beside) or "."
-    raise Refused(f"there is no data set {name!r}{near} Data are a local file or folder, or a Hub id as owner/name.")
+    return str(path.resolve()) if path.exists() else name
