@@ -15,7 +15,7 @@ import cache_config  # noqa: F401  sets the environment before any Hugging Face 
 from chain import recipe as recipes
 from chain import screen
 from chain.disk import refuse_little
-from chain.fetch import Fetched, fetch
+from chain.fetch import STEP_FAILED, Fetched, fetch
 from chain.fitting import Fitting, fit_all
 from chain.record import (
     changes_of_run,
@@ -152,7 +152,10 @@ def _check(
     chosen, outputs = chosen_stages(configs, grpo_extra, labels, source, verifier)
     stages = earlier.read()["stages"] if earlier else []
     passed = [entry["name"] for entry in stages if entry["status"] == "passed"]
-    fetched = first_then_all(lambda: fetch(chosen, outputs, passed=passed, force=force))
+    recorded = (line.partition(": ") for line in (earlier.read().get("forced", []) if earlier else ()))
+    started = {label for label, _, said in recorded if said == STEP_FAILED}
+    forced = {stage.label for stage in chosen} if force else started
+    fetched = first_then_all(lambda: fetch(chosen, outputs, passed=passed, forced=forced))
     if verifier := verifier_for(chosen, verifier):
         first_then_all(partial(verifier.check, [stage.config for stage in chosen]))
     tasks = tasks_of(chosen, verifier)
@@ -183,6 +186,7 @@ def _open(checked: _Checked, info: RunInfo, recipe: str | None, values: Sequence
         values=values,
         changes=checked.changes,
         of_run=checked.of_run,
+        untried=checked.fetched.forced,
         limits=limits,
         data=checked.fetched.data,
         verifier=checked.verifier,

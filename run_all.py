@@ -132,7 +132,10 @@ def recipe_of(info: RunInfo) -> str:
 def act(args: argparse.Namespace, asked: Request) -> None:
     """Plan, download or run one recipe."""
     if args.plan or args.download:
-        command_line.show_plan(asked, args.check_data) if args.plan else command_line.download(asked)
+        if args.plan:
+            command_line.show_plan(asked, args.check_data, args.force)
+        else:
+            command_line.download(asked, args.force)
         return
     new = asked.resume is None  # a resumed run knows its stages and their inputs
     run_pipeline(

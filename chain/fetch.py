@@ -1,10 +1,10 @@
 """What is settled before a run starts: can its models and data be had, and do they fit together."""
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,9 @@ from utils.files import base_of, tensor_shapes, weight_files
 
 if TYPE_CHECKING:
     from data.sources import StageData
+
+STEP_FAILED = "its step with a tiny model, tried ahead, failed"
+"""What the record says of a stage that was started all the same."""
 
 
 def refuse_absent(stages: Iterable[Stage]) -> None:
@@ -98,6 +101,8 @@ class Fetched:
     """The directory of each model that no stage makes, by its name in the recipe and its revision."""
     data: dict[str, dict[str, Any]]
     """`StageData.info` of each stage's data, by label."""
+    forced: list[str] = field(default_factory=list)
+    """Lines for the record: stages whose step with a tiny model failed, and which may start all the same."""
 
     def path_of(self, model: str | StageOutput, revision: str | None, outputs: Mapping[str, Path]) -> Path:
         """Return the directory of a model that a stage names; `outputs` are those of stages."""
@@ -110,13 +115,13 @@ def fetch(
     *,
     check_data: bool = False,
     passed: Collection[str] = (),
-    force: bool = False,
+    forced: Container[str] = (),
 ) -> Fetched:
     """Bring the stages' models and data to this machine, and read them: each stage's data in that stage's layout.
 
     `outputs` are directories of an earlier run's stages, `passed` the stages of a resumed run that have. With
     `check_data` every row is measured instead of the first, and of a model that is not here all comes but its weights.
-    With `force` a stage may start although its step with a tiny model fails, which is said.
+    A stage in `forced` may start although its step with a tiny model fails, which is said.
 
     Raises:
         Refused: with everything that cannot be had, cannot be read, or does not fit together.
@@ -142,7 +147,14 @@ def fetch(
                     stage, rows.train, reader.tokenizer, reader.max_tokens, reader.n_embeddings, every=check_data
                 )
             if rows and stage.label not in passed:
-                _rehearse(stage, rows, reader, stages, force)
+                try:
+                    _rehearse(stage, rows, reader, stages)
+                except Refused as error:
+                    if stage.label not in forced:
+                        said = f"{str(error).rstrip('.')}. If this is wrong, --force starts the run all the same."
+                        raise Refused(said) from error
+                    console().print(f"{stage.label} may start all the same: {error}", markup=False, soft_wrap=True)
+                    fetched.forced.append(f"{stage.label}: {STEP_FAILED}")
         except Refused as error:
             problems.append(f"{stage.label}: {error}")
     if problems:
@@ -175,20 +187,13 @@ class Reader(NamedTuple):
     model_config: Any
 
 
-def _rehearse(stage: Stage, rows: "StageData", reader: Reader | None, stages: Sequence[Stage], force: bool) -> None:
+def _rehearse(stage: Stage, rows: "StageData", reader: Reader | None, stages: Sequence[Stage]) -> None:
     """Let a stage make a step with a tiny model; of one that the run makes from nothing something stands for it."""
     first = next((one for one in stages if one.kind.starts_from_nothing), None)
-    try:
-        if reader is not None:
-            stage.kind.rehearse(stage, rows, reader.tokenizer, reader.model_config, stand_in=False)
-        elif first is not None and (instead := first.kind.stand_in(first.config)):
-            stage.kind.rehearse(stage, rows, *instead, stand_in=True)
-    except Refused as error:
-        if not force:
-            raise Refused(
-                f"{str(error).rstrip('.')}. If this is wrong, --force starts the run all the same."
-            ) from error
-        console().print(f"{stage.label} is started all the same: {error}", markup=False, soft_wrap=True)
+    if reader is not None:
+        stage.kind.rehearse(stage, rows, reader.tokenizer, reader.model_config, stand_in=False)
+    elif first is not None and (instead := first.kind.stand_in(first.config)):
+        stage.kind.rehearse(stage, rows, *instead, stand_in=True)
 
 
 def _reader(

@@ -27,6 +27,8 @@ class Lengths:
         """Return the mean length of a batch's longest row, of a prompt where the kind samples; None: not known."""
         if rows is None:
             return None
+        from jinja2 import TemplateError
+
         from algorithms import supervision
 
         looked_at = rows.train.select(range(min(len(rows.train), LOOKED_AT)))
@@ -34,7 +36,7 @@ class Lengths:
             tokenizer = self._tokenizer(stage, looked_at)
             answered = not stage.kind.samples
             longest = [max(map(len, supervision.shown(tokenizer, row, answered=answered))) for row in looked_at]
-        except (Refused, ValueError, OSError):  # which a run refuses
+        except (Refused, ValueError, OSError, TemplateError):  # which a run refuses
             return None
         batches = [longest[at : at + batch_size] for at in range(0, max(1, len(longest) - batch_size + 1), batch_size)]
         return round(sum(map(max, batches)) / len(batches))

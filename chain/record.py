@@ -265,6 +265,7 @@ def open_record(
     values: Sequence[str],
     changes: Mapping[str, Sequence[str]],
     of_run: Sequence[str],
+    untried: Sequence[str],
     limits: Limits,
     data: Mapping[str, Mapping[str, Any]],
     verifier: Any = None,
@@ -277,11 +278,12 @@ def open_record(
         "data": {label: rows["fingerprint"] for label, rows in data.items()},
         "verifier": fingerprint_of(verifier, stages),
     }
+    before = info.read().get("forced", []) if info.file.exists() else []
+    if forced := [*dict.fromkeys([*before, *_listed(changes).splitlines(), *of_run, *untried])]:
+        asked["forced"] = forced
     if info.file.exists():
         if is_first():
             remove_temporary(info.run_dir)
-        if changes or of_run:
-            asked["forced"] = [*info.read().get("forced", []), *_listed(changes).splitlines(), *of_run]
         if of_run:
             asked |= made_with(stages)
         info.set(**asked, status="running", finished_at=None)

@@ -146,14 +146,14 @@ def stages(asked: Request) -> tuple[list[Stage], dict[str, Path]]:
     return chosen_stages(asked.configs, asked.grpo_extra, asked.stages, source, asked.verifier)
 
 
-def show_plan(asked: Request, check_data: bool) -> None:
+def show_plan(asked: Request, check_data: bool, force: bool = False) -> None:
     """Print what each stage needs; of a run that would be resumed, each that has not passed."""
     with quiet_libraries(None):
         chosen, outputs = stages(asked)
         passed = finished_outputs(find_unfinished(asked.runs_dir, asked.resume)) if asked.resume else {}
         left = [stage for stage in chosen if stage.label not in passed]
         if check_data:  # all that a run would refuse before it starts, and rows that it would only meet
-            fetch(left, outputs | passed, check_data=True)
+            fetch(left, outputs | passed, check_data=True, forced=[one.label for one in left if force])
             _check_verifier(left, asked.verifier)
         budget_bytes = available_bytes(asked.limits.memory_budget_bytes)
         needs = plan(
@@ -167,11 +167,11 @@ def show_plan(asked: Request, check_data: bool) -> None:
         console().print(line, soft_wrap=isinstance(line, str), markup=False)
 
 
-def download(asked: Request) -> None:
+def download(asked: Request, force: bool = False) -> None:
     """Fetch the models and data that the recipe names, so that it can run without a network."""
     with quiet_libraries(None):
         chosen, outputs = stages(asked)
-        fetched = fetch(chosen, outputs)
+        fetched = fetch(chosen, outputs, forced=[one.label for one in chosen if force])
         _check_verifier(chosen, asked.verifier)
     for (name, _), directory in fetched.models.items():
         console().print(f"model {name}: {directory}", markup=False, soft_wrap=True)

@@ -270,6 +270,11 @@ def _of_both_labels(rows: Dataset, count: int) -> Dataset:
     return rows.select(sorted(sorted(range(len(rows)), key=digests.__getitem__)[:count]))
 
 
+def positions(rows: Dataset) -> list[float]:
+    """Return where each row's problem lies in [0, 1): a fraction holds out those that lie below it."""
+    return [position(key) for key in _keys(rows)]
+
+
 def _keys(rows: Dataset) -> list[str]:
     columns = [column for column in ("prompt", "messages", "text") if column in rows.column_names]
     return [normalised(key_of(row)) for row in rows.select_columns(columns)]

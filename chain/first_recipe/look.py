@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 import kinds
 from chain.first_recipe.named import Named, refuse_all, tried
 from chain.fitting import available_bytes
@@ -13,12 +15,12 @@ from chain.forecast import Models
 from kinds import Kind
 from utils.errors import Refused
 from utils.files import base_of, user_path
-from utils.runtime import available_cores, card_bytes
+from utils.runtime import available_cores
 
 if TYPE_CHECKING:
     from data.sources import StageData
 
-HELD_OUT = (0.2, 0.3, 0.5)
+HELD_OUT = (0.2, 0.5, 0.9)
 """Shares of the rows to hold out: of few rows a fifth may be none, since a hash decides."""
 LOOKED_AT = 2000
 """Rows whose length is measured, from all over the data."""
@@ -48,10 +50,10 @@ class Rows:
     """As the recipe names the data: a whole path or a Hub id."""
     columns: tuple[str, ...]
     """Those of its layout, as the stage's trainer has them."""
-    count: int
-    """Rows, those that are held out included; 0 of documents, which are not counted."""
-    held_out: float
-    """The share that must be held out at least, so that it is a row; 0 of data that have a split for it."""
+    positions: Sequence[float]
+    """Where the problem of each row lies, in rising order: a fraction holds out those that lie below it."""
+    has_split: bool
+    """The data have a split of their own to hold out, which is not among the rows."""
     lengths: Sequence[int] = ()
     """Tokens of rows, of pairs the longer side, in rising order; none of prompts."""
     reward: str | None = None
@@ -62,15 +64,14 @@ class Rows:
 class Facts:
     """All that the recipe depends on."""
 
-    model: Model | None
-    """None: it is pretrained from random weights."""
+    model: Model
     rows: dict[str, Rows]
     """By label, in the order of the run."""
     memory_bytes: int
     """What training may take: of the GPU, or of the machine's memory where there is none."""
     machine: str
     """In words."""
-    has_gpu: bool
+    on_gpu: bool
 
 
 def facts(given: Named) -> Facts:
@@ -80,20 +81,16 @@ def facts(given: Named) -> Facts:
         Refused: with everything that cannot be read or used.
     """
     problems: list[str] = []
-    model = given.model and tried(problems, "--model", _model, *given.model)
+    model = tried(problems, "--model", _model, *given.model)
     loaded = (_asked if given.stages else _fed)(given, problems)
-    rows = {} if problems else tried(problems, "--data", _measured, loaded, given.model and given.model[1])
+    rows = {} if problems else tried(problems, "--data", _measured, loaded, given.model[1])
     refuse_all(problems)
-    gpu, free = card_bytes(), available_bytes(given.memory_budget)
-    if gpu is None:
-        import psutil
-
-        own = int(OF_MEMORY * psutil.virtual_memory().available)
-        free = min(own, free or own)
-    assert free is not None
-    machine = f"{available_cores()} CPU cores and {free / 2**30:.1f} GiB of "
-    machine += "memory to train in, without a GPU" if gpu is None else "a GPU's memory to train in"
-    return Facts(model, rows, free, machine, gpu is not None)
+    of_gpu = available_bytes(given.memory_budget)  # of one that is here, or of another, if a budget is given
+    if of_gpu is not None:
+        return Facts(model, rows, of_gpu, f"{of_gpu / 2**30:.1f} GiB of a GPU's memory to train in", True)
+    free = int(OF_MEMORY * psutil.virtual_memory().available)
+    machine = f"{available_cores()} CPU cores and {free / 2**30:.1f} GiB of memory to train in, without a GPU"
+    return Facts(model, rows, free, machine, False)
 
 
 def _model(name: str, directory: Path) -> Model:
@@ -112,7 +109,7 @@ def _model(name: str, directory: Path) -> Model:
 
 
 Loaded = tuple[Rows, Any]
-"""What a stage would train on, and its `StageData`; None of documents."""
+"""What a stage would train on, and its `StageData`."""
 
 
 def _asked(given: Named, problems: list[str]) -> dict[str, Loaded]:
@@ -162,13 +159,10 @@ def _loaded(kind: Kind, name: str | None) -> Loaded:
     """Return what a stage would train on, read as it would read it."""
     if name is None:
         raise Refused("it is missing: add --data FILE")
-    if kind.starts_from_nothing:
-        kind.load(kind.config_class(output_dir=kind.name, dataset_name=name))
-        return Rows(kind, name, ("text",), 0, 0.0), None
     from data.local_files import held_out_split
-    from data.sources import load_once
+    from data.sources import load_once, positions
 
-    splits = held_out_split(user_path(name), "train", None) is not None
+    has_split = held_out_split(user_path(name), "train", None) is not None
     refusals = []
     for fraction in HELD_OUT:
         try:
@@ -176,10 +170,10 @@ def _loaded(kind: Kind, name: str | None) -> Loaded:
         except Refused as error:
             refusals.append(error)
             continue
-        count = len(data.train) + (0 if splits else len(data.eval))
+        places = sorted([*positions(data.train), *([] if has_split else positions(data.eval))])
         reward = _reward(data, name) if kind.samples else None
         columns = tuple(column for column in data.train.column_names if kind.samples or column != "margin")
-        return Rows(kind, name, columns, count, 0.0 if splits else fraction, reward=reward), data
+        return Rows(kind, name, columns, places, has_split, reward=reward), data
     raise refusals[0]
 
 
@@ -210,7 +204,7 @@ SHORT = 5
 """Words of an answer that a completion can be expected to give to the letter."""
 
 
-def _measured(loaded: dict[str, Loaded], directory: Path | None) -> dict[str, Rows]:
+def _measured(loaded: dict[str, Loaded], directory: Path) -> dict[str, Rows]:
     """Return the rows of each stage with their lengths, as the model's tokenizer will show them."""
     from jinja2 import TemplateError
 
@@ -220,15 +214,12 @@ def _measured(loaded: dict[str, Loaded], directory: Path | None) -> dict[str, Ro
 
     tokenizer, found = None, {}
     for label, (rows, data) in loaded.items():
-        if data is None:
-            stand_in = rows.kind.stand_in(rows.kind.config_class(output_dir=label, dataset_name=rows.name))
-            tokenizer = stand_in and stand_in[0]
-        elif tokenizer is None:
+        if tokenizer is None:
             config = TrainingConfig(model_name=str(directory), output_dir=label, dataset_name=rows.name)
             tokenizer = loading.tokenizer(config, data.train, gives_template=rows.kind.gives_template)
         else:
             loading.fit_to(data.train, tokenizer, gives_template=rows.kind.gives_template)
-        if data is not None and not rows.kind.samples:
+        if not rows.kind.samples:
             some = data.train.select(range(0, len(data.train), math.ceil(len(data.train) / LOOKED_AT)))
             try:
                 lengths = sorted(max(map(len, shown(tokenizer, row))) for row in some)

@@ -20,8 +20,8 @@ class Named:
 
     stages: Mapping[str, Kind]
     """By label, in the order of the run; none: what the data can feed."""
-    model: tuple[str, Path] | None
-    """Its name in the recipe and the directory of its configuration; None: random weights."""
+    model: tuple[str, Path]
+    """Its name in the recipe and the directory of its configuration."""
     data: Mapping[str, str | None]
     """By flag, as the recipe names them: a whole path or a Hub id."""
     memory_budget: int | None
@@ -35,15 +35,13 @@ def named(args: argparse.Namespace) -> Named:
     """
     problems: list[str] = []
     stages = tried(problems, "--stages", _stages, args.stages or ()) or {}
-    from_nothing = any(kind.starts_from_nothing for kind in stages.values())
-    if from_nothing and args.model is not None:
-        problems.append("--model is left out where --stages pretrains one from random weights")
-    elif not from_nothing and args.model is None:
+    if args.model is None:
         problems.append("--init needs a model to train: add --model MODEL")
     model = None if args.model is None else tried(problems, "--model", _model, args.model, Path(args.runs_dir))
     given = {"--data": args.data, "--data-preferences": args.data_preferences}
     data = {flag: name and tried(problems, flag, _data, name) for flag, name in given.items()}
     refuse_all(problems)
+    assert model is not None
     return Named(stages, model, data, args.memory_budget)
 
 
@@ -64,6 +62,8 @@ def refuse_all(problems: list[str]) -> None:
 
 def _stages(labels: tuple[str, ...]) -> dict[str, Kind]:
     found = {label: kinds.named(label) for label in labels}
+    if nothing := next((label for label, kind in found.items() if kind.starts_from_nothing), None):
+        raise Refused(f"{nothing} begins with random weights, and not with a model: see docs/first_steps.ipynb")
     if len(found) < len(labels):
         raise Refused("a stage is named twice, and runs once")
     return found

@@ -25,7 +25,6 @@ LEARNS = {
     "pairs": "Moves the model from the rejected answers to the chosen ones.",
     "labelled": "Moves the model to answers with thumbs up, away from those with thumbs down.",
     "prompts": "Samples answers, rewards those that are right, and prefers the better of each group.",
-    "documents": "Random weights learn to continue the documents.",
 }
 
 
@@ -41,18 +40,15 @@ def recipe(facts: Facts, chosen: tuple[Values, list[Draft]], path: Path) -> str:
     paths = [_path(name, value, path.parent, why) for name, (value, why) in constants.items()]
     lines = [*_docstring(facts, drafts, path), *_imports("HERE" in "".join(map("".join, paths)), drafts)]
     lines += [line for each in paths for line in each]
-    from_a_model = [draft.label for draft in drafts if not draft.rows.kind.starts_from_nothing]
-    shared = common if len(from_a_model) > 1 else {}  # of one stage they stand in it
+    shared = common if len(drafts) > 1 else {}  # of one stage they stand in it
     if shared:
-        lines += ["", "# Of every stage that starts from a model.", "COMMON: dict[str, Any] = {"]
+        lines += ["", "# Of every stage.", "COMMON: dict[str, Any] = {"]
         lines += [*_fields(shared, codes, "    ", '"{}": {},'), "}"]
-    typed = ": dict[str, PretrainConfig | TrainingConfig]" if 0 < len(from_a_model) < len(drafts) else ""
-    lines += ["", f"configs{typed} = {{"]
+    lines += ["", "configs = {"]
     for draft in drafts:
         lines += [*_comment(_learns(draft), "    "), f'    "{draft.label}": {draft.rows.kind.config_class.__name__}(']
-        values = draft.values | (common if draft.label in from_a_model and not shared else {})
-        lines += _fields(values, codes, "        ", "{}={},")
-        lines += ["        **COMMON,"] if draft.label in from_a_model and shared else []
+        lines += _fields(draft.values if shared else draft.values | common, codes, "        ", "{}={},")
+        lines += ["        **COMMON,"] if shared else []
         lines += ["    ),"]
     lines += ["}"]
     extra = [draft for draft in drafts if draft.extra]
@@ -71,7 +67,7 @@ def recipe(facts: Facts, chosen: tuple[Values, list[Draft]], path: Path) -> str:
 
 def _docstring(facts: Facts, drafts: list[Draft], path: Path) -> Iterator[str]:
     data = " and ".join(dict.fromkeys(_shown(draft.rows.name) for draft in drafts))
-    model = _shown(facts.model.name) if facts.model else "a model from random weights"
+    model = _shown(facts.model.name)
     labels = ", ".join(draft.label for draft in drafts)
     yield from wrap(f'"""Trains {model} on {data} ({labels}): a first recipe, to be read and changed.', WIDTH)
     yield ""
@@ -92,15 +88,12 @@ def _docstring(facts: Facts, drafts: list[Draft], path: Path) -> Iterator[str]:
 
 
 def _imports(has_paths: bool, drafts: list[Draft]) -> Iterator[str]:
-    from_a_model = [draft for draft in drafts if not draft.rows.kind.starts_from_nothing]
-    standard = ["from pathlib import Path"] * has_paths + ["from typing import Any"] * (len(from_a_model) > 1)
+    standard = ["from pathlib import Path"] * has_paths + ["from typing import Any"] * (len(drafts) > 1)
     yield from (*standard, *([""] if standard else []))
-    used = {"GRPOExtraConfig": any(draft.extra for draft in drafts), "TrainingConfig": bool(from_a_model)}
+    used = {"GRPOExtraConfig": any(draft.extra for draft in drafts), "TrainingConfig": True}
     used["StageOutput"] = "StageOutput(" in repr([(draft.values, draft.extra) for draft in drafts])
     if names := sorted(name for name, is_used in used.items() if is_used):
         yield f"from algorithms import {', '.join(names)}"
-    if len(from_a_model) < len(drafts):
-        yield "from pretrain import PretrainConfig"
     yield ""
     if has_paths:
         yield "HERE = Path(__file__).resolve().parent"
@@ -108,17 +101,15 @@ def _imports(has_paths: bool, drafts: list[Draft]) -> Iterator[str]:
 
 def _constants(facts: Facts, drafts: list[Draft]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield the name, the value and a comment of each model and data set."""
-    if facts.model:
-        yield "MODEL", (facts.model.name, _of_model(facts.model))
+    yield "MODEL", (facts.model.name, _of_model(facts.model))
     of_data: dict[str, list[Draft]] = {}
     for draft in drafts:
         of_data.setdefault(draft.rows.name, []).append(draft)
     names = {name: "PREFERENCES" if _only_preferences(users) else "DATA" for name, users in of_data.items()}
     for name, users in of_data.items():
         read = [
-            f"{draft.rows.count:,} rows for {draft.label}: {', '.join(map(_shown, draft.rows.columns))}"
+            f"{len(draft.rows.positions):,} rows for {draft.label}: {', '.join(map(_shown, draft.rows.columns))}"
             for draft in users
-            if draft.rows.count
         ]
         yield names[name] if len(set(names.values())) > 1 else "DATA", (name, "; ".join(read))
 

@@ -1,6 +1,7 @@
 """The values of a first recipe, each with its reason: pure functions of what was looked at."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,8 +23,8 @@ GROUP, COMPLETION = 8, 256
 """Completions of a prompt, and the longest one, of a kind that samples."""
 SFT_TERM = 0.2
 """Its weight beside DPO's loss, as Llama 3 was trained (Dubey et al., 2024, section 4.1.4)."""
-FROM_NOTHING_PARAMETERS, FROM_NOTHING_TOKENS = 1_000_000, 512
-"""Of the model that is pretrained here."""
+HELD_OUT = 200
+"""Rows whose intervals are a few per cent wide, and which are measured in little time; of few rows it is a fifth."""
 REFERENCE_LR, REFERENCE_PARAMETERS = 2e-5, 5e8
 """The usual rate of full fine-tuning, and the size that it is usual for."""
 
@@ -46,6 +47,8 @@ class Way:
     peft: str | None
     dtype: str
     gradient_checkpointing: bool
+    goes_on: bool = False
+    """The model is an adapter."""
 
     def values(self, memory: str) -> Values:
         """Return its fields; `memory` says what there is of it."""
@@ -54,6 +57,7 @@ class Way:
             "lora": f"an adapter beside frozen weights: training all of them does not fit in {memory}",
             "qlora": f"an adapter beside frozen weights in 4 bits: in 16 bits they do not fit in {memory}",
         }[self.peft]
+        fit = "the model is an adapter, which is trained on" if self.goes_on else fit
         activations = "keeping them saves a quarter of the time, and they fit"
         if self.gradient_checkpointing:
             activations = "computing them anew saves memory, and costs a quarter of the time"
@@ -68,31 +72,49 @@ def stages(facts: Facts) -> tuple[Values, list[Draft]]:
     Raises:
         Refused: none fits.
     """
-    half = "bfloat16" if facts.has_gpu or computes_in_bf16("cpu") else "float32"
+    half = "bfloat16" if facts.on_gpu or computes_in_bf16("cpu") else "float32"
     ways = [Way(None, "float32", False), Way(None, "float32", True), Way("lora", half, True)]
-    if facts.has_gpu:
+    if facts.on_gpu:
         ways.append(Way("qlora", half, True))
-    if facts.model and facts.model.is_adapter:
-        ways = [way for way in ways if way.peft]
-    said = ""
+    if facts.model.is_adapter:
+        ways = [replace(way, goes_on=True) for way in ways if way.peft]
+    fraction, held_out = _fraction(facts)
+    refusals: list[str] = []
     for way in ways:
-        common = way.values(f"{facts.memory_bytes / 2**30:.1f} GiB") | _shared()
-        drafts = _drafts(facts, way)
+        common = held_out | way.values(f"{facts.memory_bytes / 2**30:.1f} GiB") | _shared()
+        drafts = _drafts(facts, way, fraction)
         made = [_stage(draft, common) for draft in drafts]
-        models, fitted = Models(made, {}), []
+        models = Models(made, {})
         try:
-            for draft, stage in zip(drafts, made, strict=True):
-                found = forecast.fit(stage, models, facts.memory_bytes)
-                if found is None:
-                    said = said or forecast.refusal_of(stage, models, facts.memory_bytes)
-                    break
-                fitted.append(_with_micro_batch(draft, found[0]))
+            lacking = next((one for one in made if forecast.fit(one, models, facts.memory_bytes) is None), None)
+            if lacking is None:
+                return common, drafts
+            refusals.append(forecast.refusal_of(lacking, models, facts.memory_bytes))
         except ValueError as error:
             raise Refused(f"the memory that training takes cannot be forecast: {error}") from error
-        else:
-            if len(fitted) == len(drafts):
-                return common, fitted
-    raise Refused(said)
+    raise Refused(refusals[0])
+
+
+def _fraction(facts: Facts) -> tuple[float, Values]:
+    """Return the share of problems to hold out, and how the recipe says it: nothing where all data have a split.
+
+    It is one for all stages, or a later one would be measured on what an earlier one was trained on. It is the largest
+    that any of them needs.
+    """
+    split = {label: rows for label, rows in facts.rows.items() if not rows.has_split}
+    if not split:
+        return 0.0, {}
+    places = [one.positions[min(HELD_OUT, max(1, len(one.positions) // 5)) - 1] for one in split.values()]
+    fraction = math.ceil(1e4 * max(places) + 1) / 1e4
+    each = ", ".join(
+        f"{_held(rows, fraction):,} of {len(rows.positions):,} for {label}" for label, rows in split.items()
+    )
+    why = f"of the problems, by their hash, so that all stages hold out the same: {each}; they are never trained on"
+    return fraction, {"eval_fraction": (fraction, f"{why}, and the first 256 of them are measured")}
+
+
+def _held(rows: Rows, fraction: float) -> int:
+    return 0 if rows.has_split else bisect_left(rows.positions, fraction)
 
 
 def _shared() -> Values:
@@ -105,18 +127,14 @@ def _shared() -> Values:
     }
 
 
-def _drafts(facts: Facts, way: Way) -> list[Draft]:
-    policy: Any = facts.model and facts.model.name
+def _drafts(facts: Facts, way: Way, fraction: float) -> list[Draft]:
+    policy: Any = facts.model.name
     drafts, judge = [], None
     for label, rows in facts.rows.items():
-        if rows.kind.starts_from_nothing:
-            drafts.append(Draft(label, rows, _pretraining(rows), {}))
-        else:
-            start: Values = {"model_name": (policy, ""), "output_dir": (label, ""), "dataset_name": (rows.name, "")}
-            held_out = start | _held_out(rows)
-            sampled = rows.kind.samples
-            own = _sampling(facts, rows, way) if sampled else _learning(facts, rows, way)
-            drafts.append(Draft(label, rows, held_out | own, _extra(facts, rows, judge) if sampled else {}))
+        start: Values = {"model_name": (policy, ""), "output_dir": (label, ""), "dataset_name": (rows.name, "")}
+        trained_on = max(1, len(rows.positions) - _held(rows, fraction))
+        own = (_sampling if rows.kind.samples else _learning)(facts, rows, way, trained_on)
+        drafts.append(Draft(label, rows, start | own, _extra(facts, rows, judge) if rows.kind.samples else {}))
         if rows.kind.scores:
             judge = StageOutput(label)
         else:
@@ -126,9 +144,8 @@ def _drafts(facts: Facts, way: Way) -> list[Draft]:
 
 def _stage(draft: Draft, common: Values) -> Stage:
     kind = draft.rows.kind
-    fields = draft.values if kind.starts_from_nothing else draft.values | common
     extra = GRPOExtraConfig(**plain(draft.extra)) if kind.samples else None
-    return Stage(draft.label, kind, kind.config_class(**plain(fields)), extra)
+    return Stage(draft.label, kind, kind.config_class(**plain(draft.values | common)), extra)
 
 
 def plain(values: Values) -> dict[str, Any]:
@@ -136,36 +153,10 @@ def plain(values: Values) -> dict[str, Any]:
     return {name: value for name, (value, _) in values.items()}
 
 
-def _with_micro_batch(draft: Draft, fitted: Stage) -> Draft:
-    batch = fitted.kind.micro_batch(fitted.config)
-    chosen = {
-        "per_device_train_batch_size": batch.per_device_train_batch_size,
-        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
-    }
-    reasons = {name: draft.values[name][1] for name in chosen if name in draft.values}
-    changed = {name: (chosen[name], why) for name, why in reasons.items()}
-    return replace(draft, values=draft.values | changed)
-
-
-def _share(rows: Rows) -> float:
-    """Return the share of rows to hold out: some 200 rows, whose interval is a few per cent, measured in little time.
-
-    It is at most a fifth, but for few rows, of which that may be none.
-    """
-    enough = min(0.2, max(0.01, round(200 / max(1, rows.count), 2)))
-    return enough if rows.held_out and rows.count >= 50 else rows.held_out
-
-
-def _held_out(rows: Rows) -> Values:
-    share = _share(rows)
-    held = f"about {share * rows.count:,.0f} of {rows.count:,} rows are never trained on, and measure what was learnt"
-    return {"eval_fraction": (share, held)} if share else {}
-
-
-def _learning(facts: Facts, rows: Rows, way: Way) -> Values:
+def _learning(facts: Facts, rows: Rows, way: Way, trained_on: int) -> Values:
     """Return the values of a stage that learns rows as they are."""
-    length, longest = _length(rows.lengths, facts.model.max_tokens if facts.model else FROM_NOTHING_TOKENS)
-    step = next(size for most, size in ((200, 4), (2_000, 8), (20_000, 16), (math.inf, 32)) if rows.count < most)
+    length, longest = _length(rows.lengths, facts.model.max_tokens)
+    step = next(size for most, size in ((200, 4), (2_000, 8), (20_000, 16), (math.inf, 32)) if trained_on < most)
     in_a_pass = step
     sequences = 1 if rows.kind.layout == "conversations" else 2
     while in_a_pass * sequences * length > PASS_TOKENS and in_a_pass > 2:
@@ -173,7 +164,7 @@ def _learning(facts: Facts, rows: Rows, way: Way) -> Values:
     chosen: Values = {
         "max_length": (length, longest),
         "learning_rate": _learning_rate(facts, rows, way),
-        "num_train_epochs": _epochs(rows, step),
+        "num_train_epochs": _epochs(rows, trained_on, step),
         "per_device_train_batch_size": (in_a_pass, "rows in a pass: as many as are fast, and fit"),
         "gradient_accumulation_steps": (step // in_a_pass, f"passes in a step, which has {step} rows so"),
     }
@@ -201,34 +192,36 @@ def _learning_rate(facts: Facts, rows: Rows, way: Way) -> tuple[float, str]:
     A stage that moves a model which can answer already, by preferences or rewards, takes a 20th. The exponent joins
     the rates of recipes/: 2e-5 at 0.5 B, 2e-3 at 1 M (docs/decisions.md).
     """
-    parameters = facts.model.parameters if facts.model else FROM_NOTHING_PARAMETERS
+    parameters = facts.model.parameters
     rate = min(2e-3, max(1e-5, REFERENCE_LR * (REFERENCE_PARAMETERS / parameters) ** 0.75))
     of = f"{parameters / 1e6:,.1f} M weights"
-    why = f"of full fine-tuning of {of}: 2e-5 is usual at 500 M, and smaller models take more"
+    why = f"of full fine-tuning of {of}: 2e-5 is usual at 500 M, smaller models take more, from 1e-5 to 2e-3"
     if way.peft:
-        rate, why = min(2e-3, 10 * rate), f"of an adapter: ten times what training all {of} would take"
+        rate, why = min(2e-3, 10 * rate), f"of an adapter: ten times what training all {of} takes, at most 2e-3"
     if rows.kind.samples or (rows.kind.layout != "conversations" and not rows.kind.scores):
         rate, why = rate / 20, "a 20th of what SFT would take, as is usual where a model is shifted and not taught"
     return float(f"{rate:.0e}"), why
 
 
-def _epochs(rows: Rows, step: int) -> tuple[int, str]:
+def _epochs(rows: Rows, trained_on: int, step: int) -> tuple[int, str]:
     """Return the passes over the rows: 3 of few, 1 of many; more where they would be fewer than 60 steps."""
-    trained_on = max(1, round(rows.count * (1 - _share(rows))))
-    usual = next(epochs for most, epochs in ((5_000, 3), (20_000, 2), (math.inf, 1)) if trained_on < most)
+    most_passes, usual = (
+        10,
+        next(epochs for most, epochs in ((5_000, 3), (20_000, 2), (math.inf, 1)) if trained_on < most),
+    )
     if rows.kind.layout != "conversations":
-        usual = 1  # preferences are soon learnt by heart
-    epochs = min(10, max(usual, math.ceil(60 * step / trained_on)))
+        most_passes, usual = 3, 1  # preferences are soon learnt by heart
+    epochs = min(most_passes, max(usual, math.ceil(60 * step / trained_on)))
     many = f"more passes over the same {trained_on:,} rows learn them by heart"
     return epochs, f"about {math.ceil(trained_on / step) * epochs:,} steps; {many}"
 
 
-def _sampling(facts: Facts, rows: Rows, way: Way) -> Values:
+def _sampling(facts: Facts, rows: Rows, way: Way, trained_on: int) -> Values:
     """Return the values of a stage that samples: four groups a step."""
-    steps = min(200, max(20, rows.count // 4))
+    steps = min(200, max(20, trained_on // 4))
     return {
         "learning_rate": _learning_rate(facts, rows, way),
-        "max_steps": (steps, f"four prompts each, of {rows.count:,}: enough to see whether the reward rises"),
+        "max_steps": (steps, f"four prompts each, of {trained_on:,}: enough to see whether the reward rises"),
         "per_device_train_batch_size": (GROUP, "completions in a pass: a whole group"),
         "gradient_accumulation_steps": (4, "groups in a step"),
         "beta": (0.0, "no reference model is held, as is usual where answers are checked"),
@@ -236,11 +229,10 @@ def _sampling(facts: Facts, rows: Rows, way: Way) -> Values:
 
 
 def _extra(facts: Facts, rows: Rows, judge: StageOutput | None) -> Values:
-    reads = facts.model.max_tokens if facts.model else FROM_NOTHING_TOKENS
-    completion = min(COMPLETION, (reads or 2 * COMPLETION) // 2)
+    completion = min(COMPLETION, (facts.model.max_tokens or 2 * COMPLETION) // 2)
     check: dict[str | None, str] = {
-        "accuracy": "1 where the answer is the column `solution` by TRL's maths check",
-        "exact_match": "1 where the completion is the column `answer`",
+        "accuracy": "1 where the answer is right by TRL's maths check",
+        "exact_match": "1 where the completion is the answer, to the letter",
     }
     rewards = [rows.reward, judge] if judge else rows.reward
     judged = ", and the reward model's score" if judge else ""
@@ -250,18 +242,3 @@ def _extra(facts: Facts, rows: Rows, judge: StageOutput | None) -> Values:
     chosen["num_generations"] = (GROUP, "completions of a prompt: a group teaches where their rewards differ")
     chosen["max_completion_length"] = (completion, "tokens; an answer that is cut off gets no reward for its end")
     return chosen
-
-
-def _pretraining(rows: Rows) -> Values:
-    config = rows.kind.config_class(output_dir="pretrain", dataset_name=rows.name)
-    return {
-        "output_dir": ("pretrain", ""),
-        "dataset_name": (rows.name, ""),
-        "max_steps": (config.max_steps, "minutes on two cores; the data are repeated when they run out"),
-        "max_length": (config.max_length, "tokens of a row, into which whole documents are packed"),
-        "per_device_train_batch_size": (config.per_device_train_batch_size, "rows in a step"),
-        "vocab_size": (config.vocab_size, "pieces of the tokenizer, which is trained on the documents"),
-        "hidden_size": (config.hidden_size, "1 M weights with four layers; larger shapes are in pretrain/presets.py"),
-        "num_hidden_layers": (config.num_hidden_layers, ""),
-        "save_steps": (100, "a run that is stopped goes on from the newest checkpoint (--resume latest)"),
-    }

@@ -151,8 +151,8 @@ def test_a_stage_may_be_started_all_the_same(capsys: pytest.CaptureFixture[str])
     stages = stages_of(dict(DEMO.configs) | {"dpo": nope}, DEMO.grpo_extra, verifier=DEMO.verifier)
     with pytest.raises(Refused, match=r"it does not\. If this is wrong, --force starts the run all the same"):
         fetch(stages, {})
-    fetch(stages, {}, force=True)
-    assert "dpo is started all the same: its first step, tried on" in capsys.readouterr().out
+    assert fetch(stages, {}, forced=["dpo"]).forced == ["dpo: its step with a tiny model, tried ahead, failed"]
+    assert "dpo may start all the same: its first step, tried on" in capsys.readouterr().out
 
 
 def test_a_stage_that_has_passed_is_not_tried_again() -> None:

@@ -17,6 +17,8 @@ import kinds
 from algorithms import StageOutput
 from chain.first_recipe import look, values
 from chain.recipe import Recipe, load
+from data.sources import load_for
+from data.splits import position
 from records.stage_log import StageLog
 from run_all import main
 
@@ -78,8 +80,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def init(work: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Recipe]:
     """Return a function that has a recipe written, which must show its plan, load, and be as ruff would have it."""
 
-    def written(*flags: str, name: str = "mine.py", of: Path | None = model) -> Recipe:
-        code = main(["--init", name, *(["--model", str(of)] if of else []), *flags])
+    def written(*flags: str, name: str = "mine.py", of: Path = model) -> Recipe:
+        code = main(["--init", name, "--model", str(of), *flags])
         said = capsys.readouterr()
         assert code == 0, said.err
         assert f"Plan of {Path(name).absolute()}"[:60] in said.out
@@ -125,11 +127,6 @@ def test_rewards_are_the_check_of_the_answers_and_the_reward_model(init: Init) -
     of_both = ["--data", "checked.jsonl", "--data-preferences", "pairs.jsonl", "--stages", "reward,grpo,rloo"]
     extra = init(*of_both).grpo_extra
     assert extra["grpo"].reward_func == extra["rloo"].reward_func == ["exact_match", StageOutput("reward")]
-
-
-def test_pretraining_begins_with_random_weights(init: Init) -> None:
-    recipe = init("--data", "text.jsonl", "--stages", "pretrain,sft", of=None)
-    assert recipe.configs["sft"].model_name == StageOutput("pretrain")
 
 
 def test_every_value_has_its_reason_above_it(init: Init) -> None:
@@ -213,7 +210,7 @@ def test_memory_decides_what_is_trained(init: Init, work: Path, shared: Path) ->
         (["--data", "answers.jsonl", "--stages", "sfd"], "did you mean 'sft'"),
         (["--data", "answers.jsonl", "--stages", "sft,sft"], "a stage is named twice"),
         (["--data", "answers.jsonl", "--stages", ""], "--stages names no stage"),
-        (["--data", "text.jsonl", "--stages", "pretrain"], "--model is left out"),
+        (["--data", "text.jsonl", "--stages", "pretrain,sft"], "pretrain begins with random weights"),
         (["--data", "answers.jsonl", "--data-preferences", "pairs.jsonl", "--stages", "sft"], "reads it"),
         (["--data-preferences", "pairs.jsonl", "--stages", "sft"], "add --data FILE"),
         ([], "add --data FILE"),
@@ -277,7 +274,7 @@ def test_max_length_is_the_99th_percentile_in_steps_of_32() -> None:
 def test_the_learning_rate_is_the_usual_one_at_the_usual_size_and_rises_as_models_shrink() -> None:
     def rate(parameters: int, kind: str = "sft", peft: str | None = None) -> float:
         model = look.Model("m", parameters, 512, True, False)
-        rows = look.Rows(kinds.named(kind), "d", (), 1000, 0.2)
+        rows = look.Rows(kinds.named(kind), "d", (), [0.5], False)
         facts = look.Facts(model, {}, 2**30, "", False)
         return values._learning_rate(facts, rows, values.Way(peft, "float32", False))[0]
 
@@ -291,19 +288,52 @@ def test_the_learning_rate_is_the_usual_one_at_the_usual_size_and_rises_as_model
     assert rate(500_000_000, kind="reward") == 2e-5
 
 
-@pytest.mark.parametrize(("count", "share"), [(20, 0.3), (60, 0.2), (1_000, 0.2), (4_000, 0.05), (10**6, 0.01)])
-def test_some_200_rows_are_held_out(count: int, share: float) -> None:
-    assert values._share(look.Rows(kinds.named("sft"), "d", (), count, 0.3 if count < 50 else 0.2)) == share
+@pytest.mark.parametrize(
+    ("rows", "problems", "held"), [(60, 60, 12), (4_000, 4_000, 200), (200, 3, 66), (2_000, 8, 250)]
+)
+def test_some_200_rows_are_held_out_or_a_fifth_of_few_and_whole_problems(rows: int, problems: int, held: int) -> None:
+    places = sorted(position(f"question {n % problems}") for n in range(rows))
+    one = look.Rows(kinds.named("sft"), "d", (), places, False)
+    fraction, said = values._fraction(look.Facts(ANY_MODEL, {"sft": one}, 2**30, "", False))
+    found = sum(place < fraction for place in places)
+    assert held <= found <= 1.4 * held + 1
+    assert f"{found:,} of {rows:,} for sft" in said["eval_fraction"][1]
+
+
+ANY_MODEL = look.Model("m", 10**6, 512, True, False)
+
+
+def test_every_stage_holds_out_the_same_problems(init: Init, work: Path) -> None:
+    asked = [f"What is {n} times {n}?" for n in range(1500)]
+    for name, rows in {
+        "many": [{"question": ask, "answer": "Much."} for ask in asked],
+        "few": [{"question": ask, "chosen": "Much.", "rejected": "Nothing."} for ask in asked[:200]],
+    }.items():
+        (work / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    configs = init("--data", "many.jsonl", "--data-preferences", "few.jsonl").configs
+    sft, dpo = (load_for(configs[label], label) for label in ("sft", "dpo"))
+    trained_on = {row["prompt"][0]["content"] for row in sft.train}
+    held_out = {row["prompt"][0]["content"] for row in dpo.eval}
+    assert len(held_out) > 20
+    assert not held_out & trained_on
+
+
+def test_questions_that_repeat_are_held_out_whole(init: Init, work: Path) -> None:
+    rows = [{"question": f"Say {n % 8}.", "answer": f"It is {n}."} for n in range(2000)]
+    (work / "same.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = init("--data", "same.jsonl").configs["sft"]
+    assert len(load_for(config, "sft").eval) > 100
 
 
 def test_few_rows_are_seen_often_and_many_once() -> None:
-    def epochs(count: int, step: int) -> int:
-        return values._epochs(look.Rows(kinds.named("sft"), "d", (), count, 0.2), step)[0]
+    def epochs(count: int, step: int, kind: str = "sft") -> int:
+        return values._epochs(look.Rows(kinds.named(kind), "d", (), [], False), count, step)[0]
 
     assert epochs(1_000, 8) == 3
     assert epochs(10_000, 16) == 2
     assert epochs(10**6, 32) == 1
-    assert epochs(50, 4) == math.ceil(60 * 4 / 40)
+    assert epochs(40, 4) == math.ceil(60 * 4 / 40)
+    assert epochs(25, 4, "dpo") == 3
 
 
 @pytest.mark.slow
