@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms import TrainingConfig
 from chain import recipe
 from chain.fetch import fetch
 from chain.stages import stages_of
-from utils.errors import Refused
+from pipeline import run_pipeline
+from utils.errors import Refused, StageFailed
 
 DEMO = recipe.load("scratch_tiny")
 
@@ -161,3 +163,22 @@ def test_a_stage_that_has_passed_is_not_tried_again() -> None:
     with pytest.raises(Refused, match="Unknown loss type"):
         fetch(stages, {})
     fetch(stages, {}, passed=["dpo"])
+
+
+def test_a_stage_that_was_started_all_the_same_is_on_the_record_and_goes_on_so(
+    tmp_path: Path, data_files: dict[str, Path], model_dir: Path
+) -> None:
+    config = TrainingConfig(
+        model_name=str(model_dir), output_dir="sft", dataset_name=str(data_files["conversations"]), max_steps=1,
+        eval_samples=4, trainer_args={"lr_scheduler_kwargs": {"foo": 1}},
+    )  # fmt: skip
+    with pytest.raises(Refused, match="If this is wrong, --force"):
+        run_pipeline({"sft": config}, runs_dir=tmp_path / "runs")
+    with pytest.raises(StageFailed, match="foo"):
+        run_pipeline({"sft": config}, runs_dir=tmp_path / "runs", force=True)
+    (run,) = (tmp_path / "runs").iterdir()
+    forced = ["sft: its step with a tiny model, tried ahead, failed"]
+    assert json.loads((run / "run_info.json").read_text())["forced"] == forced
+    with pytest.raises(StageFailed, match="foo"):
+        run_pipeline({"sft": config}, runs_dir=tmp_path / "runs", resume="latest")
+    assert json.loads((run / "run_info.json").read_text())["forced"] == forced

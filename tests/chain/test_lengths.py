@@ -1,5 +1,6 @@
 """The lengths of a stage's rows, as its batches pad them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,3 +32,18 @@ def test_a_tokenizer_that_the_run_trains_is_stood_in_for() -> None:
     found = {one.label: lengths.of(one, load_for(one.config, one.kind.name), 8) for one in stages[1:]}
     assert all(length and 30 < length < 150 for length in found.values()), found
     assert len(lengths._stand_ins) == 1, "it is trained once"
+
+
+def test_rows_that_a_template_refuses_have_no_length(
+    base_dir: Path, data_files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base_dir, model)
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
+    configs = {
+        "sft": replace(
+            DEMO.configs["sft"], model_name=str(model), dataset_name=str(data_files["conversations"]), columns={}
+        )
+    }
+    (sft,) = stages_of(configs)
+    assert Lengths([sft], {}).of(sft, load_for(sft.config, "sft"), 4) is None
