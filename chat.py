@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import secrets
 import signal
 import sys
@@ -20,7 +21,7 @@ from data.chat import PROBE, Message, encode, refuse_unknown, render
 from records.catalogue import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
 from utils.console import console
-from utils.errors import Refused, plain_endings, report
+from utils.errors import Refused, did_you_mean, plain_endings, report
 from utils.files import tensor_shapes, user_path, weight_files
 from utils.text import plain
 
@@ -176,7 +177,7 @@ def _append(name: str, rows: "Sequence[dict[str, Any]]") -> None:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         raise Refused(f"{path} cannot be written: {error.strerror}") from None
-    note(f"{len(rows)} rows appended to {path}")
+    note(f"{len(rows)} row{'s' * (len(rows) > 1)} appended to {path}")
 
 
 def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
@@ -201,6 +202,9 @@ def converse(speakers: "Sequence[Speaker]", args: argparse.Namespace) -> None:
                 command(word, rest.strip(), speakers)
             except Refused as error:
                 note(str(error))
+            continue
+        if not one and re.fullmatch(r"/\w+", word) and (near := did_you_mean(word, [*COMMANDS, "/exit"])):
+            note(f"there is no command {word}{near} Nothing was asked.")
             continue
         for speaker in speakers if prompt.strip() else ():
             try:
@@ -279,11 +283,15 @@ class Speaker:
             for number, way in enumerate(ways, 1):
                 note(f"{number}: {way['share']:.0%} of its rows: {way['system'] or 'no system turn'}")
             return
-        if system.isdigit() and 0 < int(system) <= len(ways):
+        if system.isdigit() and ways:
+            if not 0 < int(system) <= len(ways):
+                raise Refused(f"there is no system turn {system}: /system lists 1 to {len(ways)}")
             self.opening, self.tools = _opening(ways[int(system) - 1]["system"]), ways[int(system) - 1]["tools"]
         else:
             refuse_unfit(self.name, self.tokenizer, self.chat, system)
             self.opening, self.tools = _opening(system), None
+        under = f"the system turn {self.opening[0]['content']!r:.200}" if self.opening else "no system turn"
+        note(f"{self.name} is asked after {under}")
         self.begin_anew()
 
     def answered(self, turns: "list[Message]", *, whole: bool) -> None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from kinds import StageOutput
+from utils.values import with_known_fields
 
 
+@with_known_fields
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Model, data and training of one stage.
@@ -168,6 +170,7 @@ PREFLIGHT_COMPLETIONS = 8
 """Least completions of each prompt that the preflight samples, where the stage samples as many at once."""
 
 
+@with_known_fields
 @dataclass(frozen=True, kw_only=True)
 class GRPOExtraConfig:
     """What a stage that samples needs besides a TrainingConfig: rewards, and how much to sample."""

@@ -17,7 +17,7 @@ from algorithms.config import GRPOExtraConfig, RewardSource
 from kinds import StageOutput
 from utils.errors import Refused, did_you_mean
 from utils.files import user_path
-from utils.matching import right_answers, strict_match
+from utils.matching import flexible_match, right_answers, strict_match
 from utils.reward_values import reward_numbers
 
 Completion = str | Sequence[dict[str, Any]]
@@ -54,11 +54,25 @@ def exact_match(completions: Sequence[Completion], answer: Sequence[Any], **_: A
     >>> exact_match(["<think>3+4</think> 7", "It is 7"], answer=["7", "7"])
     [1.0, 0.0]
     """
+    return _matched(strict_match, completions, answer)
+
+
+def answer_match(completions: Sequence[Completion], answer: Sequence[Any], **_: Any) -> list[float | None]:
+    """Return 1 where the completion, less its `<think>` block, has `answer` in any form; else 0. See `exact_match`.
+
+    Of a number the last one of the completion counts, so that worked answers may be rewarded.
+
+    >>> answer_match(["<think>3+4</think> It is 7.", "7 is it, not 8", "4 + 3 = 7\\n#### 7"], answer=["7"] * 3)
+    [1.0, 0.0, 1.0]
+    """
+    return _matched(flexible_match, completions, answer)
+
+
+def _matched(
+    match: Callable[[str, Any], bool], completions: Sequence[Completion], answer: Sequence[Any]
+) -> list[float | None]:
     said = (text_of(completion).rpartition("</think>")[2] for completion in completions)
-    return [
-        float(strict_match(one, right)) if right_answers(right) else None
-        for one, right in zip(said, answer, strict=True)
-    ]
+    return [float(match(one, right)) if right_answers(right) else None for one, right in zip(said, answer, strict=True)]
 
 
 def _accuracy() -> RewardFunction:
@@ -86,6 +100,7 @@ BUILT_IN: dict[str, Callable[[], RewardFunction]] = {
     "accuracy": _accuracy,
     "think_format": _think_format,
     "exact_match": lambda: exact_match,
+    "answer_match": lambda: answer_match,
     "made_strict": lambda: resolve_name("recipes.arithmetic:made_strict"),
     "made_flexible": lambda: resolve_name("recipes.arithmetic:made_flexible"),
 }

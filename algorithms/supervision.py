@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from algorithms import arguments, loading
@@ -266,7 +267,9 @@ def prompts_within_context(stage: Stage, data: StageData, tokenizer: Any) -> Sta
 
 
 def _beginning(row: dict[str, Any]) -> str:
-    return f"{str(next(row[column] for column in ('messages', 'prompt', 'text') if column in row))!r:.80}"
+    start = next(row[column] for column in ("messages", "prompt", "text") if column in row)
+    text = start if isinstance(start, str) else " ".join(str(turn.get("content") or "") for turn in start)
+    return repr(shorten(text, 80, placeholder=" …"))
 
 
 def _is_long(tokenizer: Any, row: dict[str, Any], limit: float, answered: bool) -> bool:

@@ -141,9 +141,9 @@ def _run(path: Path) -> types.ModuleType:
         spec.loader.exec_module(module)
     except _RunsItself:
         pass
-    except Refused:
-        raise
     except (Exception, SystemExit) as error:  # whatever it raises, it is the recipe's fault
+        if isinstance(error, Refused) and not isinstance(error, TypeError):
+            raise
         problems = list(_unknown_fields(path)) if isinstance(error, TypeError) else []
         problems = problems or [f"{_fault(error, path)}{_hidden(error, path)}"]
         told = problems[0] if len(problems) == 1 else "\n".join(["", *(f"- {problem}" for problem in problems)])
@@ -180,5 +180,6 @@ def _hidden(error: BaseException, path: Path) -> str:
     if not isinstance(error, ImportError | AttributeError) or path.parent in (RECIPES, ROOT):
         return ""
     ours = {found.stem for found in (*ROOT.glob("*.py"), *(init.parent for init in ROOT.glob("*/__init__.py")))}
-    hidden = ", ".join(sorted(entry.name for entry in path.parent.iterdir() if entry.stem in ours))
+    beside = [entry for entry in path.parent.iterdir() if entry.suffix == ".py" or entry.is_dir()]
+    hidden = ", ".join(sorted(entry.name for entry in beside if entry.stem in ours))
     return f". sixgig's own modules hide {hidden} beside the recipe: rename what it imports" if hidden else ""

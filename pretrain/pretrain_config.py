@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from utils.values import with_known_fields
+
 COMPILED_STEPS = 5000
 """Steps from which compiling pays on a GPU: it takes a minute at the start (docs/decisions.md)."""
 
 MAY_BE_0 = ("weight_decay", "warmup_steps", "decay_fraction", "dropout", "seed")
 
 
+@with_known_fields
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Pretraining of a Qwen3 from random weights; names as in transformers where they have one."""

@@ -298,6 +298,8 @@ def test_what_was_said_is_kept_as_data(
         ("/save a.txt", "is no .jsonl file"),
         ("/save none/a.jsonl", "cannot be written: No such file or directory"),
         ("/thumb sideways", "/thumb up, or /thumb down"),
+        ("/hlep", "there is no command /hlep, did you mean '/help'? Nothing was asked."),
+        ("/system Be a pirate.", "is asked after the system turn 'Be a pirate.'"),
     ],
 )
 def test_a_command_that_cannot_be_done_is_told(

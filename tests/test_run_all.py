@@ -216,6 +216,13 @@ def _script(*argv: str, source: str = RECIPE) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, check=False, env=ON_PATH)
 
 
+def test_a_misspelt_field_of_a_recipe_run_as_a_script_is_told_in_one_message(in_tmp: Path) -> None:
+    done = _script(source=RECIPE.replace("output_dir", "outptu_dir"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("TrainingConfig has no field 'outptu_dir', did you mean 'output_dir'? Fields: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_recipe_run_as_a_script_takes_the_flags_of_one_recipe(in_tmp: Path) -> None:
     done = _script("--plan", "--set", "sft.num_train_epochs=1")
     assert (done.returncode, done.stderr) == (0, "")

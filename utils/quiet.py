@@ -45,6 +45,7 @@ NOISE = re.compile(
     r"kernels-community|"
     r"Backend impl .liger_kernel|"  # for other machines: Liger goes on with its Triton kernels
     r"missing keys in the checkpoint model loaded: \['lm_head\.weight'\]|"  # of a checkpoint with tied embeddings
+    r"do not match the ones in the .trainer_state.json.|"  # a share becomes a number; we refuse changes
     r"suggested max number of worker in current system|"
     r"latest cached (version of the dataset|dataset configuration)|"  # what an offline run is meant to use
     r"mtime may not be reliable on this filesystem|"

@@ -3,15 +3,40 @@
 import math
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from enum import Enum
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import wraps
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from utils import strict_json
-from utils.errors import did_you_mean
+from utils.errors import Refused, did_you_mean, plain_endings
 from utils.strict_json import KeyTwice
 
 Reader = Callable[[str, tuple[Any, ...]], Any]
 """Takes the text and the types allowed; returns the value, or UNREAD."""
+
+
+class UnknownField(Refused, TypeError):
+    """A name that is given to a dataclass and is no field of it."""
+
+
+Config = TypeVar("Config")
+
+
+def with_known_fields(cls: type[Config]) -> type[Config]:
+    """Let a dataclass refuse a name that is no field with the nearest one, also in a script that is run by itself."""
+    init, known = cls.__init__, [field.name for field in fields(cls)]  # type: ignore[arg-type]
+
+    @wraps(init)
+    def checked(self: Config, *given: Any, **named: Any) -> None:
+        for name in named.keys() - known:
+            plain_endings()
+            near = did_you_mean(name, known) or "."
+            raise UnknownField(f"{cls.__name__} has no field {name!r}{near} Fields: {', '.join(known)}")
+        init(self, *given, **named)
+
+    cls.__init__ = checked  # type: ignore[method-assign,assignment]
+    return cls
 
 
 def parse(text: str, annotation: Any, *readers: Reader) -> Any:

@@ -15,7 +15,7 @@ from utils.files import new_file
 from utils.limits import Limits
 from utils.quiet import quiet_libraries
 
-ITS_OWN = {"model": "--model", "data": "--data", "data_preferences": "--data-preferences"}
+ITS_OWN = {"model": "--model", "data": "--data", "data_preferences": "--data-preferences", "columns": "--columns"}
 """Flags that nothing but `--init` reads."""
 READS = frozenset({"init", "stages", "memory_budget", "runs_dir", *ITS_OWN})
 
@@ -25,7 +25,17 @@ def add_flags(parser: argparse.ArgumentParser, which: Any) -> None:
     which.add_argument("--init", metavar="NEW_FILE", help="write a recipe for data of your own, and show its plan")
     parser.add_argument("--model", metavar="MODEL", help="with --init: RUN_ID, RUN_ID/STAGE, a directory or a Hub id")
     parser.add_argument("--data", metavar="FILE", help="with --init: the rows to learn, a file, a folder or a Hub id")
+    parser.add_argument(
+        "--columns", type=_columns, metavar="NAME=COLUMN", help="with --init: what columns are called, a=b,c=d"
+    )
     parser.add_argument("--data-preferences", metavar="FILE", help="with --init: pairs of answers, for dpo or reward")
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name.strip() and column.strip() for name, _, column in pairs):
+        raise argparse.ArgumentTypeError(f"{text}: must be NAME=COLUMN, such as question=Question,answer=Answer")
+    return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def is_asked(args: argparse.Namespace, unset: argparse.Namespace, script: str | None) -> bool:

@@ -1,8 +1,8 @@
 """What `--init` looks at: the model, the rows that each stage would have, their lengths, and this machine."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class Rows:
     """Where the problem of each row lies, in rising order: a fraction holds out those that lie below it."""
     has_split: bool
     """The data have a split of their own to hold out, which is not among the rows."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the data by the names that they get, where somebody says so."""
     lengths: Sequence[int] = ()
     """Tokens of rows, of pairs the longer side, in rising order; none of prompts."""
     reward: str | None = None
@@ -120,7 +122,7 @@ def _asked(given: Named, problems: list[str]) -> dict[str, Loaded]:
         prefers = kind.layout in ("pairs", "labelled") and given.data["--data-preferences"] is not None
         flag = "--data-preferences" if prefers else "--data"
         unread -= {flag}
-        found[label] = tried(problems, f"{flag}, for {label}", _loaded, kind, given.data[flag])
+        found[label] = tried(problems, f"{flag}, for {label}", _loaded, kind, given.data[flag], given.columns)
     for flag in sorted(unread):
         named = ", ".join(given.stages)
         problems.append(f"{flag}: none of the stages {named} reads it: leave it out, or name one that does")
@@ -139,23 +141,26 @@ def _fed(given: Named, problems: list[str]) -> dict[str, Loaded]:
         for label in labels[flag] if name is not None else ():
             if label == labels[flag][-1] and len(found) > fed:  # KTO could make thumbs of the pairs that DPO learns
                 break
-            if loaded := tried(refused, flag, _loaded, kinds.named(label), name):
+            if loaded := tried(refused, flag, _loaded, kinds.named(label), name, given.columns):
                 found[label] = loaded
         if refused and len(found) == fed:
-            problems.append(f"{refused[0]}{_checkable(str(name))}")
+            problems.append(f"{refused[0]}{_checkable(str(name), given.columns)}{SAY_SO}")
     return found
 
 
-def _checkable(name: str) -> str:
+SAY_SO = " Here columns are named by --columns NAME=COLUMN,…; max_dropped_fraction is for a recipe of your own."
+
+
+def _checkable(name: str, columns: Mapping[str, str]) -> str:
     """Return what to do with data of which only answers that can be checked are of use; "" of any other."""
     try:
-        _loaded(kinds.named("grpo"), name)
+        _loaded(kinds.named("grpo"), name, columns)
     except Refused:
         return ""
     return " Its answers can be checked, so that grpo can learn from them: add --stages grpo."
 
 
-def _loaded(kind: Kind, name: str | None) -> Loaded:
+def _loaded(kind: Kind, name: str | None, columns: Mapping[str, str]) -> Loaded:
     """Return what a stage would train on, read as it would read it."""
     if name is None:
         raise Refused("it is missing: add --data FILE")
@@ -166,14 +171,16 @@ def _loaded(kind: Kind, name: str | None) -> Loaded:
     refusals = []
     for fraction in HELD_OUT:
         try:
-            data = load_once(name, kind.name, eval_fraction=fraction, eval_samples=2**31 - 1)
+            data = load_once(
+                name, kind.name, eval_fraction=fraction, eval_samples=2**31 - 1, columns=tuple(columns.items())
+            )
         except Refused as error:
             refusals.append(error)
             continue
         places = sorted([*positions(data.train), *([] if has_split else positions(data.eval))])
         reward = _reward(data, name) if kind.samples else None
-        columns = tuple(column for column in data.train.column_names if kind.samples or column != "margin")
-        return Rows(kind, name, columns, places, has_split, reward=reward), data
+        layout = tuple(column for column in data.train.column_names if kind.samples or column != "margin")
+        return Rows(kind, name, layout, places, has_split, renamed=columns, reward=reward), data
     raise refusals[0]
 
 
@@ -186,7 +193,7 @@ def _reward(data: "StageData", name: str) -> str:
     from utils.matching import right_answers
 
     rows = data.train.select(range(min(len(data.train), LOOKED_AT)))
-    for column, reward in (("solution", "accuracy"), ("answer", "exact_match")):
+    for column, reward in (("answer", "answer_match"), ("solution", "accuracy")):
         if column not in rows.column_names:
             continue
         answers = [right_answers(value) for value in rows[column]]

@@ -24,6 +24,8 @@ class Named:
     """Its name in the recipe and the directory of its configuration."""
     data: Mapping[str, str | None]
     """By flag, as the recipe names them: a whole path or a Hub id."""
+    columns: Mapping[str, str]
+    """Columns of the data by the names that they get."""
     memory_budget: int | None
 
 
@@ -42,7 +44,7 @@ def named(args: argparse.Namespace) -> Named:
     data = {flag: name and tried(problems, flag, _data, name) for flag, name in given.items()}
     refuse_all(problems)
     assert model is not None
-    return Named(stages, model, data, args.memory_budget)
+    return Named(stages, model, data, args.columns or {}, args.memory_budget)
 
 
 def tried(problems: list[str], flag: str, look: Callable[..., Any], *given: Any) -> Any:

@@ -132,6 +132,7 @@ def _drafts(facts: Facts, way: Way, fraction: float) -> list[Draft]:
     drafts, judge = [], None
     for label, rows in facts.rows.items():
         start: Values = {"model_name": (policy, ""), "output_dir": (label, ""), "dataset_name": (rows.name, "")}
+        start |= {"columns": (dict(rows.renamed), "of the data, by the names that they get")} if rows.renamed else {}
         trained_on = max(1, len(rows.positions) - _held(rows, fraction))
         own = (_sampling if rows.kind.samples else _learning)(facts, rows, way, trained_on)
         drafts.append(Draft(label, rows, start | own, _extra(facts, rows, judge) if rows.kind.samples else {}))
@@ -232,7 +233,7 @@ def _extra(facts: Facts, rows: Rows, judge: StageOutput | None) -> Values:
     completion = min(COMPLETION, (facts.model.max_tokens or 2 * COMPLETION) // 2)
     check: dict[str | None, str] = {
         "accuracy": "1 where the answer is right by TRL's maths check",
-        "exact_match": "1 where the completion is the answer, to the letter",
+        "answer_match": "1 where the completion has the answer, of a number as its last one",
     }
     rewards = [rows.reward, judge] if judge else rows.reward
     judged = ", and the reward model's score" if judge else ""

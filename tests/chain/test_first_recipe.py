@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kinds
-from algorithms import StageOutput
+from algorithms import StageOutput, rewards
 from chain.first_recipe import look, values
 from chain.recipe import Recipe, load
 from data.sources import load_for
@@ -126,7 +126,19 @@ def test_stages_are_those_that_the_data_can_feed(flags: list[str], stages: list[
 def test_rewards_are_the_check_of_the_answers_and_the_reward_model(init: Init) -> None:
     of_both = ["--data", "checked.jsonl", "--data-preferences", "pairs.jsonl", "--stages", "reward,grpo,rloo"]
     extra = init(*of_both).grpo_extra
-    assert extra["grpo"].reward_func == extra["rloo"].reward_func == ["exact_match", StageOutput("reward")]
+    assert extra["grpo"].reward_func == extra["rloo"].reward_func == ["answer_match", StageOutput("reward")]
+
+
+def test_the_reward_finds_the_datas_own_worked_answers_right(init: Init, work: Path) -> None:
+    rows = [{"question": f"What is {n} plus 2?", "answer": f"{n} + 2 = {n + 2}\n#### {n + 2}"} for n in range(60)]
+    (work / "gsm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = init("--data", "gsm.jsonl", "--stages", "sft,grpo")
+    function, _ = rewards.load(recipe.grpo_extra.reward_func)
+    prompts = load_for(recipe.configs["grpo"], "grpo").train
+    told = {row["question"]: row["answer"] for row in rows}
+    completions = [told[row["prompt"][0]["content"]] for row in prompts]
+    columns = {name: prompts[name][:] for name in prompts.column_names if name != "prompt"}
+    assert set(function(completions=completions, **columns)) == {1.0}
 
 
 def test_every_value_has_its_reason_above_it(init: Init) -> None:
@@ -301,6 +313,14 @@ def test_some_200_rows_are_held_out_or_a_fifth_of_few_and_whole_problems(rows: i
 
 
 ANY_MODEL = look.Model("m", 10**6, 512, True, False)
+
+
+def test_columns_are_called_what_somebody_says(init: Init, work: Path) -> None:
+    rows = [{"In": ask, "Out": "It is."} for ask in ASKED]
+    (work / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = init("--data", "odd.jsonl", "--columns", "question=In,answer=Out").configs["sft"]
+    assert config.columns == {"question": "In", "answer": "Out"}
+    assert load_for(config, "sft").train[0]["completion"][0]["content"] == "It is."
 
 
 def test_every_stage_holds_out_the_same_problems(init: Init, work: Path) -> None:
