@@ -11,7 +11,6 @@ from rich.markup import escape
 import kinds
 from chain import stage_gates as gates
 from chain.stages import shown
-from evaluation.report import REPORT_FILE
 from kinds import Stage
 from records.run_directory import passed_on
 from utils.command_line import command, relative
@@ -22,6 +21,8 @@ SHOWN_VERSIONS = ("python", "torch", "trl", "transformers", "datasets")
 
 def header(record: Mapping[str, Any], run_dir: Path) -> RenderableType:
     """Return the panel that opens a run."""
+    from evaluation.report import REPORT_FILE  # not above: `data` may be hidden by a file beside a script
+
     hardware = record["hardware"]
     memory = f"{hardware['memory_bytes'] / 2**30:.1f} GiB memory"
     machine = [f"{hardware['cpu']}, {hardware['cpu_cores']} cores, {memory}"]
@@ -78,6 +79,8 @@ def results(record: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> l
 
 def report_lines(summary: Sequence[str], run_dir: Path) -> str:
     """Return the summary of a run's report and where the report lies."""
+    from evaluation.report import REPORT_FILE
+
     return "\n".join(["", *summary, f"Report: {relative(run_dir / REPORT_FILE)}"])
 
 
