@@ -20,7 +20,7 @@ import cache_config  # noqa: F401  sets the environment before any Hugging Face 
 from data.chat import PROBE, Message, encode, refuse_unknown, render
 from records.catalogue import Checkpoint, catalogue, find_checkpoint
 from utils.command_line import Parser, refuse, this_command
-from utils.console import console
+from utils.console import console, warn
 from utils.errors import Refused, did_you_mean, plain_endings, report
 from utils.files import tensor_shapes, user_path, weight_files
 from utils.text import plain
@@ -314,14 +314,16 @@ class Speaker:
     ) -> str:
         """Return the answer to a prompt, for Python: by the likeliest tokens, or sampled where `temperature` is set.
 
-        The conversation goes on from one call to the next, unless the model was trained on single questions.
+        The conversation goes on from one call to the next, unless the model was trained on single questions. An answer
+        that is cut off is returned with a warning.
 
         Raises:
             Refused: the prompt is longer than the context.
         """
         parts: list[str] = []
         how = argparse.Namespace(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
-        take_turn(self, prompt, how, seed, named=False, out=parts.append)
+        if cut_off := take_turn(self, prompt, how, seed, named=False, out=parts.append):
+            warn(f"the answer was {'cut off by Ctrl-C' if cut_off == STOPPED else cut_off}")
         return "".join(parts).removesuffix("\n")
 
     def judged(self, good: bool) -> dict[str, Any]:
@@ -445,7 +447,7 @@ def take_turn(
 ) -> str:
     """Answer a prompt, under the checkpoint's name if `named`, and remember both; return why the answer was cut off.
 
-    `out` gets the answer piece by piece; None prints it.
+    `out` gets the answer piece by piece; None prints it, and says why it was cut off.
 
     Raises:
         Refused: the prompt is longer than the context, or its answer has no room on the GPU.
@@ -465,9 +467,10 @@ def take_turn(
         to = out or write
         answer = stream(speaker.model, speaker.tokenizer, ids, to, stops=speaker.stops, interrupted=stop, **how)
     to("\n")
-    full = f"--max-tokens {room}" if room == args.max_tokens else f"its context of {speaker.limit} tokens"
+    asked_for = f"--max-tokens {room}" if out is None else f"max_tokens={room}"
+    full = asked_for if room == args.max_tokens else f"its context of {speaker.limit} tokens"
     cut_off = "" if answer.stopped else STOPPED if stop.is_set() else f"cut off by {full}"
-    if cut_off or not answer.text:
+    if out is None and (cut_off or not answer.text):
         note(f"({cut_off or 'it ended without a word'})")
     if speaker.chat and (answer.text or cut_off != STOPPED):  # else the question is taken back
         speaker.answered(
@@ -478,8 +481,11 @@ def take_turn(
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets, in place of what it does elsewhere."""
+    """Yield an event that Ctrl-C sets, in place of what it does elsewhere; in the main thread, which alone gets it."""
     event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
     before = signal.signal(signal.SIGINT, lambda *_: event.set())
     try:
         yield event

@@ -5,7 +5,9 @@ from typing import Any
 
 from evaluation.measures import shown
 from evaluation.metrics import verdict
-from evaluation.report.facts import number, read_run
+from evaluation.report.facts import RunFacts, number, read_run
+from utils.errors import Refused, did_you_mean
+from utils.files import user_path
 
 Curve = list[tuple[int, float]]
 """(step, value) points."""
@@ -18,10 +20,10 @@ def figures(run_dir: Path | str) -> list[dict[str, Any]]:
     difference, None where there is none.
 
     Raises:
-        Unsound: a record of the run cannot be read.
+        Refused: `run_dir` is no run's, or a record of the run cannot be read.
     """
     rows = []
-    for stage in read_run(Path(run_dir)).stages:
+    for stage in _run(run_dir).stages:
         for measure, result in shown(stage.kind, stage.results):
             low, high = result["ci95"] or (None, None)
             rows.append(
@@ -43,13 +45,23 @@ def curves(run_dir: Path | str, stage: str) -> dict[str, Curve]:
     """Return each metric that a stage logged while it trained, by its name.
 
     Raises:
-        KeyError: the run has no such stage.
-        Unsound: a record of the run cannot be read.
+        Refused: `run_dir` is no run's, it has no such stage, or a record of the run cannot be read.
     """
-    logged = {one.name: one.metrics for one in read_run(Path(run_dir)).stages}[stage]
+    logged = {one.name: one.metrics for one in _run(run_dir).stages}
+    if stage not in logged:
+        raise Refused(
+            f"{run_dir} has no stage {stage!r}{did_you_mean(stage, logged) or '.'} It has: {', '.join(logged)}"
+        )
     found: dict[str, Curve] = {}
-    for line in logged:
+    for line in logged[stage]:
         for name, value in line.items():
             if name not in ("step", "timestamp") and (point := number(value)) is not None:
                 found.setdefault(name, []).append((line["step"], point))
     return found
+
+
+def _run(run_dir: Path | str) -> RunFacts:
+    run = read_run(user_path(str(run_dir)))
+    if not run.stages:
+        raise Refused(f"{run_dir} is no run's directory: give the one that run_pipeline returned, such as runs/RUN_ID")
+    return run

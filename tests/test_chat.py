@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -449,6 +450,27 @@ def test_an_answer_ends_where_the_context_does(
     printed = capsys.readouterr()
     assert printed.out == world_tokenizer.decode([9, 10]) + "\n"
     assert f"(cut off by its context of {length + 2} tokens)" in printed.err
+
+
+def test_from_python_an_answer_that_is_cut_off_says_by_what(
+    world_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    length = len(encode(world_tokenizer, [{"role": "user", "content": QUESTION}]))
+    teach(tmp_path / "short", world_tokenizer, [9, 10, 11], max_position_embeddings=length + 2)
+    assert chat.open_model("parrot").ask(QUESTION) == SENTENCE
+    assert "cut off" not in capsys.readouterr().out
+    assert chat.open_model("parrot").ask(QUESTION, max_tokens=3) in SENTENCE
+    said = capsys.readouterr().out
+    assert "warning: the answer was cut off by max_tokens=3\n" in said
+    assert said.count("cut off") == 1
+    chat.open_model(str(tmp_path / "short")).ask(QUESTION)
+    assert f"warning: the answer was cut off by its context of {length + 2} tokens\n" in capsys.readouterr().out
+
+
+def test_from_python_a_model_answers_in_any_thread() -> None:
+    speaker = chat.open_model("parrot")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(speaker.ask, QUESTION).result() == SENTENCE
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_its_length(

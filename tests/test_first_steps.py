@@ -40,11 +40,17 @@ def test_the_notebook_runs_and_its_model_answers(
     shown = [run_cell(source, names) for source in CODE]
     said = capsys.readouterr().out
     (table,) = (one for one in shown if one is not None and hasattr(one, "columns"))
-    sft = table[(table["stage"] == "sft") & (table["measure"] == "demonstration loss")].iloc[0]
+    sft = table[(table["stage"] == "sft") & (table["measure"] == "demonstrations loss")].iloc[0]
     assert sft["verdict"] == "better"
     assert sft["low"] < sft["high"] < 0
     assert [len(panel.lines[0].get_xdata()) > 5 for panel in names["panels"]] == [True, True]
-    assert said.endswith("It is even.\nIt is odd.\nIt is even.\n"), "386, 247 and 950"
+    texts, rows = ((names["folder"] / file).read_text(encoding="utf-8") for file in ("texts.jsonl", "rows.jsonl"))
+    read, learnt, asked = (set(re.findall(r"\d{3}", text)) for text in (texts, rows, " ".join(said.split("\n")[-4:])))
+    assert (len(read), len(learnt), len(asked)) == (380, 500, 3)
+    assert len(read | learnt | asked) == 883, "nothing that is measured or asked was read before"
+    answers = [f"{n} It is {'odd' if n % 2 else 'even'}." for n in names["new"][:3]]
+    assert said.endswith("\n".join(answers) + "\n")
+    assert len({answer.split()[-1] for answer in answers}) == 2
     assert list(here.iterdir()) == [], "all that it writes is in the folder that it made"
 
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:  # a name that is no UTF-8
             file.write(text)
@@ -105,6 +106,12 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_half(path: Path, process_id: int) -> None:
+    """Remove what `_replace` left of `path` where that process was killed; what others write stays."""
+    for half in path.parent.glob(f".{escape(path.name)}.{process_id}.*.tmp"):
+        half.unlink(missing_ok=True)
 
 
 def remove_temporary(directory: Path) -> None:

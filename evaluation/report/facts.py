@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import kinds
@@ -123,7 +125,16 @@ def _lines(file: Path) -> Iterator[Facts]:
 
 
 def _size(directory: Path) -> int:
-    return sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    """Return the bytes of the files below; what a run removes meanwhile, such as an old checkpoint, counts 0."""
+    return sum(_file_size(Path(parent, name)) for parent, _, names in os.walk(directory) for name in names)
+
+
+def _file_size(file: Path) -> int:
+    try:
+        found = file.lstat()
+    except OSError:
+        return 0
+    return found.st_size if S_ISREG(found.st_mode) else 0
 
 
 def mapping(value: Any) -> Facts:

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from utils.errors import Refused
-from utils.files import jsonable, read_json, remove_temporary, weight_files, weights_sha256, write_json
+from utils.files import jsonable, read_json, remove_half, remove_temporary, weight_files, weights_sha256, write_json
 
 
 def test_nan_and_infinity_become_null_and_paths_strings(tmp_path: Path) -> None:
@@ -76,3 +79,14 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) ->
         (tmp_path / name).touch()
     remove_temporary(tmp_path)
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [".lock", "info.json", "notes.tmp"]
+
+
+def test_what_one_killed_process_left_of_a_file_is_removed_and_no_others(tmp_path: Path) -> None:
+    killed = "import os; os.fsync = lambda _: os.kill(os.getpid(), 9); from utils.files import replace_text as r; "
+    file, others = tmp_path / "page[1].html", tmp_path / ".page[1].html.1.abc.tmp"
+    others.touch()
+    process = subprocess.Popen([sys.executable, "-c", f"{killed}from pathlib import Path; r(Path({str(file)!r}), 'x')"])
+    assert process.wait() == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_half(file, process.pid)
+    assert list(tmp_path.iterdir()) == [others]
