@@ -135,6 +135,7 @@ def request(
     configs, grpo_extra = with_values(configs, grpo_extra, values)
     if args.resume is None:
         source = None if args.from_run is None else find_source(Path(args.runs_dir), args.from_run)
+        asked["from_run"] = source and source.run_dir.name  # `latest` is looked for once
         refuse_absent(plainly_sound(configs, grpo_extra, args.stages, finished_outputs(source) if source else {}))
     asked |= {"limits": allowed, "sizes": sizes or {}, "verifier": verifier}
     return Request(recipe, configs, grpo_extra, Path(args.runs_dir), tuple(values), **asked)

@@ -434,7 +434,7 @@ def test_the_report_shows_every_stage_and_answers_to_prompts_of_each_policy(run_
         assert stage in headings  # its curves
     prompts = page.findall(".//x:p[@class='prompt']", of)
     assert len(prompts) == 5
-    panels = [one for one in page.findall(".//x:div[@class='panels']", of) if one.find(".//x:pre", of) is not None]
+    panels = page.findall(".//x:div[@class='panels answers']", of)
     answered = [["".join(one.itertext()).split()[0] for one in panel.iterfind(".//x:h3", of)] for panel in panels]
     assert answered == 5 * [[stage for stage in STAGES if stage != "reward"]]
     result = _result(run_dir, "sft", "skills", "strict")

@@ -167,7 +167,7 @@ def stopping_at(label: str) -> Any:
 
 def test_everything_wrong_with_gates_is_told_at_once_and_nothing_is_created(configs: Configs) -> None:
     wrong = with_sft(configs, gates=[{"metric": "demonstration loss", "at_most": 1.0}, {"metric": "pairs accuracy"}])
-    wrong["dpo"] = replace(wrong["dpo"], on_fail="inptu", max_steps=0)
+    wrong["dpo"] = replace(wrong["dpo"], on_fail="inptu", packing=True)
     with pytest.raises(Refused) as refused:
         run_pipeline(wrong)
     for said in (
@@ -175,7 +175,7 @@ def test_everything_wrong_with_gates_is_told_at_once_and_nothing_is_created(conf
         "sft: gate 2: the stage has no result 'pairs accuracy'",
         "sft: gate 2: must have one of",
         "dpo: on_fail = 'inptu': must be stop or input, did you mean 'input'?",
-        "dpo: max_steps = 0",
+        "dpo: packing = True: dpo has no such option",
     ):
         assert said in str(refused.value)
     assert not Path("runs").exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 DECIDES_NOTHING = frozenset(
-    "watching.alarms records.catalogue utils.command_line utils.console watching.energy utils.pace utils.quiet"
-    " records.run_directory utils.secrets records.stage_log utils.text watching.trackers".split()
+    "watching.alarms records.catalogue evaluation.from_python utils.command_line utils.console watching.energy"
+    " utils.pace utils.quiet records.run_directory utils.secrets records.stage_log utils.text watching.trackers".split()
 )
 """What only shows, records or finds. It, and what is imported through it alone, is left out; any other file decides."""
 

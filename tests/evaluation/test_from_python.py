@@ -43,7 +43,8 @@ def test_curves_are_points_of_what_was_logged_and_is_a_number(run_dir: Path) -> 
 def test_a_run_or_a_stage_that_is_not_there_is_refused(run_dir: Path) -> None:
     with pytest.raises(Refused, match=r"has no stage 'frist', did you mean 'first'\? It has: first$"):
         curves(run_dir, "frist")
-    for wrong in (run_dir / "typo", run_dir / "answers", str(run_dir.parent)):
+    (run_dir / "empty").mkdir()
+    for wrong in (run_dir / "typo", run_dir / "answers", str(run_dir / "empty")):
         with pytest.raises(Refused, match="is no run's directory: give the one that run_pipeline returned"):
             figures(wrong)
         with pytest.raises(Refused, match=f"{wrong} is no run's directory"):

@@ -124,7 +124,8 @@ SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {root!r})
 from transformers import AutoTokenizer
-from data.corpus import prepare, ragged
+from data.corpus import ragged
+from data.corpus.corpus import prepare
 from data.corpus.documents import Options
 from data.corpus.shards import tokenised
 if len(sys.argv) > 1:  # die in the middle of writing
