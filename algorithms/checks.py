@@ -87,11 +87,11 @@ def problems(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | N
     """Return every problem of the configuration of a kind over TRL's trainers."""
     extra = (extra or GRPOExtraConfig()) if kind.samples else None
     wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
-    found = list(wrong_types.values())
+    found = plain_problems(config, extra)
     if "trainer_args" not in wrong_types:
-        well_typed = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
+        well_typed = _well_typed(extra, wrong_types)
         found += [*_trainer_args(kind, config, well_typed), *_lacking_fields(kind, config)]
-        found += [*_ranges(config, well_typed, wrong_types), *_no_choices(kind, config, well_typed)]
+        found += _no_choices(kind, config, well_typed)
     if not wrong_types.keys() & {"peft", "peft_args", "merge_adapter", "trainer_args"}:
         found += adapter_checks.problems(kind, config)
     if extra and not wrong_types.keys() & {"reward_func", "reward_weights"}:
@@ -104,8 +104,11 @@ def plain_problems(config: TrainingConfig, extra: GRPOExtraConfig | None = None)
     wrong_types = mistyped(config) | (mistyped(extra) if extra else {})
     if "trainer_args" in wrong_types:
         return list(wrong_types.values())
-    well_typed = replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
-    return [*wrong_types.values(), *_ranges(config, well_typed, wrong_types)]
+    return [*wrong_types.values(), *_ranges(config, _well_typed(extra, wrong_types), wrong_types)]
+
+
+def _well_typed(extra: GRPOExtraConfig | None, wrong_types: Mapping[str, str]) -> GRPOExtraConfig | None:
+    return replace(extra, reward_weights=None) if extra and "reward_weights" in wrong_types else extra
 
 
 def _trainer_args(kind: "TrlKind", config: TrainingConfig, extra: GRPOExtraConfig | None) -> list[str]:

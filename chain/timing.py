@@ -112,11 +112,9 @@ def by_products(work: Work) -> Pace:
     matrix = torch.rand((PRODUCT, PRODUCT)).to(number)
     flop_per_s = 2 * PRODUCT**3 / _timed(lambda: matrix @ matrix)
     forward = 2 * work.parameters / flop_per_s
-    passed = work.sequences * work.tokens
-    sampled = work.sampling and work.sampling.sequences * (
-        work.sampling.prompt_tokens + work.sampling.completion_tokens
-    )
-    return Pace(3 * forward * passed, forward * passed, forward * (sampled or 0))
+    passed, of = work.sequences * work.tokens, work.sampling
+    sampled = of.sequences * (of.prompt_tokens + of.completion_tokens) if of else 0
+    return Pace(3 * forward * passed, forward * passed, forward * sampled)
 
 
 def work_of(stage: Stage, models: Models, steps: int, rows: int | None, length: int | None = None) -> Work:

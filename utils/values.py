@@ -29,7 +29,7 @@ def with_known_fields(cls: type[Config]) -> type[Config]:
 
     @wraps(init)
     def checked(self: Config, *given: Any, **named: Any) -> None:
-        for name in named.keys() - known:
+        for name in (one for one in named if one not in known):
             plain_endings()
             near = did_you_mean(name, known) or "."
             raise UnknownField(f"{cls.__name__} has no field {name!r}{near} Fields: {', '.join(known)}")

@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser, which: Any) -> None:
     parser.add_argument("--model", metavar="MODEL", help="with --init: RUN_ID, RUN_ID/STAGE, a directory or a Hub id")
     parser.add_argument("--data", metavar="FILE", help="with --init: the rows to learn, a file, a folder or a Hub id")
     parser.add_argument(
-        "--columns", type=_columns, metavar="NAME=COLUMN", help="with --init: what columns are called, a=b,c=d"
+        "--columns", type=_columns, metavar="NAME=COLUMN", help="with --init: what columns of --data are called"
     )
     parser.add_argument("--data-preferences", metavar="FILE", help="with --init: pairs of answers, for dpo or reward")
 

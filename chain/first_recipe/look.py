@@ -122,7 +122,9 @@ def _asked(given: Named, problems: list[str]) -> dict[str, Loaded]:
         prefers = kind.layout in ("pairs", "labelled") and given.data["--data-preferences"] is not None
         flag = "--data-preferences" if prefers else "--data"
         unread -= {flag}
-        found[label] = tried(problems, f"{flag}, for {label}", _loaded, kind, given.data[flag], given.columns)
+        found[label] = tried(
+            problems, f"{flag}, for {label}", _loaded, kind, given.data[flag], given.columns.get(flag, {})
+        )
     for flag in sorted(unread):
         named = ", ".join(given.stages)
         problems.append(f"{flag}: none of the stages {named} reads it: leave it out, or name one that does")
@@ -141,10 +143,10 @@ def _fed(given: Named, problems: list[str]) -> dict[str, Loaded]:
         for label in labels[flag] if name is not None else ():
             if label == labels[flag][-1] and len(found) > fed:  # KTO could make thumbs of the pairs that DPO learns
                 break
-            if loaded := tried(refused, flag, _loaded, kinds.named(label), name, given.columns):
+            if loaded := tried(refused, flag, _loaded, kinds.named(label), name, given.columns.get(flag, {})):
                 found[label] = loaded
         if refused and len(found) == fed:
-            problems.append(f"{refused[0]}{_checkable(str(name), given.columns)}{SAY_SO}")
+            problems.append(f"{refused[0]}{_checkable(str(name), given.columns.get(flag, {}))}{SAY_SO}")
     return found
 
 

@@ -24,8 +24,8 @@ class Named:
     """Its name in the recipe and the directory of its configuration."""
     data: Mapping[str, str | None]
     """By flag, as the recipe names them: a whole path or a Hub id."""
-    columns: Mapping[str, str]
-    """Columns of the data by the names that they get."""
+    columns: Mapping[str, Mapping[str, str]]
+    """By flag, columns of its data by the names that they get."""
     memory_budget: int | None
 
 
@@ -44,7 +44,8 @@ def named(args: argparse.Namespace) -> Named:
     data = {flag: name and tried(problems, flag, _data, name) for flag, name in given.items()}
     refuse_all(problems)
     assert model is not None
-    return Named(stages, model, data, args.columns or {}, args.memory_budget)
+    columns = {"--data-preferences" if args.data is None else "--data": args.columns or {}}
+    return Named(stages, model, data, columns, args.memory_budget)
 
 
 def tried(problems: list[str], flag: str, look: Callable[..., Any], *given: Any) -> Any:

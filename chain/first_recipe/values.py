@@ -110,7 +110,7 @@ def _fraction(facts: Facts) -> tuple[float, Values]:
         f"{_held(rows, fraction):,} of {len(rows.positions):,} for {label}" for label, rows in split.items()
     )
     why = f"of the problems, by their hash, so that all stages hold out the same: {each}; they are never trained on"
-    return fraction, {"eval_fraction": (fraction, f"{why}, and the first 256 of them are measured")}
+    return fraction, {"eval_fraction": (fraction, f"{why}, and at most 256 of them are measured")}
 
 
 def _held(rows: Rows, fraction: float) -> int:

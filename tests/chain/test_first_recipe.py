@@ -318,7 +318,8 @@ ANY_MODEL = look.Model("m", 10**6, 512, True, False)
 def test_columns_are_called_what_somebody_says(init: Init, work: Path) -> None:
     rows = [{"In": ask, "Out": "It is."} for ask in ASKED]
     (work / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = init("--data", "odd.jsonl", "--columns", "question=In,answer=Out").configs["sft"]
+    flags = ["--data", "odd.jsonl", "--columns", "question=In,answer=Out", "--data-preferences", "pairs.jsonl"]
+    config = init(*flags).configs["sft"]
     assert config.columns == {"question": "In", "answer": "Out"}
     assert load_for(config, "sft").train[0]["completion"][0]["content"] == "It is."
 
