@@ -84,7 +84,7 @@ def init(work: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> Callabl
         code = main(["--init", name, "--model", str(of), *flags])
         said = capsys.readouterr()
         assert code == 0, said.err
-        assert "Plan of /" in said.out
+        assert "Plan of" in said.out
         for check in (["check"], ["format", "--check"]):
             ruff = [sys.executable, "-m", "ruff", *check, "--no-cache", "--config", str(ROOT / "pyproject.toml"), name]
             done = subprocess.run(ruff, capture_output=True, text=True)
