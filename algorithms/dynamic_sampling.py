@@ -90,9 +90,14 @@ class DynamicSamplingTrainer(GroupSampling, GRPOTrainer):
         places = random.Random(f"{self.args.seed} {self._step}").sample(range(len(rows)), most)
         return (place for place in places if rows[place]["prompt"] not in known)
 
-    def _generate_single_turn(self, prompt_ids: list[Any], *rest: Any, **named: Any) -> tuple[Any, Any]:
+    def _generate_single_turn(
+        self, prompt_ids: list[Any], images: Any, multimodal_fields: Any, *rest: Any, **named: Any
+    ) -> tuple[Any, Any]:
         if self._held is None:
-            return tuple(super()._generate_single_turn(prompt_ids, *rest, **named))
+            ids = self._sampled(prompt_ids, images, multimodal_fields)
+            if ids is not None:
+                return ids, None
+            return tuple(super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named))
         again = [next(self._replay) for _ in prompt_ids]  # a part of them, where memory ran out before
         return [one.ids for one in again], None if again[0].logprobs is None else [one.logprobs for one in again]
 

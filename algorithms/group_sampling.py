@@ -2,11 +2,20 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
+
+from algorithms import overrides
+from sampling.complete import sample
+from sampling.requests import Settings
+
+SETTINGS = {field.name for field in fields(Settings)} - {"stops"}
+NO_MATTER = {"pad_token_id", "bos_token_id", "cache_implementation"}
+"""Options of generation that change no completion."""
 
 Row = dict[str, Any]
 
@@ -36,6 +45,9 @@ class GroupSampling:
     """
 
     num_generations: int
+    tell_fewer: Callable[[int, int], Any] | None = None
+    """Gets how many completions were sampled at once when memory ran out, and how many are from then on."""
+    _most_rows: int | None = None
     _metrics: dict[str, Any]
     flat_share: float
     """Share of the newest groups whose rewards, those of models too, are all the same."""
@@ -43,6 +55,38 @@ class GroupSampling:
     def _completions(self: Any, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
         """Return ids of a completion of each prompt, the completions as rewards get them, and vLLM's logprobs."""
         raise NotImplementedError
+
+    def _sampled(self: Any, prompts: list[list[int]], images: Any, multimodal: Any) -> list[list[int]] | None:
+        """Return a completion of each prompt (token ids) from the project's engine; None where that is left to TRL.
+
+        TRL reads a prompt once for each of its completions, and computes all of them until the longest has ended.
+        """
+        settings = self._settings()
+        if images or multimodal or settings is None:
+            return None
+        seed = int(torch.randint(2**62, ()))  # of the random state, which checkpoints keep
+        rows = min(self._most_rows or len(prompts), len(prompts))
+        with overrides.policy_to_sample_from(self) as model:
+            return [one.ids for one in sample(model, prompts, settings, seed, rows, max_tokens=None, tell=self._fewer)]
+
+    def _settings(self: Any) -> Settings | None:
+        """Return how tokens are chosen; None if TRL is told to generate in another way than the engine knows."""
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return None
+        options = {name: value for name, value in self.generation_kwargs.items() if value is not None}
+        stops = options.pop("eos_token_id", [])
+        greedy = not options.pop("do_sample", True)
+        settings = {name: options.pop(name) for name in SETTINGS & options.keys()}
+        if options.keys() - NO_MATTER:
+            return None
+        if greedy:
+            settings["temperature"] = 0.0
+        return Settings(stops=frozenset(stops if isinstance(stops, list) else [stops]), **settings)
+
+    def _fewer(self, was: int, now: int) -> None:
+        self._most_rows = now
+        if self.tell_fewer is not None:
+            self.tell_fewer(was, now)
 
     def _rewards(self, inputs: list[Row], *rest: Any) -> torch.Tensor:
         """Return the rewards of completions, (B, F)."""

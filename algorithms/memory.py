@@ -57,6 +57,8 @@ class Sampling:
     """Completions generated at once."""
     prompt_tokens: int
     completion_tokens: int
+    group: int = 1
+    """Completions of each prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

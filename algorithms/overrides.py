@@ -2,8 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from records.sealed import partial, seal, writing
 from utils.agreement import by_first
 from utils.console import warn
 from utils.files import read_json, write_json
-from utils.runtime import free_memory
-from watching.out_of_memory import is_out_of_memory
 
 
 def load_finished(trainer: Any, checkpoint: Path) -> None:
@@ -172,39 +170,20 @@ def _finish(written: Path, final: Path, state: Any, unlogged: dict[str, Any], li
     rotate_checkpoints(str(final.parent), limit, state.best_model_checkpoint)
 
 
-def sample_in_parts(trainer: Any, tell: Callable[[int, int], None]) -> None:
-    """Let GRPO sample in parts of half as many completions where memory runs out; other trainers sample nothing.
+@contextmanager
+def policy_to_sample_from(trainer: Any) -> Iterator[Any]:
+    """Give the model that GRPO or RLOO trains, as TRL gives it to `generate`: whole, without gradient checkpointing."""
+    from trl.models import unwrap_model_for_generation
 
-    TRL samples all completions of a generation at once, however small the micro-batch. They are drawn from the same
-    policy in parts, though not the same ones. `tell` gets how many were sampled at once, and how many are now.
-    """
-    if not samples(trainer):
-        return
-    sample, most = trainer._generate_single_turn, 0
-
-    def sampled(prompt_ids: list[Any], images: Any, fields: Any, *rest: Any, **named: Any) -> Any:
-        nonlocal most
-        if images or fields or trainer.use_vllm or trainer.use_transformers_continuous_batching:
-            return sample(prompt_ids, images, fields, *rest, **named)
-        checkpoints = trainer.model.is_gradient_checkpointing
-        while True:
-            rows = min(most or len(prompt_ids), len(prompt_ids))
-            try:
-                starts = range(0, len(prompt_ids), rows)
-                parts = [sample(prompt_ids[at : at + rows], images, fields, *rest, **named) for at in starts]
-                if isinstance(parts[0], tuple):  # GRPO's come with log-probabilities, which only vLLM gives
-                    return [ids for part, _ in parts for ids in part], None
-                return [ids for part in parts for ids in part]
-            except RuntimeError as error:
-                if rows == 1 or not is_out_of_memory(error):
-                    raise
-            free_memory()
-            if checkpoints and not trainer.model.is_gradient_checkpointing:  # TRL's context left it off
-                trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
-            most = -(-rows // 2)
-            tell(rows, most)
-
-    trainer._generate_single_turn = sampled
+    args = trainer.args
+    unwrapped = unwrap_model_for_generation(
+        trainer.model_wrapped,
+        trainer.accelerator,
+        gather_deepspeed3_params=args.ds3_gather_for_generation,
+        gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+    )
+    with unwrapped as model, trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False):
+        yield model
 
 
 def without_cpu_packing(model: Any) -> None:

@@ -25,6 +25,10 @@ class ReinforceLeaveOneOut(SamplingKind):
                 _, ids, completions = self._generate(prompts)
                 return ids, completions, None
 
+            def _generate_single_turn(self, prompt_ids: list[Any], images: Any, multimodal_fields: Any) -> Any:
+                ids = self._sampled(prompt_ids, images, multimodal_fields)
+                return super()._generate_single_turn(prompt_ids, images, multimodal_fields) if ids is None else ids
+
             def _generate_and_score_completions(self, inputs: list[Any]) -> Any:
                 output = super()._generate_and_score_completions(inputs)
                 mode = "train" if self.model.training else "eval"

@@ -111,7 +111,8 @@ def _watched(
     from transformers import PrinterCallback
 
     overrides.save_sealed(trainer, stage_dir)
-    overrides.sample_in_parts(trainer, lambda was, now: _tell_sampling(log, _step(trainer), was, now))
+    if overrides.samples(trainer):
+        trainer.tell_fewer = lambda was, now: _tell_sampling(log, _step(trainer), was, now)
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)
     parameters, _ = adapters.parameter_counts(trainer.model)

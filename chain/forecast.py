@@ -169,8 +169,9 @@ def settings(stage: Stage, args: Any, model: Model, models: Models) -> Settings:
     if work.prompt_and_completion_tokens is not None:
         prompt, completion = work.prompt_and_completion_tokens
         sampling = Sampling(  # a generation batch is of all processes
-            sequences=args.generation_batch_size // count(), prompt_tokens=prompt, completion_tokens=completion
-        )
+            sequences=args.generation_batch_size // count(), prompt_tokens=prompt, completion_tokens=completion,
+            group=args.num_generations,
+        )  # fmt: skip
         tokens = prompt + completion
     if tokens is None:
         raise ValueError("max_length is not set, so nothing limits the length of its rows")

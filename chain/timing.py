@@ -246,16 +246,20 @@ def _sampling(model: Any, sampling: Sampling, half: Callable[[], AbstractContext
     """Return the seconds in which all completions of one generation are sampled to their full length."""
     import torch
 
-    ids = torch.randint(model.config.vocab_size, (sampling.sequences, sampling.prompt_tokens), device=model.device)
-    mask = torch.ones_like(ids)
+    from sampling.complete import sample
+    from sampling.requests import Settings
+
+    groups = -(-sampling.sequences // sampling.group)
+    ids = torch.randint(model.config.vocab_size, (groups, sampling.prompt_tokens)).tolist()
+    prompts = [prompt for prompt in ids for _ in range(sampling.group)][: sampling.sequences]
     model.eval()
 
-    def sample(tokens: int) -> None:
-        with torch.no_grad(), half():
-            model.generate(ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True)
+    def sampled(tokens: int) -> None:
+        with half():
+            sample(model, prompts, Settings(tokens), max_rows=len(prompts), max_tokens=None)
 
-    sample(SAMPLED[0])
-    few, more = (_once(partial(sample, tokens)) for tokens in SAMPLED)
+    sampled(SAMPLED[0])
+    few, more = (_once(partial(sampled, tokens)) for tokens in SAMPLED)
     each = (more - few) / (SAMPLED[1] - SAMPLED[0])
     return few + each * (sampling.completion_tokens - SAMPLED[0])
 

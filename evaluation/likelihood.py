@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from data.examples import Example
-from evaluation.length_batches import in_batches
+from sampling.length_batches import in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,7 +17,7 @@ from utils.secrets import hidden
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from evaluation.generate import Completion
+    from sampling.complete import Completion
 
 CACHE_FILE = "evaluation_scores.json"
 MAX_TOKENS = 2048
@@ -133,7 +133,7 @@ class ScoredModel:
         Raises:
             Impossible: a prompt is a conversation and there is no chat template.
         """
-        from evaluation.generate import Completion, complete
+        from sampling.complete import Completion, complete
 
         def compute() -> list[Completion | None]:
             ids = [self.encode(prompt, tools) for prompt, tools in prompts]
@@ -143,7 +143,7 @@ class ScoredModel:
             by_index = dict(zip(fits, done, strict=True))
             return [by_index.get(i) for i in range(len(ids))]
 
-        key = f"{'sampled-' if sampled else ''}completions-v2-{fingerprint([prompts, max_new_tokens])}"
+        key = f"{'sampled-' if sampled else ''}completions-v3-{fingerprint([prompts, max_new_tokens])}"
         return [None if item is None else Completion(*item) for item in self.remembered(key, compute)]
 
     def encode(self, prompt: Any, tools: Any = None) -> list[int]:

@@ -12,17 +12,19 @@ import pytest
 from kinds import KINDS, named
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = {"algorithms", "chain", "data", "evaluation", "pretrain", "recipes", "records", "utils", "watching"}
+PARTS = {"algorithms", "chain", "data", "evaluation", "pretrain", "recipes", "records", "sampling", "utils", "watching"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 
 BELOW_WATCHING = ("records", "kinds", "utils")
-BELOW_STAGES = ("data", "watching", *BELOW_WATCHING)
+BELOW_SAMPLING = ("data", "watching", *BELOW_WATCHING)
+BELOW_STAGES = ("sampling", *BELOW_SAMPLING)
 MAY_IMPORT = {
     "utils": {"utils"},
     "kinds": {"utils"},
     "records": {"records", "kinds", "utils"},
     "watching": {"watching", *BELOW_WATCHING},
     "data": {"data", *BELOW_WATCHING},
+    "sampling": {"sampling", *BELOW_SAMPLING},
     "pretrain": {"pretrain", *BELOW_STAGES},
     "algorithms": {"algorithms", *BELOW_STAGES},
     "evaluation": {"evaluation", *BELOW_STAGES},

@@ -13,6 +13,7 @@ import pytest
 from algorithms import GRPOExtraConfig, TrainingConfig, training
 from algorithms.grpo import GRPO
 from data.sources import load_for
+from sampling.slots import Slots
 from tests.train_stage import train, trainer_of
 from utils.files import weights_sha256
 
@@ -51,14 +52,33 @@ def wide(configure: Configure) -> Callable[..., TrainingConfig]:
     return lambda **fields: configure("grpo", **({"per_device_train_batch_size": 16} | fields))
 
 
-def test_without_a_budget_the_weights_are_those_of_trls_own_trainer(wide: Configure, tmp_path: Path) -> None:
+def test_without_a_budget_the_weights_are_those_of_trls_own_trainer_with_the_same_completions(
+    wide: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOTrainer
 
+    from algorithms.dynamic_sampling import DynamicSamplingTrainer
+
+    sample = DynamicSamplingTrainer._sampled
+    sampled: list[Any] = []
+
+    def recorded(trainer: Any, *given: Any) -> Any:
+        sampled.append(sample(trainer, *given))
+        return sampled[-1]
+
+    class Its(GRPOTrainer):  # type: ignore[misc]
+        def _generate_single_turn(self, *_: Any, **__: Any) -> tuple[Any, None]:
+            torch.randint(2**62, ())  # the seed of the draws: TRL shuffles with what comes next
+            return sampled.pop(0), None
+
+    monkeypatch.setattr(DynamicSamplingTrainer, "_sampled", recorded)
     config = wide()
     ours = run(config, tmp_path / "ours", replace(EXTRA, dynamic_sampling=0))
     data = load_for(config, "grpo")
-    trainer = GRPOTrainer(
+    assert len(sampled) == 3
+    trainer = Its(
         model=AutoModelForCausalLM.from_pretrained(str(config.model_name)),
         reward_funcs=[starts_late],
         args=training.trl_config(GRPO, config, tmp_path / "its", EXTRA),
@@ -137,25 +157,26 @@ def test_sampled_in_parts_after_memory_ran_out_the_same_completions_are_trained_
 ) -> None:
     import torch
 
-    from algorithms import overrides
+    def completions(most_rows: int) -> tuple[Any, list[tuple[int, int]]]:
+        trainer, data = trainer_of("grpo", wide(), tmp_path, EXTRA)
+        told: list[tuple[int, int]] = []
+        trainer.tell_fewer = lambda was, now: told.append((was, now))
+        forward = trainer.model.forward
 
-    config = wide()
-    trainer, data = trainer_of("grpo", config, tmp_path, EXTRA)
-    sample, failed = trainer._generate_single_turn, []
+        def limited(*args: Any, **named: Any) -> Any:
+            if isinstance(named.get("past_key_values"), Slots) and len(named["input_ids"]) > most_rows:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(*args, **named)
 
-    def short_of_memory(prompt_ids: list[Any], *rest: Any) -> Any:
-        if len(prompt_ids) > 8:
-            failed.append(len(prompt_ids))
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return sample(prompt_ids, *rest)
+        trainer.model.forward = limited
+        trainer.model.train()
+        torch.manual_seed(3)
+        output = trainer._generate_and_score_completions([data.train[at] for at in range(4) for _ in range(4)])
+        return output["completion_ids"], told
 
-    trainer._generate_single_turn = short_of_memory
-    told: list[tuple[int, int]] = []
-    overrides.sample_in_parts(trainer, lambda was, now: told.append((was, now)))
-    trainer.model.train()
-    output = trainer._generate_and_score_completions([data.train[at] for at in range(4) for _ in range(4)])
-    assert (failed, told) == ([16], [(16, 8)])
-    assert len(output["completion_ids"]) == 16
+    (whole, nothing), (parts, told) = completions(16), completions(8)
+    assert (nothing, told) == ([], [(16, 8)])
+    assert torch.equal(whole, parts)
 
 
 def test_a_reward_models_scores_are_no_spread_where_a_function_judges(configure: Configure, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import pytest
 
 from data.made import rows
 from evaluation import evaluate_stage
-from evaluation.generate import Completion
 from evaluation.judged import VerifiedAnswers
 from evaluation.scored_model import Impossible, ScoreCache, ScoredModel, load_reward_model, load_tokenizer
 from evaluation.task import HeldOut
 from kinds import named
 from recipes.arithmetic import VERIFIER
 from recipes.arithmetic.conversations import solution
+from sampling.complete import Completion
 from tests.evaluation.test_tasks import SUM, posed
 
 REWARD = named("reward")

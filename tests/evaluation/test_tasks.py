@@ -11,7 +11,6 @@ import pytest
 from data.made import rows
 from evaluation.answers import Answers, Rewards, SampledRewards, call_reward
 from evaluation.calibration import calibration_gaps
-from evaluation.generate import Completion
 from evaluation.paired import paired_difference
 from evaluation.scored_model import Impossible, ScoreCache, ScoredModel, load_reward_model
 from evaluation.skills import SampledSkills, Skills
@@ -20,6 +19,7 @@ from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, Rew
 from recipes.arithmetic import VERIFIER
 from recipes.arithmetic.conversations import after_tool, solution
 from recipes.arithmetic.problems import Problem
+from sampling.complete import Completion
 from utils.errors import StageFailed
 
 SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4+7=11, 3+5+1=9, 91", answer="91")

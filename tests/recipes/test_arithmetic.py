@@ -11,7 +11,6 @@ import pytest
 
 from data import made
 from evaluation import judged
-from evaluation.generate import Completion
 from evaluation.judged import VerifiedAnswers
 from evaluation.scored_model import ScoreCache, ScoredModel, fingerprint
 from evaluation.skills import SampledSkills, Skills
@@ -19,6 +18,7 @@ from evaluation.task import HeldOut, Scores
 from recipes.arithmetic import VERIFIER, conversations, problems, tools, verify
 from recipes.arithmetic import texts as documents
 from recipes.arithmetic.problems import SKILLS, problem
+from sampling.complete import Completion
 
 EXPRESSION = re.compile(r"\d+(?:[-+*/]\d+)+")
 COUNTED_PHRASE = re.compile(r"(?:[a-z]+\d+ ?){3,}")

@@ -1,4 +1,4 @@
-"""One streamed completion: what is written is the completion, which is that of `generate`, and it can be stopped."""
+"""One streamed completion: what is written is the completion, which is the engine's, and it can be stopped."""
 
 import threading
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.generate import Completion
 from evaluation.scored_model import ScoredModel
-from evaluation.stream import END_OF_TEXT, TextStream, stop_ids, stream
+from sampling.complete import Completion, sample
+from sampling.requests import Settings
+from sampling.stream import END_OF_TEXT, TextStream, stop_ids, stream
 
 TEXT = 'Once upon a time.\n One day \U0001f389 日本 é\n\n  def f(x):\n\treturn "<think>x</think>" , yes .'
 PROMPT = "One rainy morning"
@@ -40,14 +41,15 @@ def test_greedy_is_that_of_transformers_and_always_the_same(checkpoint: ScoredMo
     assert _stream(checkpoint)[0].ids == _stream(checkpoint, seed=2)[0].ids == expected
 
 
-def test_sampling_is_that_of_transformers_with_the_same_seed(checkpoint: ScoredModel) -> None:
-    torch.manual_seed(5)
+def test_settings_and_seed_are_those_that_are_asked_for(checkpoint: ScoredModel) -> None:
+    prompt = checkpoint.encode(PROMPT)
+    how = Settings(40, frozenset(NEVER), 0.7, top_p=0.8)
+    (expected,) = sample(checkpoint.model, [prompt], how, seed=5)
     sampling = {"temperature": 0.7, "top_p": 0.8}
-    expected = _by_generate(checkpoint, do_sample=True, top_k=0, max_new_tokens=40, **sampling)
-    assert _stream(checkpoint, seed=5, **sampling)[0].ids == expected
-    assert _stream(checkpoint, seed=6, **sampling)[0].ids != expected
-    assert _stream(checkpoint, seed=5, temperature=0.7)[0].ids != expected
-    assert _stream(checkpoint, seed=5, top_p=0.8)[0].ids != expected
+    assert _stream(checkpoint, seed=5, **sampling)[0].ids == expected.ids
+    assert _stream(checkpoint, seed=6, **sampling)[0].ids != expected.ids
+    assert _stream(checkpoint, seed=5, temperature=0.7)[0].ids != expected.ids
+    assert _stream(checkpoint, seed=5, top_p=0.8)[0].ids != expected.ids
 
 
 def test_what_is_written_is_the_completion(checkpoint: ScoredModel) -> None:
@@ -111,11 +113,10 @@ def test_text_streams_as_it_decodes_with_published_tokenizers(name: str, shared:
     tokenizer = AutoTokenizer.from_pretrained(shared / "fixtures" / name)
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     pieces: list[str] = []
-    streamer = TextStream(tokenizer, pieces.append)
-    streamer.put(torch.tensor([ids]))  # as a prompt, which is not written
-    for token in [*ids, tokenizer.eos_token_id]:
-        streamer.put(torch.tensor([token]))
+    written = TextStream(tokenizer, pieces.append)
+    for place in range(1, len(ids) + 1):
+        written.write(ids[:place])
     assert TEXT.startswith("".join(pieces).strip())
     assert len(pieces) > 20
-    streamer.end()
+    written.write([*ids, tokenizer.eos_token_id], last=True)
     assert "".join(pieces) == tokenizer.decode(ids) == TEXT

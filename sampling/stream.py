@@ -4,12 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import GenerationConfig, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
-
 from data.chat import align_eos
-from evaluation.generate import GREEDY, SAMPLED, Completion
+from sampling.complete import Completion, finish
+from sampling.requests import Request, Settings
 from utils.console import console
 
 if TYPE_CHECKING:
@@ -37,24 +34,16 @@ def stream(
     It ends with a token of `stops`, after `max_new_tokens`, or when `interrupted` is set. Temperature 0 is greedy. What
     the model's own generation config says of sampling is left aside, as everywhere in the project.
     """
-    how = SAMPLED | {"temperature": temperature, "top_p": top_p} if temperature else GREEDY
-    pad = tokenizer.pad_token_id or 0  # one row has no padding, but transformers wants to know
-    input_ids = torch.tensor([prompt], device=model.device)
-    torch.manual_seed(seed)
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            generation_config=GenerationConfig(
-                max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=pad, **how
-            ),
-            streamer=TextStream(tokenizer, write),
-            stopping_criteria=StoppingCriteriaList(
-                [lambda rows, *_, **__: torch.full((len(rows),), interrupted.is_set(), device=rows.device)]
-            ),
-        )
-    ids = output[0, len(prompt) :].tolist()
-    return Completion(text_of(tokenizer, ids), ids, ids[-1] in stops)
+    text = TextStream(tokenizer, write)
+
+    def take(request: Request) -> bool:
+        text.write(request.ids)
+        return interrupted.is_set()
+
+    request = Request(prompt, Settings(max_new_tokens, frozenset(stops), temperature, top_p=top_p), seed, on_token=take)
+    finish(model, [request])
+    text.write(request.ids, last=True)
+    return Completion(text_of(tokenizer, request.ids), request.ids, request.stopped)
 
 
 def stop_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, chat: bool) -> list[int]:
@@ -72,30 +61,21 @@ def text_of(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-class TextStream(BaseStreamer):
-    """What transformers' `generate` gives its tokens to: writes their text as soon as no later token can change it.
+class TextStream:
+    """Writes the text of a growing completion, as soon as no later token can change it.
 
-    TextStreamer decodes each line for itself: a tokenizer that drops the first space of a text loses the indentation.
+    transformers' TextStreamer decodes each line for itself: a tokenizer that drops the first space of a text loses the
+    indentation.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", write: Callable[[str], Any]) -> None:
-        self.tokenizer, self._write = tokenizer, write
-        self._ids: list[int] | None = None
-        self._written = 0
+        self.tokenizer, self._write, self._written = tokenizer, write, 0
 
-    def put(self, value: torch.Tensor) -> None:
-        """Take the next tokens; the first call brings the prompt."""
-        if self._ids is None:
-            self._ids = []
-            return
-        self._ids += value.flatten().tolist()
-        self._write_up_to(text_of(self.tokenizer, self._ids).rstrip("\ufffd"))  # it may be half a character
-
-    def end(self) -> None:
-        """Write what is left."""
-        self._write_up_to(text_of(self.tokenizer, self._ids or []))
-
-    def _write_up_to(self, text: str) -> None:
+    def write(self, ids: list[int], last: bool = False) -> None:
+        """Write what is new in the text of all tokens so far; of the `last`, half a character too."""
+        text = text_of(self.tokenizer, ids)
+        if not last:
+            text = text.rstrip("\ufffd")
         if len(text) > self._written:
             self._write(text[self._written :])
             self._written = len(text)

@@ -1,4 +1,4 @@
-"""Greedy completions: a batch of prompts says what each would say alone."""
+"""Completions as texts: a batch of prompts says what each would say alone."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ import torch
 
 from data.chat import encode
 from data.made import rows
-from evaluation.generate import CHUNK_TOKENS, complete
 from evaluation.scored_model import ScoredModel
+from sampling.complete import complete
 
-LIMIT = 2 * CHUNK_TOKENS + 5
+LIMIT = 37
 
 
 @pytest.fixture
@@ -28,8 +28,10 @@ def alone(checkpoint: ScoredModel, prompt: list[int], eos_token_id: int | None) 
     return list(output[0, len(prompt) :].tolist())
 
 
-def test_left_padded_completions_are_the_unpadded_ones(checkpoint: ScoredModel, prompts: list[list[int]]) -> None:
-    """With an EOS that the model says at different times, so that rows leave the batch between chunks."""
+def test_completions_of_a_batch_are_those_of_each_prompt_alone(
+    checkpoint: ScoredModel, prompts: list[list[int]]
+) -> None:
+    """With an EOS that the model says at different times, so that rows leave the batch."""
     free = [alone(checkpoint, prompt, None) for prompt in prompts]
     said = [token for tokens in free for token in tokens]
     eos = min(set(said), key=lambda token: abs(sum(token in tokens for tokens in free) - len(free) // 2))
@@ -37,7 +39,7 @@ def test_left_padded_completions_are_the_unpadded_ones(checkpoint: ScoredModel, 
     checkpoint.model.generation_config.eos_token_id = None
     expected = [alone(checkpoint, prompt, eos) for prompt in prompts]
 
-    found = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT, batch_size=6)
+    found = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT)
 
     assert [one.text for one in found] == checkpoint.tokenizer.batch_decode(expected, skip_special_tokens=True)
     assert [one.n_tokens for one in found] == [len(tokens) for tokens in expected]
@@ -86,21 +88,27 @@ def test_no_prompts_give_no_completions(checkpoint: ScoredModel) -> None:
     assert complete(checkpoint.model, checkpoint.tokenizer, [], LIMIT) == []
 
 
+@pytest.mark.parametrize("sampled", [False, True])
 def test_completions_are_the_same_where_memory_runs_out_half_way(
-    checkpoint: ScoredModel, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
+    sampled: bool,
+    checkpoint: ScoredModel,
+    prompts: list[list[int]],
+    short_of_memory: Callable[..., list[int]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT)
-    since = CHUNK_TOKENS + 3
+    expected = complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT, sampled=sampled)
+    since = 19
     seen = short_of_memory(checkpoint.model, most_rows=4, since=since)
-    assert complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT) == expected
-    assert seen[since] > 4
-    assert seen[since + 1 :][:2] == [8, 4]
+    assert complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT, sampled=sampled) == expected
+    assert seen[since] > 8
+    assert max(seen[since + 1 :]) <= seen[since] // 2, "fewer rows, from there on"
+    assert "out of memory while" in (said := capsys.readouterr().out)
+    assert said.count("out of memory") == 1
 
 
-def test_sampled_completions_go_on_where_memory_runs_out(
+def test_what_runs_out_of_memory_with_one_completion_fails(
     checkpoint: ScoredModel, prompts: list[list[int]], short_of_memory: Callable[..., list[int]]
 ) -> None:
-    short_of_memory(checkpoint.model, most_rows=4)
-    first, second = (complete(checkpoint.model, checkpoint.tokenizer, prompts, 8, sampled=True) for _ in range(2))
-    assert len(first) == len(prompts)
-    assert first == second
+    short_of_memory(checkpoint.model, most_rows=0, since=3)
+    with pytest.raises(torch.OutOfMemoryError):
+        complete(checkpoint.model, checkpoint.tokenizer, prompts, LIMIT)
