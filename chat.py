@@ -247,7 +247,7 @@ class Speaker:
     def __init__(
         self, name: str, model: Any, tokenizer: Any, *, chat: bool, asked: dict[str, Any], system: str | None = None
     ) -> None:
-        from sampling.stream import stop_ids
+        from batching.stream import stop_ids
 
         self.asked = asked if chat else {}
         """How it was asked while it was trained, as `data.asked` has it; empty where that is not known."""
@@ -452,7 +452,7 @@ def take_turn(
     Raises:
         Refused: the prompt is longer than the context, or its answer has no room on the GPU.
     """
-    from sampling.stream import stream
+    from batching.stream import stream
 
     turns: list[Message] = [*speaker.turns, {"role": "user", "content": prompt.strip() if speaker.chat else prompt}]
     kept = fitting(turns, lambda some: len(speaker.ids(some)), speaker.limit, args.max_tokens)

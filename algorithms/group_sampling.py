@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from algorithms import overrides
-from sampling.complete import sample
-from sampling.requests import Settings
+from batching.complete import sample
+from batching.requests import Settings
 
 SETTINGS = {field.name for field in fields(Settings)} - {"stops"}
 NO_MATTER = {"pad_token_id", "bos_token_id", "cache_implementation"}

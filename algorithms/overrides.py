@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from batching.read_once import read_once
 from records.sealed import partial, seal, writing
 from utils.agreement import by_first
 from utils.console import warn
@@ -168,6 +169,28 @@ def _finish(written: Path, final: Path, state: Any, unlogged: dict[str, Any], li
         seal(written / final.name, final)
         shutil.rmtree(written)
     rotate_checkpoints(str(final.parent), limit, state.best_model_checkpoint)
+
+
+@contextmanager
+def each_token_once(trainer: Any) -> Iterator[None]:
+    """Let a trainer's models read each token of a batch once on a CPU, and let TRL score only those with a label.
+
+    Without Triton it puts every token through the head of the vocabulary, since to some accelerators shapes are costly.
+    """
+    from trl.trainer import utils
+
+    if trainer.args.torch_compile or trainer.args.device.type != "cpu":
+        yield
+        return
+    models = [trainer.model, getattr(trainer, "ref_model", None), *getattr(trainer, "reward_funcs", ())]
+    for model in models:
+        if hasattr(model, "base_model"):
+            read_once(trainer.accelerator.unwrap_model(model))
+    asks, utils._use_triton = utils._use_triton, lambda device: True  # read there for this alone
+    try:
+        yield
+    finally:
+        utils._use_triton = asks
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def _watched(
     parameters, _ = adapters.parameter_counts(trainer.model)
     log.event("TRAIN_START", f"{len(trainer.train_dataset)} rows, {parameters} trainable parameters")
     name = log.read_info().get("name") or stage_dir.name
-    with asked_to_stop() as asked, naming_the_step(lambda: _step(trainer)):
+    with asked_to_stop() as asked, naming_the_step(lambda: _step(trainer)), overrides.each_token_once(trainer):
         watch = Watch(log, name, kind, asked, lambda: overrides.is_between_generations(trainer), clock)
         trainer.add_callback(watch)
         overrides.see_gradients(trainer, _judge_of_steps(trainer, config, log))

@@ -105,8 +105,8 @@ def train(config: TrainingConfig, extra: GRPOExtraConfig, seconds: float) -> tup
 
 def exact_match(trainer: Any, problems: int, max_new_tokens: int) -> tuple[float, float]:
     """Return the share of held-out problems that a model answers as taught: likeliest answers, and sampled ones."""
+    from batching.complete import complete
     from data.chat import encode
-    from sampling.complete import complete
 
     rows = made.rows("prompts", "eval", problems, 0)
     tokenizer, model = trainer.processing_class, trainer.model.eval()

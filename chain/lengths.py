@@ -1,4 +1,4 @@
-"""How long a stage's rows are, in tokens and as its batches pad them: what a CPU computes is told by that."""
+"""How many tokens of a row a stage reads, as its batches are read on a CPU: what it computes is told by that."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,23 +23,40 @@ class Lengths:
         self.stages, self.outputs = {stage.label: stage for stage in stages}, outputs
         self._stand_ins: dict[str, Any] = {}
 
-    def of(self, stage: Stage, rows: "StageData | None", batch_size: int) -> int | None:
-        """Return the mean length of a batch's longest row, of a prompt where the kind samples; None: not known."""
+    def of(self, stage: Stage, rows: "StageData | None", batch_size: int, config: Any) -> int | None:
+        """Return the mean tokens that are read of a sequence, of a prompt where the kind samples; None: not known.
+
+        `config` is that of the stage's model.
+        """
         if rows is None:
             return None
+        import numpy
         from jinja2 import TemplateError
 
         from algorithms import supervision
+        from batching.masks import takes_masks
+        from batching.read_once import narrowest
 
         looked_at = rows.train.select(range(min(len(rows.train), LOOKED_AT)))
         try:
             tokenizer = self._tokenizer(stage, looked_at)
             answered = not stage.kind.samples
-            longest = [max(map(len, supervision.shown(tokenizer, row, answered=answered))) for row in looked_at]
+            shown = [supervision.shown(tokenizer, row, answered=answered) for row in looked_at]
         except (Refused, ValueError, OSError, TemplateError):  # which a run refuses
             return None
-        batches = [longest[at : at + batch_size] for at in range(0, max(1, len(longest) - batch_size + 1), batch_size)]
-        return round(sum(map(max, batches)) / len(batches))
+        batches = [shown[at : at + batch_size] for at in range(0, max(1, len(shown) - batch_size + 1), batch_size)]
+        read = sequences = 0
+        for batch in batches:
+            ids = [numpy.array(one) for row in batch for one in row]
+            longest = max(map(len, ids))
+            if not answered:
+                read += sum(map(len, ids))
+            elif takes_masks(config):
+                read += min(narrowest(ids, config, longest).ids.size, longest * len(ids))
+            else:
+                read += longest * len(ids)
+            sequences += len(ids)
+        return round(read / sequences)
 
     def _tokenizer(self, stage: Stage, rows: Any) -> Any:
         from algorithms import loading

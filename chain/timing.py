@@ -83,8 +83,8 @@ class Pace:
 def seconds(stage: Stage, models: Models, steps: int, rows: int | None, length: int | None = None) -> float:
     """Return what the passes and samplings of `steps` optimizer steps take on this machine.
 
-    On a GPU with every row full: at most. On a CPU with rows of `length`; what would take it long to time is told by
-    its products.
+    On a GPU with every row full: at most. On a CPU with `length` tokens read of each; what would take it long to time
+    is told by its products.
 
     Raises:
         ValueError: it is not measured, with the reason.
@@ -118,7 +118,7 @@ def by_products(work: Work) -> Pace:
 
 
 def work_of(stage: Stage, models: Models, steps: int, rows: int | None, length: int | None = None) -> Work:
-    """Return what a stage computes in `steps` optimizer steps on `rows` rows, of which none is longer than `length`.
+    """Return what a stage computes in `steps` optimizer steps on `rows` rows, of which `length` tokens each are read.
 
     Raises:
         ValueError: the model or the rows are not known.
@@ -132,7 +132,8 @@ def work_of(stage: Stage, models: Models, steps: int, rows: int | None, length: 
     sampling, tokens = settings.sampling, min(settings.tokens, length or settings.tokens)
     if sampling is not None:
         sampling = replace(sampling, prompt_tokens=min(sampling.prompt_tokens, length or sampling.prompt_tokens))
-        tokens = sampling.prompt_tokens + sampling.completion_tokens
+        prompt = sampling.prompt_tokens
+        tokens = (-(-prompt // sampling.group) if length else prompt) + sampling.completion_tokens
     ahead = (rows or 0) * step.sequences_per_row / settings.sequences if step.reference_ahead else 0.0
     peft = getattr(config, "peft", None)
     dtype = adapters.frozen_dtype(config, model.dtype) if peft else step.dtype
@@ -246,8 +247,8 @@ def _sampling(model: Any, sampling: Sampling, half: Callable[[], AbstractContext
     """Return the seconds in which all completions of one generation are sampled to their full length."""
     import torch
 
-    from sampling.complete import sample
-    from sampling.requests import Settings
+    from batching.complete import sample
+    from batching.requests import Settings
 
     groups = -(-sampling.sequences // sampling.group)
     ids = torch.randint(model.config.vocab_size, (groups, sampling.prompt_tokens)).tolist()

@@ -15,7 +15,7 @@ from evaluation.verifier import source_of
 from utils.reward_values import reward_numbers
 
 if TYPE_CHECKING:
-    from sampling.complete import Completion
+    from batching.complete import Completion
 
 RewardFunction = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from evaluation.task import Scores, scattered
 from evaluation.tasks import rewards_of
 
 if TYPE_CHECKING:
-    from sampling.complete import Completion
+    from batching.complete import Completion
 
 
 @dataclass(frozen=True)

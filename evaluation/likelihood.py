@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
+from batching.length_batches import in_batches
 from data.examples import Example
-from sampling.length_batches import in_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

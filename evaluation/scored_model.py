@@ -17,7 +17,7 @@ from utils.secrets import hidden
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sampling.complete import Completion
+    from batching.complete import Completion
 
 CACHE_FILE = "evaluation_scores.json"
 MAX_TOKENS = 2048
@@ -133,7 +133,7 @@ class ScoredModel:
         Raises:
             Impossible: a prompt is a conversation and there is no chat template.
         """
-        from sampling.complete import Completion, complete
+        from batching.complete import Completion, complete
 
         def compute() -> list[Completion | None]:
             ids = [self.encode(prompt, tools) for prompt, tools in prompts]

@@ -10,8 +10,8 @@ from evaluation.task import PromptTask, Scores, by_group, ending_scores
 from evaluation.verifier import Verifier
 
 if TYPE_CHECKING:
+    from batching.complete import Completion
     from evaluation.scored_model import ScoredModel
-    from sampling.complete import Completion
 
 METRICS = ("strict", "flexible")
 

@@ -13,7 +13,7 @@ from evaluation.scored_model import Impossible, ScoredModel, fingerprint
 from utils.files import jsonable
 
 if TYPE_CHECKING:
-    from sampling.complete import Completion
+    from batching.complete import Completion
 
 Scores = dict[str, list[float | None]]
 """For each metric one number a row, in the rows' order; None where the metric does not apply."""

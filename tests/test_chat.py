@@ -134,8 +134,8 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What models are asked, instead of asking them; each answers "yes <number>"."""
-    from sampling import stream
-    from sampling.complete import Completion
+    from batching import stream
+    from batching.complete import Completion
 
     asked: list[dict[str, Any]] = []
 
@@ -384,9 +384,9 @@ def test_warnings_of_the_libraries_leave_stdout_alone(
 def test_a_call_of_a_tool_is_shown_as_it_is_written(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from batching import stream
+    from batching.complete import Completion
     from recipes.arithmetic.tools import call
-    from sampling import stream
-    from sampling.complete import Completion
 
     def answer(*arguments: Any, **_: Any) -> Completion:
         arguments[3](call("348*27"))
@@ -614,7 +614,7 @@ def test_weights_behind_a_link_to_nothing_are_refused(changed: Path, capsys: pyt
 FULL = "the GPU is full: is a run training on it? On the CPU: CUDA_VISIBLE_DEVICES= "
 
 
-@pytest.mark.parametrize("of", ["to", "generate"])
+@pytest.mark.parametrize("of", ["to", "forward"])
 def test_a_full_gpu_is_one_message_that_names_the_way_around_it(
     of: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -647,8 +647,8 @@ def test_ctrl_c_means_what_it_did_after_an_answer() -> None:
 def test_a_question_stopped_before_any_answer_is_taken_back(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sampling import stream
-    from sampling.complete import Completion
+    from batching import stream
+    from batching.complete import Completion
 
     texts = iter(["", "begun"])
 
@@ -667,8 +667,8 @@ def test_a_question_stopped_before_any_answer_is_taken_back(
 
 
 def test_ctrl_c_at_the_answer_to_a_prompt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sampling import stream
-    from sampling.complete import Completion
+    from batching import stream
+    from batching.complete import Completion
 
     def answer(*_: Any, interrupted: Any, **__: Any) -> Completion:
         os.kill(os.getpid(), signal.SIGINT)

@@ -12,19 +12,19 @@ import pytest
 from kinds import KINDS, named
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = {"algorithms", "chain", "data", "evaluation", "pretrain", "recipes", "records", "sampling", "utils", "watching"}
+PARTS = {"algorithms", "batching", "chain", "data", "evaluation", "pretrain", "recipes", "records", "utils", "watching"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 
 BELOW_WATCHING = ("records", "kinds", "utils")
-BELOW_SAMPLING = ("data", "watching", *BELOW_WATCHING)
-BELOW_STAGES = ("sampling", *BELOW_SAMPLING)
+BELOW_BATCHING = ("data", "watching", *BELOW_WATCHING)
+BELOW_STAGES = ("batching", *BELOW_BATCHING)
 MAY_IMPORT = {
     "utils": {"utils"},
     "kinds": {"utils"},
     "records": {"records", "kinds", "utils"},
     "watching": {"watching", *BELOW_WATCHING},
     "data": {"data", *BELOW_WATCHING},
-    "sampling": {"sampling", *BELOW_SAMPLING},
+    "batching": {"batching", *BELOW_BATCHING},
     "pretrain": {"pretrain", *BELOW_STAGES},
     "algorithms": {"algorithms", *BELOW_STAGES},
     "evaluation": {"evaluation", *BELOW_STAGES},

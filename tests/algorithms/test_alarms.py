@@ -1,5 +1,6 @@
 """Alarms in real, short trainings: each ailment raises its own, sabotage is seen, and healthy stages raise none."""
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -162,11 +163,6 @@ def red(completions: list[Any], **_: Any) -> list[float]:
     return [float(completion[0]["content"] == "red") for completion in completions]
 
 
-def one_word(completions: list[Any], **_: Any) -> list[float]:
-    """A reward for what the policy does already."""
-    return [float(completion[0]["content"] in WORDS) for completion in completions]
-
-
 def test_a_policy_that_always_says_the_same_has_no_entropy_left(stage: Stage) -> None:
     extra = replace(EXACT, reward_func=red, num_generations=8)
     assert "entropy_collapse" in names(stage("grpo", extra=extra, max_steps=80, learning_rate=5e-3))
@@ -178,8 +174,13 @@ def test_a_policy_that_leaves_its_reference_is_seen_where_the_distance_is_measur
 
 
 def test_a_reward_that_falls_is_seen(stage: Stage) -> None:
-    extra = replace(EXACT, reward_func=one_word)
-    raised = stage("grpo", extra=extra, max_steps=50, learning_rate=0.5, warmup_steps=200)  # it grows all the time
+    calls = itertools.count()
+
+    def fading(completions: list[Any], **_: Any) -> list[float]:
+        worse = next(calls) / 10
+        return [len(completion[0]["content"]) % 7 / 7 - worse for completion in completions]
+
+    raised = stage("grpo", extra=replace(EXACT, reward_func=fading), max_steps=50)
     assert "falling_reward" in names(raised)
 
 

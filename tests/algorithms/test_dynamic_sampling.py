@@ -4,16 +4,17 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig, training
+from algorithms import GRPOExtraConfig, TrainingConfig, overrides, training
 from algorithms.grpo import GRPO
+from batching.slots import Slots
 from data.sources import load_for
-from sampling.slots import Slots
 from tests.train_stage import train, trainer_of
 from utils.files import weights_sha256
 
@@ -68,12 +69,13 @@ def test_without_a_budget_the_weights_are_those_of_trls_own_trainer_with_the_sam
         sampled.append(sample(trainer, *given))
         return sampled[-1]
 
-    class Its(GRPOTrainer):  # type: ignore[misc]
+    class Its(GRPOTrainer):
         def _generate_single_turn(self, *_: Any, **__: Any) -> tuple[Any, None]:
             torch.randint(2**62, ())  # the seed of the draws: TRL shuffles with what comes next
             return sampled.pop(0), None
 
     monkeypatch.setattr(DynamicSamplingTrainer, "_sampled", recorded)
+    monkeypatch.setattr(overrides, "each_token_once", lambda trainer: nullcontext())  # which rounds otherwise
     config = wide()
     ours = run(config, tmp_path / "ours", replace(EXTRA, dynamic_sampling=0))
     data = load_for(config, "grpo")

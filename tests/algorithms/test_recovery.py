@@ -14,8 +14,8 @@ import pytest
 from algorithms import GRPOExtraConfig, TrainingConfig, loading, training
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
+from batching.slots import Slots
 from kinds import MicroBatch, named
-from sampling.slots import Slots
 from tests.train_stage import KINDS, train
 from utils.errors import StageFailed
 from utils.files import weights_sha256
@@ -337,7 +337,7 @@ def test_sampling_that_ran_out_of_memory_leaves_gradient_checkpointing_on(
     def watched(model: Any, *given: Any, **named: Any) -> Any:
         if torch.is_grad_enabled():
             checkpointing.add(model.is_gradient_checkpointing)
-        elif isinstance(named.get("past_key_values"), Slots) and not failed and len(named["input_ids"]) > 2:
+        elif isinstance(named.get("past_key_values"), Slots) and not failed and len(given[0]) > 2:
             failed.append(1)
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(model, *given, **named)

@@ -1,8 +1,10 @@
-"""The lengths of a stage's rows, as its batches pad them."""
+"""How many tokens a stage reads of its rows."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
+
+from transformers import LlamaConfig
 
 from chain.lengths import Lengths
 from chain.recipe import load
@@ -12,6 +14,9 @@ from tests.algorithms.conftest import base_dir, data_files, model_dir
 
 __all__ = ["base_dir", "data_files", "model_dir"]  # fixtures
 DEMO = load("scratch_tiny")
+READ_ONCE = LlamaConfig(attn_implementation="sdpa")
+PLAIN = LlamaConfig(attn_implementation="flash_attention_2")
+"""Of a model whose batches stay padded."""
 
 
 def test_a_batch_is_as_long_as_its_longest_row(base_dir: Path, model_dir: Path, data_files: dict[str, Path]) -> None:
@@ -21,15 +26,17 @@ def test_a_batch_is_as_long_as_its_longest_row(base_dir: Path, model_dir: Path, 
     (sft,) = stages_of(configs)
     rows = load_for(sft.config, "sft")
     lengths = Lengths([sft], {})
-    each, padded = (lengths.of(sft, rows, size) or 0 for size in (1, 32))
+    each, padded = (lengths.of(sft, rows, size, PLAIN) or 0 for size in (1, 32))
     assert 10 < each < padded < 60
-    assert lengths.of(sft, None, 1) is None, "documents are packed: every row is full"
+    read = lengths.of(sft, rows, 32, READ_ONCE) or 0
+    assert 5 < read < padded
+    assert lengths.of(sft, None, 1, PLAIN) is None, "documents are packed: every row is full"
 
 
 def test_a_tokenizer_that_the_run_trains_is_stood_in_for() -> None:
     stages = stages_of(DEMO.configs, DEMO.grpo_extra, verifier=DEMO.verifier)
     lengths = Lengths(stages, {})
-    found = {one.label: lengths.of(one, load_for(one.config, one.kind.name), 8) for one in stages[1:]}
+    found = {one.label: lengths.of(one, load_for(one.config, one.kind.name), 8, PLAIN) for one in stages[1:]}
     assert all(length and 30 < length < 150 for length in found.values()), found
     assert len(lengths._stand_ins) == 1, "it is trained once"
 
@@ -46,4 +53,4 @@ def test_rows_that_a_template_refuses_have_no_length(
         )
     }
     (sft,) = stages_of(configs)
-    assert Lengths([sft], {}).of(sft, load_for(sft.config, "sft"), 4) is None
+    assert Lengths([sft], {}).of(sft, load_for(sft.config, "sft"), 4, PLAIN) is None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from batching.complete import Completion
 from data.made import rows
 from evaluation import evaluate_stage
 from evaluation.judged import VerifiedAnswers
@@ -14,7 +15,6 @@ from evaluation.task import HeldOut
 from kinds import named
 from recipes.arithmetic import VERIFIER
 from recipes.arithmetic.conversations import solution
-from sampling.complete import Completion
 from tests.evaluation.test_tasks import SUM, posed
 
 REWARD = named("reward")

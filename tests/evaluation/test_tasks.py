@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from batching.complete import Completion
 from data.made import rows
 from evaluation.answers import Answers, Rewards, SampledRewards, call_reward
 from evaluation.calibration import calibration_gaps
@@ -19,7 +20,6 @@ from evaluation.tasks import Demonstrations, LanguageModelling, Preferences, Rew
 from recipes.arithmetic import VERIFIER
 from recipes.arithmetic.conversations import after_tool, solution
 from recipes.arithmetic.problems import Problem
-from sampling.complete import Completion
 from utils.errors import StageFailed
 
 SUM = Problem(skill="arithmetic", key="", question="34 and 57?", trace="34+57: 4+7=11, 3+5+1=9, 91", answer="91")

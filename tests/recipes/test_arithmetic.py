@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batching.complete import Completion
 from data import made
 from evaluation import judged
 from evaluation.judged import VerifiedAnswers
@@ -18,7 +19,6 @@ from evaluation.task import HeldOut, Scores
 from recipes.arithmetic import VERIFIER, conversations, problems, tools, verify
 from recipes.arithmetic import texts as documents
 from recipes.arithmetic.problems import SKILLS, problem
-from sampling.complete import Completion
 
 EXPRESSION = re.compile(r"\d+(?:[-+*/]\d+)+")
 COUNTED_PHRASE = re.compile(r"(?:[a-z]+\d+ ?){3,}")

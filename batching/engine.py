@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sampling.choice import choose
-from sampling.requests import Request
-from sampling.slots import Slots
+from batching.choice import choose
+from batching.requests import Request
+from batching.slots import Slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from batching.complete import Completion, sample
+from batching.requests import Settings
+from batching.stream import END_OF_TEXT, TextStream, stop_ids, stream
 from evaluation.scored_model import ScoredModel
-from sampling.complete import Completion, sample
-from sampling.requests import Settings
-from sampling.stream import END_OF_TEXT, TextStream, stop_ids, stream
 
 TEXT = 'Once upon a time.\n One day \U0001f389 日本 é\n\n  def f(x):\n\treturn "<think>x</think>" , yes .'
 PROMPT = "One rainy morning"

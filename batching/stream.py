@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from batching.complete import Completion, finish
+from batching.requests import Request, Settings
 from data.chat import align_eos
-from sampling.complete import Completion, finish
-from sampling.requests import Request, Settings
 from utils.console import console
 
 if TYPE_CHECKING:

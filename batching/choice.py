@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sampling.requests import Request, Settings
+from batching.requests import Request, Settings
 
 
 def choose(logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from batching.complete import complete
 from data.chat import encode
 from data.made import rows
 from evaluation.scored_model import ScoredModel
-from sampling.complete import complete
 
 LIMIT = 37
 

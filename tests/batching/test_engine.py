@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 
-from sampling.complete import sample
-from sampling.engine import Engine
-from sampling.requests import Request, Settings
-from sampling.slots import GROWTH, suits
+from batching.complete import sample
+from batching.engine import Engine
+from batching.requests import Request, Settings
+from batching.slots import GROWTH, suits
 
 VOCABULARY, LIMIT = 97, 24
 SMALL: dict[str, Any] = {
@@ -24,6 +24,7 @@ EXPERTS: dict[str, Any] = {
     "v_head_dim": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
     "moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1,
 }  # fmt: skip
+NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "qwen2": SMALL,
@@ -35,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "smollm3": SMALL,
     "olmo2": SMALL,
     "phi3": SMALL,
-    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4},
+    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4} | NO_DROPOUT,
     "gpt_neox": SMALL,
     "mixtral": SMALL | {"num_local_experts": 4},
     "deepseek_v3": SMALL | EXPERTS,

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from batching.masks import UNSUITED, alike, mask_for, takes_masks
 from watching.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KINDS = {"full_attention", "sliding_attention"}
-"""Layers that keep keys and values of each token, and nothing else."""
-ROUNDING = 0.05
-"""Largest difference of logits, as a share of their range, that computing in bfloat16 explains."""
 GROWTH = 256
 """Tokens by which slots become longer at a time, as far as their sequences can."""
 
@@ -31,17 +28,8 @@ def suits(model: "PreTrainedModel") -> bool:
     """
     known = model.__dict__.get("_computes_over_slots")
     if known is None:
-        known = model._computes_over_slots = _promises(model) and _agrees(model)
+        known = model._computes_over_slots = takes_masks(model.config) and _agrees(model)
     return bool(known)
-
-
-def _promises(model: Any) -> bool:
-    config = model.config.get_text_config(decoder=True)
-    return (
-        not model.config.is_encoder_decoder
-        and set(getattr(config, "layer_types", None) or ()) <= KINDS
-        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
-    )
 
 
 @torch.no_grad()
@@ -60,14 +48,13 @@ def _agrees(model: Any) -> bool:
             model(input_ids=one[:, :-1], past_key_values=slots, use_cache=True)
         newest = torch.cat([one[:, -1:] for one in ids])
         found = model(input_ids=newest, past_key_values=slots, use_cache=True, **slots.extend([4, 2])).logits[:, -1]
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return alike(found, expected)
+    except UNSUITED as error:
         if is_out_of_memory(error):
             raise
         return False
     finally:
         model.train(training)
-    spread = (expected.amax(-1) - expected.amin(-1)).float()
-    return bool(((found - expected).abs().amax(-1).float() <= ROUNDING * spread).all())
 
 
 class Slots(Cache):
@@ -76,10 +63,7 @@ class Slots(Cache):
     def __init__(self, model: "PreTrainedModel") -> None:
         config = model.config.get_text_config(decoder=True)
         super().__init__(layers=[_Layer(self) for _ in range(config.num_hidden_layers)])
-        self.device, self.width_of_window = model.device, getattr(config, "sliding_window", None)
-        self.kinds = set(getattr(config, "layer_types", None) or [])
-        self.boolean = config._attn_implementation == "sdpa"
-        self.dtype = model.dtype
+        self.config, self.dtype, self.device = model.config, model.dtype, model.device
         self.capacity = (0, 0)
         """Slots, and tokens of each."""
         self.targets: list[torch.Tensor] | None = None
@@ -104,27 +88,15 @@ class Slots(Cache):
         self.targets, self.width = None, max(lengths) + 1
         self.lengths = torch.tensor(lengths, device=self.device)
         self.rows = torch.arange(len(lengths), device=self.device)
-        at, places = self.lengths[:, None], torch.arange(self.width, device=self.device)[None]
-        sees = {"full_attention": places <= at}
-        if self.width_of_window:
-            sees["sliding_attention"] = sees["full_attention"] & (places > at - self.width_of_window)
-        masks = {kind: self._mask(seen) for kind, seen in sees.items()}
-        if len(self.kinds) > 1:
-            mask: Any = {kind: masks[kind] for kind in self.kinds}
-        else:
-            kind = next(iter(self.kinds), "sliding_attention" if self.width_of_window else "full_attention")
-            mask = masks[kind]
-        return {"attention_mask": mask, "position_ids": at}
+        distance = self.lengths[:, None, None] - torch.arange(self.width, device=self.device)
+        mask = mask_for(self.config, distance >= 0, distance, self.dtype)
+        return {"attention_mask": mask, "position_ids": self.lengths[:, None]}
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""
         for layer in self.layers:
             for kept in (layer.keys, layer.values):
                 kept[target, :, :length] = kept[source, :, :length]
-
-    def _mask(self, seen: torch.Tensor) -> torch.Tensor:
-        seen = seen[:, None, None]
-        return seen if self.boolean else torch.where(seen, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
 
 
 class _Layer(CacheLayerMixin):

@@ -14,8 +14,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from sampling.choice import choose
-from sampling.requests import Request, Settings
+from batching.choice import choose
+from batching.requests import Request, Settings
 
 VOCABULARY, DRAWS = 40, 4000
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from sampling.engine import MAX_ROWS, MAX_TOKENS, Engine
-from sampling.length_batches import in_batches
-from sampling.requests import Request, Settings
-from sampling.slots import suits
+from batching.engine import MAX_ROWS, MAX_TOKENS, Engine
+from batching.length_batches import in_batches
+from batching.requests import Request, Settings
+from batching.slots import suits
 from utils.console import warn
 from utils.runtime import free_memory
 from watching.out_of_memory import is_out_of_memory

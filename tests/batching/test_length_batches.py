@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sampling.length_batches import batches, in_batches
+from batching.length_batches import batches, in_batches
 
 
 def test_batches_hold_every_index_once_within_the_budget() -> None:
@@ -21,7 +21,7 @@ def test_batches_hold_every_index_once_within_the_budget() -> None:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the user is told."""
     texts: list[str] = []
-    monkeypatch.setattr("sampling.length_batches.warn", texts.append)
+    monkeypatch.setattr("batching.length_batches.warn", texts.append)
     return texts
 
 
@@ -52,7 +52,7 @@ def test_memory_is_freed_once_nothing_of_the_failed_attempt_is_alive(
     made: list[weakref.ref[Any]] = []
     freed: list[bool] = []
     monkeypatch.setattr(
-        "sampling.length_batches.free_memory", lambda: freed.append(all(tensor() is None for tensor in made))
+        "batching.length_batches.free_memory", lambda: freed.append(all(tensor() is None for tensor in made))
     )
 
     def compute(batch: list[int]) -> list[int]:
