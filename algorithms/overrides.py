@@ -13,6 +13,7 @@ from records.sealed import partial, seal, writing
 from utils.agreement import by_first
 from utils.console import warn
 from utils.files import read_json, write_json
+from watching import phases
 
 
 def load_finished(trainer: Any, checkpoint: Path) -> None:
@@ -169,6 +170,30 @@ def _finish(written: Path, final: Path, state: Any, unlogged: dict[str, Any], li
         seal(written / final.name, final)
         shutil.rmtree(written)
     rotate_checkpoints(str(final.parent), limit, state.best_model_checkpoint)
+
+
+def tell_phases(trainer: Any) -> None:
+    """Let a trainer say what its time goes into."""
+    from transformers import TrainerCallback
+
+    class Update(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            phases.current().end()  # what an attempt left open that failed
+
+        def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+            phases.current().begin("optimizer")
+
+        def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+            phases.current().end()
+
+    trainer.add_callback(Update())
+    of: dict[str, phases.Phase] = {
+        "get_batch_samples": "reading", "training_step": "forward and backward", "evaluate": "measuring",
+        "_save_checkpoint": "saving", "_generate_single_turn": "sampling", "_calculate_rewards": "rewards",
+    }  # fmt: skip
+    for method, name in of.items():
+        if hasattr(trainer, method):
+            setattr(trainer, method, phases.of_phase(name, getattr(trainer, method)))
 
 
 @contextmanager

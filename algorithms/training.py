@@ -111,6 +111,7 @@ def _watched(
     from transformers import PrinterCallback
 
     overrides.save_sealed(trainer, stage_dir)
+    overrides.tell_phases(trainer)
     if overrides.samples(trainer):
         trainer.tell_fewer = lambda was, now: _tell_sampling(log, _step(trainer), was, now)
     trackers.shield(trainer)

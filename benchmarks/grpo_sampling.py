@@ -24,7 +24,7 @@ from algorithms import GRPOExtraConfig, TrainingConfig
 from algorithms.grpo import GRPO
 from algorithms.preflight import run as preflight
 from algorithms.preflight import told
-from benchmarks.overhead import silent
+from benchmarks.against_trl import silent
 from chain import recipe as recipes
 from data import made
 from data.sources import load_for

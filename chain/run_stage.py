@@ -32,6 +32,7 @@ from utils.runtime import device, free_memory, keep_freed_memory, now, reset_pea
 from utils.text import entry, safe
 from watching import gpu_memory
 from watching.energy import Spent, counted
+from watching.phases import of_phase
 from watching.trackers import stage_environment
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _measure(run: Run, stage: Stage, stage_dir: Path, log: StageLog) -> None:
     from evaluation import evaluate_stage
 
     started = time.monotonic()
-    results = evaluate_stage(
+    results = of_phase("measuring", evaluate_stage)(
         stage.kind,
         None if stage.model is None else run.path_of(stage.model, stage.config.revision),
         stage_dir,

@@ -33,6 +33,7 @@ from utils.stopping import asked_to_stop
 from watching import trackers
 from watching.gradients import Gradients
 from watching.out_of_memory import naming_the_step
+from watching.phases import phase
 from watching.stage_watch import StageWatch
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ class Run:
                 last = step == config.max_steps
                 evaluated = last or step % config.eval_steps == 0
                 if evaluated:
-                    metrics |= self.evaluate(self.tokens.validation)
+                    with phase("measuring"):
+                        metrics |= self.evaluate(self.tokens.validation)
                 reason = any_says(self._stopped() if stop_requested() else self.watch.out_of_time())
                 best = self.position.best_loss
                 better = evaluated and (best is None or metrics["eval_loss"] < best)
@@ -156,7 +158,8 @@ class Run:
                 if evaluated or step % config.logging_steps == 0:
                     self._log(metrics)
                 if reason or (not last and (better or step % config.save_steps == 0)):
-                    self._save_checkpoint()
+                    with phase("saving"):
+                        self._save_checkpoint()
                 if reason:
                     raise Interrupted(reason)
 
@@ -178,20 +181,23 @@ class Run:
         config, step = self.config, self.position.step
         if config.dropout:  # what it draws depends on nothing before the step, so that a resumed run draws the same
             torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
-        micro_batches = self.tokens.step(step, self.position.rows_per_step)
+        with phase("reading"):
+            micro_batches = self.tokens.step(step, self.position.rows_per_step)
         predicted, seen = self._sums(
             float(sum((labels != packing.IGNORED).sum() for _, labels in micro_batches)),
             float(sum((rows.document > 0).sum() for rows, _ in micro_batches)),
         )
         total = torch.zeros((), device=self.accelerator.device)
-        for number, (rows, labels) in enumerate(micro_batches, start=1):
-            last = number == len(micro_batches)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                nll = summed_loss(self.model, rows, labels, self.accelerator.device) / predicted
-                self.accelerator.backward(nll * self.accelerator.num_processes)  # gradients of processes are averaged
-            total += nll.detach()
-        grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
-        (loss,) = self._sums(float(total))
+        with phase("forward and backward"):
+            for number, (rows, labels) in enumerate(micro_batches, start=1):
+                last = number == len(micro_batches)
+                with nullcontext() if last else self.accelerator.no_sync(self.model):
+                    nll = summed_loss(self.model, rows, labels, self.accelerator.device) / predicted
+                    # Gradients of processes are averaged.
+                    self.accelerator.backward(nll * self.accelerator.num_processes)
+                total += nll.detach()
+            grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
+            (loss,) = self._sums(float(total))
         self._refuse_broken(loss, grad_norm)
         factor = learning_rate_factor(
             step,
@@ -201,8 +207,9 @@ class Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with phase("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         recent = [*self.position.recent, loss][-RECENT:]
         self.position = replace(self.position, step=step + 1, tokens=self.position.tokens + int(seen), recent=recent)
         return {

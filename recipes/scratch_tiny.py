@@ -54,7 +54,7 @@ configs: dict[str, PretrainConfig | TrainingConfig] = {
             {"metric": "sampled_skills strict", "not_below_input": 0.05},
         ],
         trainer_args={
-            "temperature": 1.0, "top_k": 0, "scale_rewards": "batch", "bf16": False, "cache_implementation": "static",
+            "temperature": 1.0, "top_k": 0, "scale_rewards": "batch", "bf16": False,
             "pad_to_multiple_of": 16,
         },
     ),

@@ -57,7 +57,8 @@ GATE: Shape = {
 STAGE: Shape = {
     "name?": (str, None), "kind?": str, "status?": str, "config?": CONFIG, "input?": WEIGHTS, "output?": WEIGHTS,
     "reward_models?": {str: str}, "data?": (DATA, None), "steps?": int, "tokens?": int, "duration_s?": (float, None),
-    "evaluation_s?": float, "energy_j?": (float, None), "energy_from?": [str], "peak_memory_bytes?": (int, None),
+    "evaluation_s?": float, "phases_s?": {str: float},
+    "energy_j?": (float, None), "energy_from?": [str], "peak_memory_bytes?": (int, None),
     "evaluation?": [RESULT], "alarms?": [{"step": int, "name": str, "message": str}], "gates?": [GATE],
     "chat?": (CHAT, None),
     "gate_failed?": (str, None), "out_of_memory?": [{"step": int, "per_device_train_batch_size?": [int, int]}],

@@ -11,6 +11,7 @@ from typing import Any
 
 from records.stage_log import StageLog
 from utils.runtime import device
+from watching import phases
 
 COUNTED = "GPU"
 
@@ -28,17 +29,20 @@ class Spent:
         self._earlier_s: float = info.get("duration_s") or 0.0
         self._earlier_j: float | None = info.get("energy_j") if self._earlier_s else 0.0
         self._earlier_from: list[str] = info.get("energy_from") or []
+        self.phases = phases.Phases(info.get("phases_s"))
         self._began_s, self._began_j = time.monotonic(), gpu_joules()
 
     def until_now(self) -> dict[str, Any]:
         """Return the fields of stage_info.json: no energy where it was not counted all the time."""
-        duration_s, now_j = round(self._earlier_s + time.monotonic() - self._began_s, 3), gpu_joules()
+        now_j = gpu_joules()
+        taken: dict[str, Any] = {
+            "duration_s": round(self._earlier_s + time.monotonic() - self._began_s, 3),
+            "phases_s": {name: round(seconds, 3) for name, seconds in self.phases.seconds.items()},
+        }
         if now_j is None or self._began_j is None or self._earlier_j is None or now_j < self._began_j:
-            return {"duration_s": duration_s, "energy_j": None, "energy_from": []}
+            return taken | {"energy_j": None, "energy_from": []}
         energy_j = round(self._earlier_j + now_j - self._began_j, 3)
-        return {
-            "duration_s": duration_s, "energy_j": energy_j, "energy_from": sorted({*self._earlier_from, COUNTED}),
-        }  # fmt: skip
+        return taken | {"energy_j": energy_j, "energy_from": sorted({*self._earlier_from, COUNTED})}
 
 
 _counted: Spent | None = None
@@ -51,7 +55,8 @@ def counted(log: StageLog) -> Iterator[Spent]:
     before = _counted
     _counted = spent = before if before is not None and before.info_file == log.info_file else Spent(log)
     try:
-        yield spent
+        with phases.counted(spent.phases):
+            yield spent
     finally:
         _counted = before
 

@@ -16,7 +16,7 @@ from records.run_directory import RunInfo, status_now
 from records.stage_log import StageLog
 
 Facts = dict[str, Any]
-OBJECTS = ("config", "input", "output", "data", "reward_models")
+OBJECTS = ("config", "input", "output", "data", "reward_models", "phases_s")
 LISTS = ("evaluation", "alarms", "gates", "energy_from")
 NUMBERS = ("duration_s", "steps", "tokens", "peak_memory_bytes", "disk_bytes", "energy_j")
 

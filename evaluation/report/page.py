@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from evaluation.costs import COSTS, shown_cost
+from evaluation.costs import COSTS, OTHER, phase_shares, shown_cost, tokens_a_second
 from evaluation.gates import line
 from evaluation.markup import templates
 from evaluation.measures import counted, meaning, shown
@@ -30,9 +30,13 @@ def page(run: RunFacts) -> str:
     filters = (css, number, difference, shown_cost, short, cut, gate, moved, result_verdict, start, progress, model)
     environment.filters |= {function.__name__: function for function in filters} | {"change": story.change}
     energy_from = sorted({name for stage in run.stages for name in stage.info["energy_from"]})
+    spent = {stage.name: phase_shares(stage.info) for stage in run.stages}
+    phases = list(dict.fromkeys(name for shares in spent.values() for name in shares if name != OTHER))
     costs = [name for name, (field, _) in COSTS.items() if any(stage.info[field] for stage in run.stages)]
+    rates = {stage.name: tokens_a_second(stage.info) for stage in run.stages}
     return environment.get_template(TEMPLATE).render(
         run=run, record=run.record, story=story, shown=shown, curves=curves, energy_from=energy_from, costs=costs,
+        spent=spent, phases=[*phases, OTHER] if phases else [], rates=rates,
         prompts=chosen(run), repeat=repeat_command(run.record), counted=counted, legend=legend(run),
         recipe=Path(str(run.record.get("recipe") or "run")).stem, written=now(), reload_s=RELOAD_S,
     )  # fmt: skip
