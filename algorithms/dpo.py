@@ -17,7 +17,7 @@ class DirectPreferenceOptimisation(TrlKind):
     """Trains on pairs of a chosen and a rejected answer.
 
     The reference is the stage's own input, which TRL loads a second time, or with `precompute_ref_log_probs` runs once
-    over the data before training. `trainer_args` may name several losses and weights.
+    over the data before training, and never again over the same. `trainer_args` may name several losses and weights.
     """
 
     name = "dpo"
@@ -39,6 +39,12 @@ class DirectPreferenceOptimisation(TrlKind):
         *FORGETTING,
     )
     headlines = ("skills strict", "reward_model prefers_after", "preferences accuracy")
+
+    def trainer_class(self) -> Any:
+        """Return TRL's trainer, which keeps what its reference says."""
+        from algorithms.kept_reference import KeptReferenceTrainer
+
+        return KeptReferenceTrainer
 
     def build(self, stage: Stage, stage_dir: Path, data: "StageData") -> "tuple[Any, StageData]":
         """Return TRL's trainer; see `TrlKind.build`. Of answers of several turns only the assistant's are preferred."""
@@ -62,9 +68,9 @@ def _trainer_of_turns(parts: dict[str, Any]) -> Any:
 
     TRL prefers all that stands after the prompt, the user's words in it.
     """
-    from trl import DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+    from algorithms.kept_reference import KeptReferenceTrainer
     from data.examples import completion
 
     tokenizer, args = parts["processing_class"], parts["args"]
@@ -81,7 +87,7 @@ def _trainer_of_turns(parts: dict[str, Any]) -> Any:
             batch["completion_mask"] *= super().torch_call(masks)["input_ids"]  # cut and padded as the tokens are
             return batch
 
-    class Trainer(DPOTrainer):
+    class Trainer(KeptReferenceTrainer):
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
             self._signature_columns += [column for column in columns if column not in self._signature_columns]

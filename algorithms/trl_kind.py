@@ -48,11 +48,9 @@ class TrlKind(Kind):
         Raises:
             StageFailed: most answers are longer than `max_length`.
         """
-        import trl
-
         from algorithms import supervision
 
-        trainer = getattr(trl, f"{self.trl_name}Trainer")(**self.parts(stage, stage_dir, data))
+        trainer = self.trainer_class()(**self.parts(stage, stage_dir, data))
         return trainer, supervision.inspect_pairs(trainer, data, stage_dir)
 
     def judge(self, history: list[dict[str, Any]]) -> None:
@@ -99,6 +97,12 @@ class TrlKind(Kind):
 
     has_reference: ClassVar[bool] = False
     """A reference model may stand beside the trained one."""
+
+    def trainer_class(self) -> Any:
+        """Return the trainer's class."""
+        import trl
+
+        return getattr(trl, f"{self.trl_name}Trainer")
 
     def args_class(self) -> Any:
         """Return the trainer's configuration class."""
