@@ -94,10 +94,13 @@ class DynamicSamplingTrainer(GroupSampling, GRPOTrainer):
         self, prompt_ids: list[Any], images: Any, multimodal_fields: Any, *rest: Any, **named: Any
     ) -> tuple[Any, Any]:
         if self._held is None:
-            ids = self._sampled(prompt_ids, images, multimodal_fields)
-            if ids is not None:
-                return ids, None
-            return tuple(super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named))
+            generate = super()._generate_single_turn
+            return self._sampled(
+                prompt_ids,
+                images,
+                multimodal_fields,
+                lambda prompts: generate(prompts, images, multimodal_fields, *rest, **named),
+            )
         again = [next(self._replay) for _ in prompt_ids]  # a part of them, where memory ran out before
         return [one.ids for one in again], None if again[0].logprobs is None else [one.logprobs for one in again]
 

@@ -12,6 +12,9 @@ import torch
 from algorithms import overrides
 from batching.complete import sample
 from batching.requests import Settings
+from batching.slots import suits
+from utils.runtime import free_memory
+from watching.out_of_memory import is_out_of_memory
 
 SETTINGS = {field.name for field in fields(Settings)} - {"stops"}
 NO_MATTER = {"pad_token_id", "bos_token_id", "cache_implementation"}
@@ -47,7 +50,8 @@ class GroupSampling:
     num_generations: int
     tell_fewer: Callable[[int, int], Any] | None = None
     """Gets how many completions were sampled at once when memory ran out, and how many are from then on."""
-    _most_rows: int | None = None
+    most_rows: int | None = None
+    """How many completions are sampled at once, after memory ran out."""
     _metrics: dict[str, Any]
     flat_share: float
     """Share of the newest groups whose rewards, those of models too, are all the same."""
@@ -56,35 +60,65 @@ class GroupSampling:
         """Return ids of a completion of each prompt, the completions as rewards get them, and vLLM's logprobs."""
         raise NotImplementedError
 
-    def _sampled(self: Any, prompts: list[list[int]], images: Any, multimodal: Any) -> list[list[int]] | None:
-        """Return a completion of each prompt (token ids) from the project's engine; None where that is left to TRL.
+    def _sampled(
+        self: Any,
+        prompts: list[list[int]],
+        images: Any,
+        multimodal: Any,
+        by_trl: Callable[[list[Any]], tuple[Any, Any]],
+    ) -> tuple[list[list[int]], Any]:
+        """Return a completion of each prompt (token ids), from the project's engine where it can, and their logprobs.
 
-        TRL reads a prompt once for each of its completions, and computes all of them until the longest has ended.
+        TRL, which `by_trl` calls, reads a prompt once for each of its completions, and computes all of them until the
+        longest has ended. Its log-probabilities are vLLM's; there are none without.
         """
         settings = self._settings()
-        if images or multimodal or settings is None:
-            return None
-        seed = int(torch.randint(2**62, ()))  # of the random state, which checkpoints keep
-        rows = min(self._most_rows or len(prompts), len(prompts))
-        with overrides.policy_to_sample_from(self) as model:
-            return [one.ids for one in sample(model, prompts, settings, seed, rows, max_tokens=None, tell=self._fewer)]
+        if images or multimodal or self.use_vllm or self.use_transformers_continuous_batching:
+            return by_trl(prompts)
+        if settings is not None:
+            with overrides.policy_to_sample_from(self) as model:
+                if suits(model):
+                    seed = int(torch.randint(2**62, ()))  # of the random state, which checkpoints keep
+                    rows = max(1, min(self.most_rows or len(prompts), len(prompts)))
+                    found = sample(model, prompts, settings, seed, rows, max_tokens=None, tell=self._fewer)
+                    return [one.ids for one in found], None
+        return self._in_parts(prompts, by_trl), None
 
     def _settings(self: Any) -> Settings | None:
-        """Return how tokens are chosen; None if TRL is told to generate in another way than the engine knows."""
-        if self.use_vllm or self.use_transformers_continuous_batching:
+        """Return how tokens are chosen; None if TRL is told to generate in a way that the engine does not know."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # each pass is of all processes together
             return None
         options = {name: value for name, value in self.generation_kwargs.items() if value is not None}
         stops = options.pop("eos_token_id", [])
         greedy = not options.pop("do_sample", True)
         settings = {name: options.pop(name) for name in SETTINGS & options.keys()}
-        if options.keys() - NO_MATTER:
+        if options.keys() - NO_MATTER or "max_new_tokens" not in settings:
             return None
         if greedy:
             settings["temperature"] = 0.0
         return Settings(stops=frozenset(stops if isinstance(stops, list) else [stops]), **settings)
 
+    def _in_parts(self: Any, prompts: list[Any], by_trl: Callable[[list[Any]], tuple[Any, Any]]) -> list[list[int]]:
+        """Return TRL's completions: of half as many prompts at once where memory runs out, and then not the same ones.
+
+        TRL samples all completions of a generation at once, however small the micro-batch.
+        """
+        checkpoints = self.model.is_gradient_checkpointing
+        while True:
+            rows = max(1, min(self.most_rows or len(prompts), len(prompts)))
+            try:
+                parts = [by_trl(prompts[at : at + rows])[0] for at in range(0, len(prompts), rows)]
+                return [ids for part in parts for ids in part]
+            except RuntimeError as error:
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            free_memory()
+            if checkpoints and not self.model.is_gradient_checkpointing:  # TRL's context left it off
+                self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            self._fewer(rows, -(-rows // 2))
+
     def _fewer(self, was: int, now: int) -> None:
-        self._most_rows = now
+        self.most_rows = now
         if self.tell_fewer is not None:
             self.tell_fewer(was, now)
 

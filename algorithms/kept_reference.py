@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import trl
 from trl import DPOTrainer
 
 from algorithms import overrides
@@ -25,10 +26,11 @@ class KeptReferenceTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if self.accelerator.num_processes > 1:  # all compute it together, and none may wait for another
             return super()._precompute_ref_logps(dataset, name, batch_size)
-        args = self.args
+        args, model = self.args, self.ref_model or self.model
         key = key_of(
             self._precompute_model_hash, _content(dataset), batch_size, args.max_length, args.truncation_mode,
-            args.pad_to_multiple_of, args.bf16, args.fp16, str(args.device.type),
+            args.pad_to_multiple_of, args.bf16, args.fp16, args.ld_alpha, args.device.type, model.config.to_dict(),
+            model.config._attn_implementation, trl.__version__,
         )  # fmt: skip
         directory = root() / "references" / key
         compute = partial(super()._precompute_ref_logps, dataset, name, batch_size)

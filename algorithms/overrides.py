@@ -3,12 +3,12 @@
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from batching.read_once import read_once
+from batching.read_once import reading_once
 from records.sealed import partial, seal, writing
 from utils.agreement import by_first
 from utils.console import warn
@@ -208,14 +208,13 @@ def each_token_once(trainer: Any) -> Iterator[None]:
         yield
         return
     models = [trainer.model, getattr(trainer, "ref_model", None), *getattr(trainer, "reward_funcs", ())]
-    for model in models:
-        if hasattr(model, "base_model"):
-            read_once(trainer.accelerator.unwrap_model(model))
     asks, utils._use_triton = utils._use_triton, lambda device: True  # read there for this alone
-    try:
+    with ExitStack() as stack:
+        stack.callback(setattr, utils, "_use_triton", asks)
+        for model in models:
+            if hasattr(model, "base_model"):
+                stack.enter_context(reading_once(trainer.accelerator.unwrap_model(model)))
         yield
-    finally:
-        utils._use_triton = asks
 
 
 @contextmanager
@@ -231,7 +230,7 @@ def policy_to_sample_from(trainer: Any) -> Iterator[Any]:
         gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
     )
     with unwrapped as model, trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False):
-        yield model
+        yield getattr(model, "_orig_mod", model)  # compiled, each new length would be compiled anew
 
 
 def without_cpu_packing(model: Any) -> None:

@@ -26,8 +26,13 @@ class ReinforceLeaveOneOut(SamplingKind):
                 return ids, completions, None
 
             def _generate_single_turn(self, prompt_ids: list[Any], images: Any, multimodal_fields: Any) -> Any:
-                ids = self._sampled(prompt_ids, images, multimodal_fields)
-                return super()._generate_single_turn(prompt_ids, images, multimodal_fields) if ids is None else ids
+                generate = super()._generate_single_turn
+                return self._sampled(
+                    prompt_ids,
+                    images,
+                    multimodal_fields,
+                    lambda prompts: (generate(prompts, images, multimodal_fields), None),
+                )[0]
 
             def _generate_and_score_completions(self, inputs: list[Any]) -> Any:
                 output = super()._generate_and_score_completions(inputs)

@@ -113,6 +113,12 @@ def _watched(
     overrides.save_sealed(trainer, stage_dir)
     overrides.tell_phases(trainer)
     if overrides.samples(trainer):
+        halved = [
+            one["completions_at_once"][1]
+            for one in log.read_info().get("out_of_memory", [])
+            if "completions_at_once" in one
+        ]
+        trainer.most_rows = halved[-1] if halved else None
         trainer.tell_fewer = lambda was, now: _tell_sampling(log, _step(trainer), was, now)
     trackers.shield(trainer)
     trainer.remove_callback(PrinterCallback)

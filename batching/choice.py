@@ -41,7 +41,7 @@ def _choose(logits: torch.Tensor, requests: Sequence[Request], how: Settings) ->
     if not how.temperature:
         return logits.argmax(-1)
     probabilities, tokens = torch.softmax(logits.float() / how.temperature, -1), None
-    if how.top_k:
+    if how.top_k > 0:
         probabilities, tokens = probabilities.topk(min(how.top_k, logits.shape[1]))
     if how.top_p < 1.0:
         if tokens is None:

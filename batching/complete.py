@@ -66,7 +66,7 @@ def sample(
 ) -> list[Request]:
     """Return an ended request for each prompt, in order; each has draws of its own, equal prompts too.
 
-    Where memory runs out, fewer are continued at once, with the same result; `tell` gets how many were, and how many
+    Where memory runs out, fewer are continued at once, with the same draws; `tell` gets how many were, and how many
     are from then on.
     """
     requests = [Request(prompt, settings, seed, index) for index, prompt in enumerate(prompts)]
@@ -113,7 +113,7 @@ def finish(
 def _by_transformers(model: "PreTrainedModel", requests: Sequence[Request], max_rows: int, max_tokens: int) -> None:
     """Continue requests of one seed, in batches of like length padded on the left; a batch ends with its longest.
 
-    Their draws depend on the batch, and come from PyTorch's random state, which is put back.
+    Their draws depend on the batch, and on whether memory ran out before; PyTorch's random state is put back.
     """
     from transformers import GenerationConfig
 
@@ -122,7 +122,7 @@ def _by_transformers(model: "PreTrainedModel", requests: Sequence[Request], max_
         how, width = rows[0].settings, max(len(row.prompt) for row in rows)
         config = GenerationConfig(
             max_new_tokens=how.max_new_tokens, do_sample=how.temperature > 0, temperature=how.temperature or 1.0,
-            top_k=how.top_k if how.temperature else 50, top_p=how.top_p, min_p=how.min_p or None,
+            top_k=how.top_k if how.temperature else 50, top_p=how.top_p, min_p=how.min_p if how.temperature else None,
             repetition_penalty=how.repetition_penalty, eos_token_id=NEVER, pad_token_id=0, disable_compile=True,
         )  # fmt: skip
 

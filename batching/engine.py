@@ -20,7 +20,10 @@ MAX_TOKENS = 32_768
 
 
 class Engine:
-    """Continues requests, a token of each at a time. Which ones share a pass changes none of them."""
+    """Continues requests, a token of each at a time.
+
+    Which ones share a pass changes no draw; it changes logits by rounding, and so a token where two are as likely.
+    """
 
     def __init__(self, model: "PreTrainedModel", max_rows: int = MAX_ROWS, max_tokens: int | None = MAX_TOKENS) -> None:
         self.model, self.max_rows, self.max_tokens = model, max_rows, max_tokens or math.inf

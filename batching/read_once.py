@@ -6,14 +6,17 @@ it would see in a row of its own, and the trainer gets its hidden states as if n
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy
 import torch
 
-from batching.masks import UNSUITED, alike, mask_for, takes_masks
+from batching.masks import UNSUITED, alike, class_of, mask_for, takes_masks
+from utils.console import warn
 from watching.out_of_memory import is_out_of_memory
 
 WORTH = 0.9
@@ -124,18 +127,20 @@ def _common(one: numpy.ndarray[Any, Any], other: numpy.ndarray[Any, Any]) -> int
     return int(differ.argmax()) if differ.any() else length
 
 
-def read_once(model: Any) -> bool:
-    """Let the backbone of a model read each token of a batch once, on a CPU; tell whether it does.
+@contextmanager
+def reading_once(model: Any) -> Iterator[bool]:
+    """Let the backbone of a model read each token of a batch once, on a CPU, while open; tell whether it does.
 
-    A model that does more than attend, and one that then says something else, is left as it is. On a GPU a batch stays
-    as it is too: kernels for padded rows are faster there, and what a mask costs beside them has not been measured.
+    A model that does more than attend, and one that then says something else, is left as it is; so is one that trains
+    with dropout, whose draws rows that share a prompt would share. On a GPU a batch stays as it is too: kernels for
+    padded rows are faster there, and what a mask costs beside them has not been measured.
     """
     backbone = (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
+    suited = backbone.device.type == "cpu" and takes_masks(model.config, class_of(model))
+    if not suited or "forward" in vars(backbone) or _drops_out(backbone) or not _agrees(backbone):
+        yield False
+        return
     whole = backbone.forward
-    if hasattr(whole, "read_once"):
-        return True
-    if backbone.device.type != "cpu" or not takes_masks(model.config) or not _agrees(backbone):
-        return False
 
     @functools.wraps(whole)
     def forward(input_ids: Any = None, attention_mask: Any = None, **named: Any) -> Any:
@@ -145,9 +150,17 @@ def read_once(model: Any) -> bool:
                 return _read(whole, model, *found)
         return whole(input_ids, attention_mask=attention_mask, **named)
 
-    forward.read_once = True  # type: ignore[attr-defined]
     backbone.forward = forward
-    return True
+    try:
+        yield True
+    finally:
+        del backbone.forward
+
+
+def _drops_out(backbone: Any) -> bool:
+    text = backbone.config.get_text_config(decoder=True)
+    layers = (one for one in backbone.modules() if isinstance(one, torch.nn.Dropout))
+    return any(layer.p > 0 for layer in layers) or bool(getattr(text, "attention_dropout", 0.0))
 
 
 @torch.no_grad()
@@ -164,6 +177,7 @@ def _agrees(backbone: Any) -> bool:
     except UNSUITED as error:
         if is_out_of_memory(error):
             raise
+        warn(f"{type(backbone).__name__} reads batches as they are padded: {type(error).__name__}: {error}")
         return False
     finally:
         backbone.train(training)
@@ -180,31 +194,31 @@ def _layout_of(config: Any, input_ids: Any, attention_mask: Any) -> "tuple[Layou
         kept = attention_mask.numpy().astype(bool)
     else:
         return None
-    if not kept.any(axis=1).all():
-        return None
-    sequences = [row[own] for row, own in zip(ids, kept, strict=True)]
-    found = narrowest(sequences, config, ids.shape[1])
-    cost = _cost(config)
-    rows, width = found.ids.shape
-    # Nor may attention be larger than that of the padded batch, by which memory is planned.
-    if cost(rows, width) > WORTH * cost(*ids.shape) or rows * width**2 > ids.size * ids.shape[1]:
+    if not kept.any(axis=1).all() or (numpy.diff(kept.astype(numpy.int8)) != 0).sum(axis=1).max(initial=0) > 2:
+        return None  # a hole in a row counts for positions
+    found = narrowest([row[own] for row, own in zip(ids, kept, strict=True)], config, ids.shape[1])
+    if found is None:
         return None
     index = numpy.zeros(ids.shape, dtype=numpy.int64)
     index[kept] = numpy.concatenate(found.places)
     return found, index
 
 
-def narrowest(sequences: list[numpy.ndarray[Any, Any]], config: Any, padded: int) -> Layout:
-    """Return the cheapest way to read sequences that a trainer would pad to `padded` tokens each."""
+def narrowest(sequences: list[numpy.ndarray[Any, Any]], config: Any, padded: int) -> Layout | None:
+    """Return the cheapest way to read sequences that a trainer pads to `padded` tokens each; None if that is as good.
+
+    Nor may attention be larger than that of the padded batch, by which memory is planned.
+    """
+    hidden, attended = config.get_text_config(decoder=True).hidden_size, len(sequences) * padded**2
+
+    def cost(rows: int, width: int) -> float:
+        """Return what rows of a width cost, in tokens: a layer has about 12 times the square of its size in weights."""
+        return math.inf if rows * width**2 > attended else rows * width * (1 + width / (6 * hidden))
+
     least = _rounded(max(map(len, sequences)))
     widths = {least, *(_rounded(int(padded * times)) for times in WIDTHS)}
-    return layout(sequences, sorted(width for width in widths if width >= least), _cost(config))
-
-
-def _cost(config: Any) -> Callable[[int, int], float]:
-    """Return what rows of a width cost, in tokens: a layer has about 12 times the square of its size in weights."""
-    hidden = config.get_text_config(decoder=True).hidden_size
-    return lambda rows, width: rows * width * (1 + width / (6 * hidden))
+    found = layout(sequences, sorted(width for width in widths if width >= least), cost)
+    return found if cost(*found.ids.shape) <= WORTH * cost(len(sequences), padded) else None
 
 
 def _read(whole: Any, model: Any, found: Layout, index: Any) -> Any:
@@ -215,7 +229,7 @@ def _read(whole: Any, model: Any, found: Layout, index: Any) -> Any:
     sees &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
     output = whole(
         torch.from_numpy(found.ids),
-        attention_mask=mask_for(model.config, sees, positions[:, :, None] - positions[:, None, :], model.dtype),
+        attention_mask=mask_for(model.config, sees, positions, positions, model.dtype),
         position_ids=positions,
         use_cache=False,
     )

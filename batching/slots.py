@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from batching.masks import UNSUITED, alike, mask_for, takes_masks
+from batching.masks import UNSUITED, alike, class_of, mask_for, takes_masks
+from utils.console import warn
 from watching.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -28,30 +29,33 @@ def suits(model: "PreTrainedModel") -> bool:
     """
     known = model.__dict__.get("_computes_over_slots")
     if known is None:
-        known = model._computes_over_slots = takes_masks(model.config) and _agrees(model)
+        known = model._computes_over_slots = takes_masks(model.config, class_of(model)) and _agrees(model)
     return bool(known)
 
 
 @torch.no_grad()
 def _agrees(model: Any) -> bool:
-    """Compare the logits of a step over slots with those of a plain pass."""
-    rows = [[1, 2, 3, 4, 5], [6, 7, 8]]
-    ids = [torch.tensor([row], device=model.device) for row in rows]
+    """Compare the logits of a step over slots with those of plain passes."""
+    prompts = [[1, 2, 3, 4, 5], [6, 7, 8]]
+    rows = [0, 1, 0]
     training = model.training
     model.eval()  # without dropout
     try:
-        expected = torch.cat([model(input_ids=one, use_cache=False).logits[:, -1] for one in ids])
+        ids = [torch.tensor([prompt], device=model.device) for prompt in prompts]
+        expected = torch.cat([model(input_ids=one, use_cache=False).logits[:, -1] for one in ids])[rows]
         slots = Slots(model)
-        slots.reserve(2, 5, 5)
-        for slot, one in enumerate(ids):
-            slots.fill([[slot]])
-            model(input_ids=one[:, :-1], past_key_values=slots, use_cache=True)
-        newest = torch.cat([one[:, -1:] for one in ids])
-        found = model(input_ids=newest, past_key_values=slots, use_cache=True, **slots.extend([4, 2])).logits[:, -1]
+        slots.reserve(3, 5, 5)
+        slots.fill([[0, 2], [1]])
+        padded = torch.tensor([[1, 2, 3, 4], [6, 7, 0, 0]], device=model.device)
+        positions = torch.arange(4, device=model.device)[None]
+        model(input_ids=padded, position_ids=positions, past_key_values=slots, use_cache=True, logits_to_keep=1)
+        newest = torch.tensor([[prompts[row][-1]] for row in rows], device=model.device)
+        found = model(input_ids=newest, past_key_values=slots, use_cache=True, **slots.extend([4, 2, 4])).logits[:, -1]
         return alike(found, expected)
     except UNSUITED as error:
         if is_out_of_memory(error):
             raise
+        warn(f"{class_of(model).__name__} is sampled by transformers alone: {type(error).__name__}: {error}")
         return False
     finally:
         model.train(training)
@@ -88,9 +92,10 @@ class Slots(Cache):
         self.targets, self.width = None, max(lengths) + 1
         self.lengths = torch.tensor(lengths, device=self.device)
         self.rows = torch.arange(len(lengths), device=self.device)
-        distance = self.lengths[:, None, None] - torch.arange(self.width, device=self.device)
-        mask = mask_for(self.config, distance >= 0, distance, self.dtype)
-        return {"attention_mask": mask, "position_ids": self.lengths[:, None]}
+        places = torch.arange(self.width, device=self.device)[None]
+        queries = self.lengths[:, None]
+        mask = mask_for(self.config, places[:, None] <= queries[:, :, None], queries, places, self.dtype)
+        return {"attention_mask": mask, "position_ids": queries}
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""

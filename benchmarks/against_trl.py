@@ -163,7 +163,7 @@ def compare(stage: Stage, pairs: int) -> list[str]:
         apart = max(abs(one - other) for mine, its in found for one, other in zip(mine.losses, its.losses, strict=True))
         highest = max(max(its.losses) for _, its in found)
         same = f"losses at most {apart:.4f} apart, of {highest:.2f}"
-        if apart > 0.02 * max(1.0, highest):
+        if apart > 0.01 * max(1.0, highest):
             raise SystemExit(f"{stage.label}: {same}: the two sides did not do the same work")
     ratios = {
         name: sorted(getattr(its, name) / getattr(mine, name) for mine, its in found)

@@ -5,8 +5,8 @@
 
 All sides sample the same prompts from the same policy, a group for each, in turn within a pair: `ours` reads a prompt
 once for its group and drops what has ended; `trl` pads the prompts, reads each as often as its group is large, and goes
-on until the longest has ended, from the static cache that the embedded recipe asks for; `paged` is `generate_batch`,
-which TRL uses with `use_transformers_continuous_batching`. Draws differ, so lengths are told, and tokens a second too.
+on until the longest has ended; `trl-static` does so from a static cache; `paged` is `generate_batch`, which TRL uses
+with `use_transformers_continuous_batching`. Draws differ, so lengths are told, and tokens a second too.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def _options(stops: list[int], tokens: int) -> dict[str, Any]:
     return {"max_new_tokens": tokens, "do_sample": True, "top_k": 0, "eos_token_id": stops, "pad_token_id": 0}
 
 
-def by_trl(model: Any, prompts: Ids, stops: list[int], tokens: int, seed: int) -> Ids:
-    """Sample as TRL's GRPO trainer does without vLLM."""
+def by_trl(model: Any, prompts: Ids, stops: list[int], tokens: int, seed: int, cache: str | None = None) -> Ids:
+    """Sample as TRL's GRPO trainer does without vLLM, from the cache that `cache_implementation` names."""
     import torch
     from transformers import GenerationConfig
     from trl.trainer.utils import pad
@@ -55,7 +56,7 @@ def by_trl(model: Any, prompts: Ids, stops: list[int], tokens: int, seed: int) -
         pad(given, padding_value=0, padding_side="left", pad_to_multiple_of=16).to(model.device)
         for given in (rows, [torch.ones_like(row) for row in rows])
     )
-    config = GenerationConfig(**_options(stops, tokens), cache_implementation="static", disable_compile=True)
+    config = GenerationConfig(**_options(stops, tokens), cache_implementation=cache, disable_compile=True)
     with torch.no_grad():
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     return [_until(one, stops) for one in output[:, ids.shape[1] :].tolist()]
@@ -75,7 +76,12 @@ def _until(ids: list[int], stops: list[int]) -> list[int]:
     return ids[: next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))]
 
 
-SIDES: dict[str, Callable[..., Ids]] = {"ours": by_ours, "trl": by_trl, "paged": by_paged}
+SIDES: dict[str, Callable[..., Ids]] = {
+    "ours": by_ours,
+    "trl": by_trl,
+    "trl-static": partial(by_trl, cache="static"),
+    "paged": by_paged,
+}
 
 
 def timed(side: str, model: Any, *given: Any) -> tuple[float, float, float]:

@@ -23,15 +23,16 @@ class Lengths:
         self.stages, self.outputs = {stage.label: stage for stage in stages}, outputs
         self._stand_ins: dict[str, Any] = {}
 
-    def of(self, stage: Stage, rows: "StageData | None", batch_size: int, config: Any) -> int | None:
+    def of(self, stage: Stage, rows: "StageData | None", batch_size: int, config: Any, attention: str) -> int | None:
         """Return the mean tokens that are read of a sequence, of a prompt where the kind samples; None: not known.
 
-        `config` is that of the stage's model.
+        `config` is that of the stage's model, `attention` how that is computed.
         """
         if rows is None:
             return None
         import numpy
         from jinja2 import TemplateError
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
         from algorithms import supervision
         from batching.masks import takes_masks
@@ -44,6 +45,8 @@ class Lengths:
             shown = [supervision.shown(tokenizer, row, answered=answered) for row in looked_at]
         except (Refused, ValueError, OSError, TemplateError):  # which a run refuses
             return None
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        once = takes_masks(config, model_class, attention)
         batches = [shown[at : at + batch_size] for at in range(0, max(1, len(shown) - batch_size + 1), batch_size)]
         read = sequences = 0
         for batch in batches:
@@ -51,10 +54,9 @@ class Lengths:
             longest = max(map(len, ids))
             if not answered:
                 read += sum(map(len, ids))
-            elif takes_masks(config):
-                read += min(narrowest(ids, config, longest).ids.size, longest * len(ids))
             else:
-                read += longest * len(ids)
+                found = narrowest(ids, config, longest) if once else None
+                read += longest * len(ids) if found is None else found.ids.size
             sequences += len(ids)
         return round(read / sequences)
 

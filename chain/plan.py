@@ -203,7 +203,10 @@ def _seconds(
     try:
         console().print(f"{stage.label}: timing its passes", markup=False)
         batch_size = trainer_args(stage).per_device_train_batch_size
-        length = lengths.of(stage, rows, batch_size, models.of(stage).config) if device() == "cpu" else None
+        length = None
+        if device() == "cpu":
+            attention = forecast.settings(stage, trainer_args(stage), models.of(stage), models).attention
+            length = lengths.of(stage, rows, batch_size, models.of(stage).config, attention)
         return timing.seconds(stage, models, steps, number, length), None
     except ValueError as error:
         return None, str(error)

@@ -34,7 +34,7 @@ from utils.files import jsonable, weights_sha256, write_json
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in "recipes runs evidence pretraining results tree decisions".split()),
+    *(f"docs/{name}.md" for name in "recipes runs evidence pretraining results speed tree decisions".split()),
 ]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
 README = "\n".join(TEXTS[name] for name in PAGES if name not in ("docs/decisions.md", "docs/tree.md"))

@@ -66,8 +66,9 @@ def test_without_a_budget_the_weights_are_those_of_trls_own_trainer_with_the_sam
     sampled: list[Any] = []
 
     def recorded(trainer: Any, *given: Any) -> Any:
-        sampled.append(sample(trainer, *given))
-        return sampled[-1]
+        ids, logprobs = sample(trainer, *given)
+        sampled.append(ids)
+        return ids, logprobs
 
     class Its(GRPOTrainer):
         def _generate_single_turn(self, *_: Any, **__: Any) -> tuple[Any, None]:

@@ -59,6 +59,8 @@ def test_other_rows_another_model_and_other_batches_are_computed(
     done = len(computed)
     others: list[dict[str, Any]] = [
         {"trainer_args": options, "max_samples": 20},
+        {"trainer_args": options | {"ld_alpha": 0.5}},
+        {"trainer_args": options, "attn_implementation": "eager"},
         {"trainer_args": options | {"precompute_ref_batch_size": 2}},
         {"trainer_args": options, "max_length": 60},
         {"trainer_args": options, "model_name": str(tmp_path / "first")},

@@ -1,13 +1,16 @@
 """A batch whose tokens are read once gives what each of its rows gives alone: hidden states, losses and gradients."""
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy
 import pytest
 import torch
 
-from batching.read_once import layout, narrowest, read_once
+from batching.read_once import layout, narrowest, reading_once
+from batching.slots import suits
 from tests.batching.test_engine import MODELS, VOCABULARY, model_of
 
 
@@ -66,17 +69,26 @@ def test_the_cheapest_width_is_taken() -> None:
     assert layout(others, [32, 64], lambda rows, width: rows * width * (2 if width == 32 else 1)).ids.shape == (4, 64)
 
 
-def both(name: str) -> tuple[Any, Any]:
-    """Return a model and the same one that reads once."""
-    plain, once = model_of(name), model_of(name)
-    once.load_state_dict(plain.state_dict())
-    assert read_once(once)
-    return plain.train(), once.train()
+@pytest.fixture
+def both() -> Iterator[Callable[[str], tuple[Any, Any]]]:
+    """Return a function that gives a model and the same one that reads once."""
+    with ExitStack() as stack:
+
+        def make(name: str) -> tuple[Any, Any]:
+            plain, once = model_of(name), model_of(name)
+            once.load_state_dict(plain.state_dict())
+            assert stack.enter_context(reading_once(once))
+            return plain.train(), once.train()
+
+        yield make
+
+
+Both = Callable[[str], tuple[Any, Any]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", MODELS)
-def test_hidden_states_and_gradients_are_those_of_each_row_alone(name: str, side: str) -> None:
+def test_hidden_states_and_gradients_are_those_of_each_row_alone(name: str, side: str, both: Both) -> None:
     plain, once = both(name)
     sequences = sequences_of(3, prompt=80, answer=50)
     ids, mask = padded(sequences, side)
@@ -97,7 +109,7 @@ def test_hidden_states_and_gradients_are_those_of_each_row_alone(name: str, side
             assert (parameter.grad - other.grad).abs().max() <= 2e-3 * scale + 1e-5, label
 
 
-def test_a_batch_that_holds_nothing_twice_is_read_as_it_is() -> None:
+def test_a_batch_that_holds_nothing_twice_is_read_as_it_is(both: Both) -> None:
     plain, once = both("llama")
     ids = torch.randint(1, VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(0))
     expected = plain.base_model(ids, use_cache=False).last_hidden_state
@@ -105,14 +117,30 @@ def test_a_batch_that_holds_nothing_twice_is_read_as_it_is() -> None:
     assert torch.equal(once.base_model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state, expected)
 
 
-def test_generation_is_left_alone() -> None:
+def test_a_row_with_a_hole_is_read_as_it_is(both: Both) -> None:
+    """As a row with padding on both sides is not."""
+    plain, once = both("llama")
+    ids, mask = padded(sequences_of(5, prompt=80, answer=50), "right")
+    holes = mask.clone()
+    holes[:, 1] = 0
+    passes: list[int] = []
+    once.base_model.get_input_embeddings().register_forward_pre_hook(lambda _, given: passes.append(given[0].numel()))
+    expected = plain.base_model(ids, attention_mask=holes, use_cache=False).last_hidden_state
+    assert torch.equal(once.base_model(ids, attention_mask=holes, use_cache=False).last_hidden_state, expected)
+    framed = torch.nn.functional.pad(ids, (5, 5)), torch.nn.functional.pad(mask, (5, 5))
+    once.base_model(framed[0], attention_mask=framed[1], use_cache=False)
+    assert passes[0] == ids.numel()
+    assert passes[1] < 0.7 * framed[0].numel()
+
+
+def test_generation_is_left_alone(both: Both) -> None:
     plain, once = both("llama")
     ids, mask = padded([[5, 6, 7], [8]], "left")
     options: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(plain.eval().generate(ids, **options), once.eval().generate(ids, **options))
 
 
-def test_attention_is_never_larger_than_that_of_the_padded_batch() -> None:
+def test_attention_is_never_larger_than_that_of_the_padded_batch(both: Both) -> None:
     _, once = both("llama")
     seen: list[Any] = []
     once.model.layers[0].register_forward_pre_hook(
@@ -134,39 +162,82 @@ def test_an_adapter_is_trained_through_it() -> None:
     ids, mask = padded(sequences_of(1), "right")
     labels = ids.masked_fill(mask == 0, -100)
     before = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    assert read_once(model)
-    after = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
-    after.backward()
+    with reading_once(model) as reads:
+        assert reads
+        after = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        after.backward()
     assert float(after.detach()) == pytest.approx(float(before.detach()), rel=1e-5)
     assert any(one.grad is not None and one.grad.abs().max() > 0 for one in model.parameters() if one.requires_grad)
 
 
-@pytest.mark.parametrize("name", ["mamba", "falcon_h1"])
-def test_models_with_a_state_are_left_as_they_are(name: str) -> None:
+def test_a_model_is_as_it_was_afterwards() -> None:
+    model = model_of("llama")
+    with reading_once(model) as reads:
+        assert reads
+        assert "forward" in vars(model.model)
+        with reading_once(model) as again:
+            assert not again
+    assert "forward" not in vars(model.model)
+
+
+SMALLER = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}
+OTHERS: dict[str, dict[str, Any]] = {
+    "mamba": SMALLER,
+    "falcon_h1": SMALLER,
+    "gpt_neo": SMALLER | {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]},
+    "mpt": {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 2},
+    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_models_that_do_more_than_attend_are_left_as_they_are(name: str) -> None:
+    """States, windows over places in the cache, biases by place."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **small))
-    forward = model.base_model.forward
-    assert not read_once(model)
-    assert model.base_model.forward == forward
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **OTHERS[name])).eval()
+    with reading_once(model) as reads:
+        assert not reads
+    assert not suits(model)
+
+
+def test_a_model_that_trains_with_dropout_is_left_as_it_is() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("gpt2", vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2)
+    with reading_once(AutoModelForCausalLM.from_config(config)) as reads:
+        assert not reads
 
 
 def test_a_model_that_looks_at_more_than_its_mask_is_left_as_it_is() -> None:
     model = model_of("llama")
-    whole = model.model.forward
+    layer = model.model.layers[1]
+    whole = layer.forward
+    layer.forward = lambda hidden, *given, **named: whole(hidden, *given, **named) + 0.1 * hidden.mean(1, keepdim=True)
+    with reading_once(model) as reads:
+        assert not reads
 
-    def forward(input_ids: Any = None, attention_mask: Any = None, **named: Any) -> Any:
-        output = whole(input_ids, attention_mask=attention_mask, **named)
-        output.last_hidden_state = output.last_hidden_state + output.last_hidden_state.mean(1, keepdim=True)
-        return output
 
-    model.model.forward = forward
-    assert not read_once(model)
-    assert model.model.forward is forward
+def test_a_defect_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: Any) -> None:
+        raise TypeError("of ours")
+
+    monkeypatch.setattr("batching.read_once.mask_for", broken)
+    monkeypatch.setattr("batching.slots.mask_for", broken)
+    model = model_of("llama")
+    with reading_once(model) as reads:
+        assert not reads
+    assert not suits(model)
+    said = capsys.readouterr().out
+    assert "LlamaModel reads batches as they are padded: TypeError" in said
+    assert "LlamaForCausalLM is sampled by transformers alone: TypeError" in said
 
 
 def test_the_tokens_that_are_read_are_told_ahead() -> None:
     config = model_of("llama").config
-    sequences = [numpy.array(one) for one in sequences_of(2)]
-    assert narrowest(sequences, config, max(map(len, sequences))).ids.size < sum(map(len, sequences))
+    sequences = [numpy.array(one) for one in sequences_of(2, prompt=80, answer=50)]
+    padded_to = max(map(len, sequences))
+    found = narrowest(sequences, config, padded_to)
+    assert found is not None
+    assert found.ids.size < 0.9 * len(sequences) * padded_to
+    assert narrowest([numpy.arange(1, 60)] * 1, config, 59) is None

@@ -1,5 +1,6 @@
 """How many tokens a stage reads of its rows."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from tests.algorithms.conftest import base_dir, data_files, model_dir
 
 __all__ = ["base_dir", "data_files", "model_dir"]  # fixtures
 DEMO = load("scratch_tiny")
-READ_ONCE = LlamaConfig(attn_implementation="sdpa")
-PLAIN = LlamaConfig(attn_implementation="flash_attention_2")
+READ_ONCE = LlamaConfig(), "sdpa"
+PLAIN = LlamaConfig(), "flash_attention_2"
 """Of a model whose batches stay padded."""
 
 
@@ -26,17 +27,30 @@ def test_a_batch_is_as_long_as_its_longest_row(base_dir: Path, model_dir: Path, 
     (sft,) = stages_of(configs)
     rows = load_for(sft.config, "sft")
     lengths = Lengths([sft], {})
-    each, padded = (lengths.of(sft, rows, size, PLAIN) or 0 for size in (1, 32))
+    each, padded = (lengths.of(sft, rows, size, *PLAIN) or 0 for size in (1, 32))
     assert 10 < each < padded < 60
-    read = lengths.of(sft, rows, 32, READ_ONCE) or 0
-    assert 5 < read < padded
-    assert lengths.of(sft, None, 1, PLAIN) is None, "documents are packed: every row is full"
+    assert lengths.of(sft, None, 1, *PLAIN) is None, "documents are packed: every row is full"
+
+
+def test_what_a_batch_holds_twice_is_read_once(base_dir: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    turns = [
+        [{"role": "user", "content": f"say {n} " * (1 + n % 9)}, {"role": "assistant", "content": str(n)}]
+        for n in range(64)
+    ]
+    data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
+    configs = {"sft": replace(DEMO.configs["sft"], model_name=str(base_dir), dataset_name=str(data), columns={})}
+    (sft,) = stages_of(configs)
+    rows = load_for(sft.config, "sft")
+    lengths = Lengths([sft], {})
+    padded, read = (lengths.of(sft, rows, 32, *one) or 0 for one in (PLAIN, READ_ONCE))
+    assert 10 < read < 0.9 * padded
 
 
 def test_a_tokenizer_that_the_run_trains_is_stood_in_for() -> None:
     stages = stages_of(DEMO.configs, DEMO.grpo_extra, verifier=DEMO.verifier)
     lengths = Lengths(stages, {})
-    found = {one.label: lengths.of(one, load_for(one.config, one.kind.name), 8, PLAIN) for one in stages[1:]}
+    found = {one.label: lengths.of(one, load_for(one.config, one.kind.name), 8, *PLAIN) for one in stages[1:]}
     assert all(length and 30 < length < 150 for length in found.values()), found
     assert len(lengths._stand_ins) == 1, "it is trained once"
 
@@ -53,4 +67,4 @@ def test_rows_that_a_template_refuses_have_no_length(
         )
     }
     (sft,) = stages_of(configs)
-    assert Lengths([sft], {}).of(sft, load_for(sft.config, "sft"), 4, PLAIN) is None
+    assert Lengths([sft], {}).of(sft, load_for(sft.config, "sft"), 4, *PLAIN) is None
