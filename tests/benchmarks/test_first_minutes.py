@@ -22,3 +22,26 @@ def test_the_plan_stands_beside_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     said = "Disk: 1\nTime of the passes, about: pretrain 2 min 08 s, sft 20.1 s, together 3 min; optimizer besides\n"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=said))
     assert first_minutes.planned(tmp_path) == [["sft", "28.1 s", "20.1 s"]]
+
+
+@pytest.mark.slow
+def test_the_first_step_is_waited_for_and_the_run_is_ended(tmp_path: Path) -> None:
+    options = [
+        "--test",
+        "--stages",
+        "pretrain",
+        "--set",
+        "pretrain.max_samples=300",
+        "--set",
+        "pretrain.logging_steps=1",
+    ]
+    taken = first_minutes.first_step(tmp_path, options)
+    assert 1 < taken < first_minutes.LONGEST_S
+    (metrics,) = (tmp_path / "runs").glob("*/*/training_metrics.jsonl")
+    assert json.loads(metrics.read_text().splitlines()[0])["step"] == 1
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_a_run_that_is_refused_has_no_first_step(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="logged no step"):
+        first_minutes.first_step(tmp_path, ["--tset"])
