@@ -6,8 +6,8 @@
 
 One process runs both sides in turn, the first of a pair alternating. `train` is the trainer's own `train()`; `stage` is
 everything from the configuration to the saved model: on our side also the watch over gradients and the record. `peak`
-is the resident memory's. Both start from the same weights; the losses of both sides are compared step by step, where
-the two learn from the same rows: GRPO's sides draw completions of their own, of which the numbers are told.
+is the resident memory's. Both start from the same weights, and the losses of their first steps must agree, where the
+two learn from the same rows: GRPO's sides draw completions of their own, whose length is told.
 """
 
 import argparse
@@ -41,6 +41,8 @@ RECIPE = "scratch_tiny"
 PRETRAIN_STEPS = 20
 """Of the model that both sides start from: the recipe's shape and tokenizer; what it knows does not matter here."""
 STEPS = {"sft": 30, "reward": 30, "dpo": 15, "grpo": 6}
+ALIKE, LEAST_APART = 3, 0.01
+"""Steps whose losses must agree, and to what share: later ones part, since rounding grows with each step."""
 LEAST_STEPS = 2
 """The first step only warms up: its learning rate is 0, and a stage that changed nothing fails."""
 
@@ -72,10 +74,11 @@ def bare(stage: Stage, directory: Path) -> list[dict[str, Any]]:
     import trl
 
     kind: Any = stage.kind
-    parts = kind.parts(stage, directory, load_for(stage.config, kind.name))
+    data = load_for(stage.config, kind.name)
     if kind.samples:
-        parts["reward_funcs"] = [lengths]
-    trainer = getattr(trl, f"{kind.trl_name}Trainer")(**parts)
+        trainer = trl.GRPOTrainer(reward_funcs=[lengths], **kind.parts(stage, directory, data))
+    else:
+        trainer, _ = kind.build(stage, directory, data)  # TRL's, which nothing of ours watches yet
     trainer.train()
     trainer.save_model(str(directory))
     history: list[dict[str, Any]] = trainer.state.log_history
@@ -160,10 +163,12 @@ def compare(stage: Stage, pairs: int) -> list[str]:
         )
         same = f"completions of {alike} tokens"
     else:
-        apart = max(abs(one - other) for mine, its in found for one, other in zip(mine.losses, its.losses, strict=True))
-        highest = max(max(its.losses) for _, its in found)
-        same = f"losses at most {apart:.4f} apart, of {highest:.2f}"
-        if apart > 0.01 * max(1.0, highest):
+        first = [pair for mine, its in found for pair in zip(mine.losses[:ALIKE], its.losses[:ALIKE], strict=True)]
+        apart = max(abs(one - other) for one, other in first)
+        sides_losses = ([loss for side in sides for loss in side.losses] for sides in zip(*found, strict=True))
+        means = " and ".join(f"{statistics.fmean(losses):.3f}" for losses in sides_losses)
+        same = f"losses at most {apart:.4f} apart in {ALIKE} steps, {means} in the mean of all"
+        if apart > LEAST_APART * max(1.0, *(other for _, other in first)):
             raise SystemExit(f"{stage.label}: {same}: the two sides did not do the same work")
     ratios = {
         name: sorted(getattr(its, name) / getattr(mine, name) for mine, its in found)
@@ -179,11 +184,10 @@ def stages(base: Path, args: argparse.Namespace) -> Iterator[Stage]:
     for name in args.kinds:
         kind, config, steps = named(name), configs[name], args.steps or STEPS[name]
         own = {"pairs": args.preferences, "prompts": args.data, "conversations": args.data}[kind.layout]
-        config = replace(
-            config, model_name=args.model or str(base), max_steps=steps, eval_fraction=0.0, logging_steps=1
-        )
+        config = replace(config, model_name=args.model or str(base), max_steps=steps, logging_steps=1)
         if own:
-            config = replace(config, dataset_name=own, max_samples=None, max_length=1024 if name != "grpo" else None)
+            config = replace(config, dataset_name=own, max_samples=None, eval_samples=16)
+            config = config if kind.samples else replace(config, max_length=1024)
         elif kind.samples:
             config = replace(config, max_samples=16 * steps)  # 128 completions a step, 8 of each prompt
         # The preflight samples before the first step, which the bare trainer does not: as long as two steps, once.

