@@ -17,8 +17,8 @@ from utils.runtime import free_memory
 from watching.out_of_memory import is_out_of_memory
 
 SETTINGS = {field.name for field in fields(Settings)} - {"stops"}
-NO_MATTER = {"pad_token_id", "bos_token_id", "cache_implementation"}
-"""Options of generation that change no completion."""
+NO_MATTER = {"pad_token_id", "bos_token_id"}
+"""Options of generation that change no completion, and no memory: a cache that the user chose is TRL's to use."""
 
 Row = dict[str, Any]
 

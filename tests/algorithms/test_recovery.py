@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from algorithms import GRPOExtraConfig, TrainingConfig, loading, training
+from algorithms import GRPOExtraConfig, TrainingConfig, loading, overrides, training
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
 from batching.slots import Slots
@@ -322,6 +322,45 @@ def test_grpo_samples_in_parts_where_a_whole_generation_does_not_fit(
     assert [change["completions_at_once"] for change in info(stage_dir)["out_of_memory"]] == [[8, 4], [4, 2]]
     assert info(stage_dir)["config"]["trainer"]["per_device_train_batch_size"] == 8
     assert "2 completions are sampled at once, not 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked", [{"cache_implementation": "static"}, {"generation_kwargs": {"no_repeat_ngram_size": 2}}]
+)
+def test_what_the_engine_does_not_know_is_sampled_by_trl_in_parts_too(
+    asked: dict[str, Any], configure: Configure, stage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    generate = LlamaForCausalLM.generate
+    sizes: list[int] = []
+    checkpointing: set[bool] = set()
+
+    def limited(model: Any, **given: Any) -> Any:
+        sizes.append(len(given["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return generate(model, **given)
+
+    def counted(completions: list[Any], **_: Any) -> list[float]:
+        return lengths(completions)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", limited)
+    extra = GRPOExtraConfig(reward_func=counted, num_generations=4, max_completion_length=6, preflight_prompts=0)
+    config = configure(
+        "grpo", max_steps=2, per_device_train_batch_size=8, gradient_checkpointing=True, trainer_args=asked
+    )
+    see = overrides.see_gradients
+
+    def seen(trainer: Any, judge: Any) -> None:
+        see(trainer, lambda norm: checkpointing.add(trainer.model.is_gradient_checkpointing) or judge(norm))
+
+    monkeypatch.setattr(overrides, "see_gradients", seen)
+    run("grpo", config, stage_dir, extra)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]  # found out in the first step, kept in the second
+    assert [change["completions_at_once"] for change in info(stage_dir)["out_of_memory"]] == [[8, 4], [4, 2]]
+    assert checkpointing == {True}
 
 
 def test_sampling_that_ran_out_of_memory_leaves_gradient_checkpointing_on(
