@@ -353,8 +353,12 @@ def test_what_the_engine_does_not_know_is_sampled_by_trl_in_parts_too(
     )
     see = overrides.see_gradients
 
-    def seen(trainer: Any, judge: Any) -> None:
-        see(trainer, lambda norm: checkpointing.add(trainer.model.is_gradient_checkpointing) or judge(norm))
+    def seen(trainer: Any, judge: Callable[[float], bool]) -> None:
+        def judged(norm: float) -> bool:
+            checkpointing.add(trainer.model.is_gradient_checkpointing)
+            return judge(norm)
+
+        see(trainer, judged)
 
     monkeypatch.setattr(overrides, "see_gradients", seen)
     run("grpo", config, stage_dir, extra)
